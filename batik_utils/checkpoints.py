@@ -1,0 +1,157 @@
+"""Save a trained network as a ``.pt`` file, and open one without trusting it.
+
+Introduced in notebook 05, section "The saved model".
+"""
+
+import os
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from batik_utils import __version__, models
+from batik_utils.errors import BatikError
+from batik_utils.models import Classifier
+from batik_utils.preprocessing import Preprocessing
+from batik_utils.recipes import Recipe
+
+_FORMAT = "batik-checkpoint-1"
+_KEYS = {"format", "recipe", "classes", "preprocessing", "dataset", "versions", "state"}
+
+
+class CheckpointError(BatikError):
+    """A file that is not a checkpoint of ours, or not a whole one."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network with all that is needed to use it.
+
+    Attributes:
+        model: the network, in evaluation mode, on the CPU.
+        recipe: how it was trained.
+        classes: motifs in class order.
+        preprocessing: what it expects.
+        dataset: digest of the data set it was trained on.
+        versions: of this package, torch and torchvision at saving time.
+    """
+
+    model: Classifier
+    recipe: Recipe
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    dataset: str
+    versions: dict[str, str]
+
+
+def save(
+    path: Path,
+    model: Classifier,
+    recipe: Recipe,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    dataset: str,
+) -> Path:
+    """Write a checkpoint; the file appears whole or not at all.
+
+    Args:
+        path: ends in ``.pt``.
+        model: trained network.
+        recipe: how it was trained.
+        classes: motifs in class order.
+        preprocessing: what it expects.
+        dataset: digest of the data set.
+
+    Returns:
+        The path.
+    """
+    import torchvision
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # the process number keeps two writers apart
+    partial = path.with_suffix(f".partial{os.getpid()}")
+    content = {
+        "format": _FORMAT,
+        "recipe": asdict(recipe),
+        "classes": list(classes),
+        "preprocessing": preprocessing.as_dict(),
+        "dataset": dataset,
+        "versions": {
+            "batik_utils": __version__,
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
+        "state": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
+    }
+    try:
+        torch.save(content, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Open a checkpoint. Nothing in the file is executed.
+
+    Args:
+        path: file written by `save`.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: missing, damaged, foreign, or holding anything but plain values and
+            tensors (as a malicious pickle would).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} was refused: it holds objects that could run code, or is no checkpoint. Only "
+            f"open files saved by this project. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]}): train or copy it "
+            f"again."
+        ) from error
+    if (
+        not isinstance(content, dict)
+        or content.get("format") != _FORMAT
+        or set(content) != _KEYS
+        or not isinstance(content["recipe"], dict)
+        or not isinstance(content["preprocessing"], dict)
+        or not isinstance(content["classes"], list)
+        or not isinstance(content["state"], dict)
+    ):
+        raise CheckpointError(
+            f"{path} is a file of another project or version: only '{_FORMAT}' can be opened."
+        )
+    known = {f.name for f in fields(Recipe)}
+    if set(content["recipe"]) != known:
+        raise CheckpointError(
+            f"{path} was saved by another version of the recipe table: train it again."
+        )
+    recipe = Recipe(**content["recipe"])
+    try:
+        model = models.build_untrained(recipe, len(content["classes"]))
+        model.load_state_dict(content["state"])
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: the saved tensors do not fit recipe '{recipe.name}' "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+    return Checkpoint(
+        model=model.eval(),
+        recipe=recipe,
+        classes=tuple(content["classes"]),
+        preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+        dataset=content["dataset"],
+        versions=content["versions"],
+    )

