@@ -5,6 +5,7 @@ Introduced in notebook 05, section "The saved model".
 
 import os
 import pickle
+import struct
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,6 +20,21 @@ from batik_utils.recipes import Recipe
 
 _FORMAT = "batik-checkpoint-1"
 _KEYS = {"format", "recipe", "classes", "preprocessing", "dataset", "versions", "state"}
+# what torch and its unpickler raise on damaged bytes and on values of another kind
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    OSError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    zipfile.BadZipFile,
+    struct.error,
+)
 
 
 class CheckpointError(BatikError):
@@ -114,12 +130,11 @@ def load(path: Path) -> Checkpoint:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} was refused: it holds objects that could run code, or is no checkpoint. Only "
-            f"open files saved by this project. ({str(error).splitlines()[0]})"
+            f"open files saved by this project. ({_first_line(error)})"
         ) from error
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]}): train or copy it "
-            f"again."
+            f"{path} is damaged or no checkpoint ({_first_line(error)}): train or copy it again."
         ) from error
     if (
         not isinstance(content, dict)
@@ -140,18 +155,24 @@ def load(path: Path) -> Checkpoint:
         )
     recipe = Recipe(**content["recipe"])
     try:
+        preprocessing = Preprocessing.from_dict(content["preprocessing"])
         model = models.build_untrained(recipe, len(content["classes"]))
         model.load_state_dict(content["state"])
-    except RuntimeError as error:
+    except BatikError as error:
+        raise CheckpointError(f"{path} does not fit this version: {error}") from error
+    except _DAMAGE as error:
         raise CheckpointError(
-            f"{path}: the saved tensors do not fit recipe '{recipe.name}' "
-            f"({str(error).splitlines()[0]})"
+            f"{path}: the saved values do not fit recipe '{recipe.name}' ({_first_line(error)})"
         ) from error
     return Checkpoint(
         model=model.eval(),
         recipe=recipe,
         classes=tuple(content["classes"]),
-        preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+        preprocessing=preprocessing,
         dataset=content["dataset"],
         versions=content["versions"],
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -9,6 +9,7 @@ Introduced in notebook 01, section "The data set".
 """
 
 import hashlib
+import http.client
 import logging
 import os
 import re
@@ -34,7 +35,8 @@ KAGGLE_URL = "https://www.kaggle.com"
 #: Digest of the three published motifs as they are on Kaggle: it is how that set is recognised.
 KAGGLE_DIGEST = "8c5a3aacd0ebcea1159fde9cfb48687caffa557afab00f39e5a0215b1e98c2b6"
 
-_TITLES = {
+#: What figures and tables call a data set, by kind.
+TITLES = {
     "kaggle": "Indonesian Batik Motifs (Kaggle)",
     "synthetic": "SYNTHETIC cloth, not batik",
     "folder": "own pictures",
@@ -150,8 +152,14 @@ def write_manifest(dataset: Dataset, results: Path) -> Path:
     """
     path = results / dataset.name / "manifest.csv"
     if path.exists():
-        there = pd.read_csv(path, dtype=str)
-        if _digest(there) != dataset.digest:
+        try:
+            there = _digest(pd.read_csv(path, dtype=str, keep_default_na=False))
+        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+            raise BatikError(
+                f"{path} is damaged ({error}): restore it with git, or remove the folder "
+                f"{path.parent} to start afresh."
+            ) from error
+        if there != dataset.digest:
             raise BatikError(
                 f"{path} describes other pictures than {dataset.root} holds now: remove the "
                 f"folder {path.parent} to start afresh, or choose another results folder."
@@ -231,7 +239,7 @@ def _read_tree(
     name = f"folder-{digest[:8]}" if kind == "folder" else kind
     if tuple(wanted) != motif_names.MOTIFS and kind != "folder":
         name += f"-{len(wanted)}motifs"
-    title = _TITLES[kind]
+    title = TITLES[kind]
     if limit:
         name += f"-limit{limit}"
         title += f", at most {limit} pictures a motif"
@@ -243,8 +251,14 @@ def _motif_folders(root: Path) -> dict[str, Path]:
         raise BatikError(
             f"The data folder {root} does not exist: check the path, or use source 'synthetic'."
         )
+    # __MACOSX is what a Mac adds to a zip file
+    visible = sorted(p for p in root.iterdir() if not p.name.startswith((".", "__MACOSX")))
+    # kagglehub and zip files like to add a level: one lone folder without pictures is that level
+    inner = [p for p in visible if p.is_dir()]
+    if len(inner) == 1 and all(p.is_dir() or p.name[0] == "." for p in inner[0].iterdir()):
+        return _motif_folders(inner[0])
     folders: dict[str, Path] = {}
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+    for folder in inner:
         motif = motif_names.from_folder(folder.name)
         if motif in folders:
             raise BatikError(
@@ -253,14 +267,12 @@ def _motif_folders(root: Path) -> dict[str, Path]:
             )
         if motif:
             folders[motif] = folder
-    # kagglehub and zip files like to add a level: one lone folder without pictures is that level
-    if len(folders) == 1:
-        (inner,) = folders.values()
-        if not any(p.is_file() for p in inner.iterdir()):
-            return _motif_folders(inner)
+        else:
+            log.warning("Left out the folder %s: its name says no motif", folder)
     if not folders:
         raise BatikError(
-            f"{root} holds no folders: it should hold one folder a motif, such as 'batik-tambal'."
+            f"{root} holds no folder of a motif: it should hold one folder a motif, such as "
+            f"'batik-tambal'."
         )
     return folders
 
@@ -270,7 +282,7 @@ def _wanted_classes(
 ) -> list[str]:
     if isinstance(classes, str):
         classes = [*folders] if classes.strip() == "all" else classes.split(",")
-    wanted = sorted({motif_names.from_folder(name) for name in classes})
+    wanted = sorted({motif_names.from_folder(name) for name in classes if name.strip()})
     missing = [motif for motif in wanted if motif not in folders]
     if missing:
         raise BatikError(
@@ -325,12 +337,15 @@ def _cache_dir() -> Path:
 
 def _kaggle_or_synthetic(timeout_s: float) -> str:
     """Ask Kaggle for a sign of life before a download that would wait for minutes."""
+    if os.environ.get("BATIK_OFFLINE"):
+        log.warning("BATIK_OFFLINE is set: using the SYNTHETIC set without asking Kaggle.")
+        return "synthetic"
     try:
         with urllib.request.urlopen(KAGGLE_URL, timeout=timeout_s):
             return "kaggle"
     except urllib.error.HTTPError:
         return "kaggle"  # an answer, if a grumpy one: the download itself will tell
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         log.warning(
             "Kaggle does not answer (%s): using the SYNTHETIC set. Its results say nothing about "
             "batik; for real ones give a root or set BATIK_DATA_DIR.",
@@ -348,7 +363,8 @@ def _download_kaggle() -> Path:
         ) from error
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    except Exception as error:  # noqa: BLE001  kagglehub passes on whatever its transport raised
+    # kagglehub passes on whatever its transport raised
+    except Exception as error:
         raise BatikError(
             f"Kaggle did not give {KAGGLE_HANDLE} ({type(error).__name__}: {error}). Download it "
             f"on kaggle.com, unpack it and use source 'folder', or use source 'synthetic'."

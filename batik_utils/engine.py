@@ -112,7 +112,8 @@ def fit(
     """
     if not len(train.pixels) or not len(validation.pixels):
         raise BatikError("Training needs at least one training and one validation picture.")
-    if len(train.pixels) % recipe.batch_size == 1 and _has_batch_norm(model.head):
+    last_batch = len(train.pixels) % recipe.batch_size or recipe.batch_size
+    if last_batch == 1 and _has_batch_norm(model.head):
         raise BatikError(
             f"A last batch of one picture would break batch norm: {len(train.pixels)} training "
             f"pictures with batch size {recipe.batch_size}. Use another batch size."
@@ -148,16 +149,19 @@ def fit(
             optimiser.step()
             loss_sum += loss.item() * len(labels)
             right += (logits.argmax(1) == labels).sum().item()
-        if not np.isfinite(loss_sum):
+        watched = _validate(model, preprocessing, validation, precision)
+        # the last step of an epoch shows only in the validation
+        if not np.isfinite(loss_sum + watched["validation_loss"]):
             raise BatikError(
-                f"Recipe '{recipe.name}' diverged in epoch {epoch} (loss {loss_sum}): use a smaller "
-                f"learning rate than {recipe.learning_rate}, or precision 'float32'."
+                f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
+                f"number): use a smaller learning rate than {recipe.learning_rate}, or precision "
+                f"'float32'."
             )
         row = {
             "epoch": epoch,
             "train_loss": loss_sum / len(train.labels),
             "train_accuracy": right / len(train.labels),
-            **_validate(model, preprocessing, validation, precision),
+            **watched,
         }
         rows.append(row)
         bar.set_postfix(

@@ -1,13 +1,14 @@
 """Run recipes on a data set and keep what they gave; a grid resumes where it stopped.
 
     >>> from batik_utils import data, experiments
-    >>> setup = experiments.prepare(data.load("synthetic"), "course", results="results")
+    >>> setup = experiments.prepare(data.load("synthetic"), "course")
     >>> outcome = experiments.run_grid(setup, "scratch1,efficientnet_lite0", seeds=3)
 
 Introduced in notebook 02, section "Many runs".
 """
 
 import logging
+import os
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -89,7 +90,7 @@ def prepare(
     dataset: Dataset,
     split: str = "course",
     *,
-    results: str | Path = "results",
+    results: str | Path = "",
     device: str = "auto",
     precision: str = "float32",
     weights_directory: str | None = None,
@@ -99,7 +100,7 @@ def prepare(
     Args:
         dataset: the data set.
         split: ``course`` or ``stratified-<seed>``.
-        results: results folder; a relative one is below the project's root.
+        results: see `results_root`.
         device: see `engine.choose_device`.
         precision: ``float32`` or ``bfloat16``.
         weights_directory: folder to look for pretrained weights first, or None.
@@ -121,11 +122,17 @@ def prepare(
     )
 
 
-def results_root(results: str | Path) -> Path:
-    """Return an absolute results folder; a relative one is below the project's root."""
+def results_root(results: str | Path = "") -> Path:
+    """Return the results folder as an absolute path.
+
+    Args:
+        results: a folder, relative to the project's root; "" for ``BATIK_RESULTS_DIR``, and
+            ``results`` where that is not set.
+    """
     root = Path(__file__).resolve().parents[1]
     # an installed copy of the package has no project around it
-    return (root if (root / "notebooks").is_dir() else Path.cwd()) / results
+    root = root if (root / "notebooks").is_dir() else Path.cwd()
+    return root / (results or os.environ.get("BATIK_RESULTS_DIR") or "results")
 
 
 def run_name(recipe: Recipe, seed: int, fold: int = 0) -> str:
@@ -155,23 +162,13 @@ def train(
     started = datetime.now(timezone.utc)
     preprocessing = models.preprocessing_of(recipe)
     dataset = setup.dataset
-    train_examples, validation, test = (
-        setup.examples(subset, preprocessing) for subset in splits.SUBSETS
-    )
+    for _, seen in models.stages(recipe):  # decoded now, it does not count as training time
+        train_examples, _, test = (setup.examples(subset, seen) for subset in splits.SUBSETS)
     with engine.seeded(seed) as generator:
         model, provenance = models.build(recipe, len(dataset.classes), setup.weights_directory)
         model.to(setup.device)
         clock = time.perf_counter()
-        history = engine.fit(
-            model,
-            recipe,
-            preprocessing,
-            train_examples,
-            validation,
-            generator=generator,
-            precision=setup.precision,
-            progress=progress,
-        )
+        history = _fit_stages(setup, recipe, model, generator, progress)
         seconds = engine.seconds_since(clock)
     probabilities = engine.predict(model, preprocessing, test.pixels, precision=setup.precision)
     test_rows = splits.indices(setup.split, dataset, "test")
@@ -196,7 +193,7 @@ def train(
         "n_test": len(test.labels),
         **metrics.scores(test.labels.tolist(), probabilities),
         "train_seconds": seconds,
-        "train_images_per_second": round(len(train_examples.labels) * recipe.epochs / seconds, 1),
+        "train_images_per_second": round(len(train_examples.labels) * len(history) / seconds, 1),
         "params": models.count_parameters(model),
         "device": _device_name(setup.device),
         "precision": setup.precision,
@@ -263,6 +260,23 @@ def run_grid(
     return Outcome(tuple(trained), tuple(reused), not_run)
 
 
+def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the finished runs of some recipes, in table order, and their predictions.
+
+    Args:
+        setup: data set, split, device.
+        names: see `recipes.select`.
+        epochs: in place of the recipes' own, or 0.
+    """
+    chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
+    order = {(recipe.name, recipe.epochs): k for k, recipe in enumerate(chosen)}
+    runs, predictions = setup.store.read("runs"), setup.store.read("predictions")
+    place = pd.Series(zip(runs["recipe"], runs["epochs"], strict=True), index=runs.index).map(order)
+    runs = runs.assign(place=place).dropna(subset="place").sort_values(["place", "seed"])
+    runs = runs.drop(columns="place").reset_index(drop=True)
+    return runs, predictions[predictions["run"].isin(runs["run"])].reset_index(drop=True)
+
+
 def train_or_load(
     setup: Setup, name: str, seed: int = 0, *, epochs: int = 0
 ) -> tuple[checkpoints.Checkpoint, pd.DataFrame]:
@@ -302,6 +316,35 @@ def train_or_load(
         raise BatikError(f"{path} was trained on other pictures: remove it to train again.")
     history = setup.store.read("history")
     return saved, history[history["run"] == run].drop(columns="run").reset_index(drop=True)
+
+
+def _fit_stages(
+    setup: Setup,
+    recipe: Recipe,
+    model: models.Classifier,
+    generator: torch.Generator,
+    progress: bool,
+) -> pd.DataFrame:
+    """Train in the recipe's one or two stages; the second one's epochs count on in the history."""
+    histories = []
+    for stage, preprocessing in models.stages(recipe):
+        train_examples, validation, _ = (
+            setup.examples(subset, preprocessing) for subset in splits.SUBSETS
+        )
+        model.freeze(stage.frozen)
+        history = engine.fit(
+            model,
+            stage,
+            preprocessing,
+            train_examples,
+            validation,
+            generator=generator,
+            precision=setup.precision,
+            progress=progress,
+        )
+        history["epoch"] += sum(map(len, histories))
+        histories.append(history)
+    return pd.concat(histories, ignore_index=True)
 
 
 def _device_name(device: torch.device) -> str:

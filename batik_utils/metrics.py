@@ -142,3 +142,42 @@ def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     return table.sort_values(["accuracy", "recipe"], ascending=[False, True], ignore_index=True)
+
+
+def reproduction(runs: pd.DataFrame, published: dict[str, float]) -> pd.DataFrame:
+    """Set every published accuracy beside our repetitions of it.
+
+    Args:
+        runs: rows of ``runs.csv``.
+        published: accuracy by recipe name.
+
+    Returns:
+        One row a recipe that has both, in table order: ``recipe, published, runs, mean, sd, min,
+        max, lower, upper`` (95 % Wilson interval of all runs' predictions pooled: too narrow, since
+        every run scores the same pictures) and ``share_at_or_above`` (runs that reach the published
+        value).
+    """
+    rows = []
+    for recipe, value in published.items():
+        group = runs[runs["recipe"] == recipe]
+        if group.empty:
+            continue
+        total = int(group["n_test"].sum())
+        lower, upper = wilson(round((group["accuracy"] * group["n_test"]).sum()), total)
+        rows.append(
+            {
+                "recipe": recipe,
+                "published": value,
+                "runs": len(group),
+                "mean": group["accuracy"].mean(),
+                "sd": group["accuracy"].std(),
+                "min": group["accuracy"].min(),
+                "max": group["accuracy"].max(),
+                "lower": lower,
+                "upper": upper,
+                # published values are rounded to a hundredth of a percent
+                "share_at_or_above": (group["accuracy"] >= value - 1e-4).mean(),
+            }
+        )
+    columns = ("recipe", "published", "runs", "mean", "sd", "min", "max", "lower", "upper")
+    return pd.DataFrame(rows, columns=[*columns, "share_at_or_above"])

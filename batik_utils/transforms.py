@@ -6,6 +6,7 @@ Introduced in notebook 02, section "From pictures to tensors".
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from batik_utils import pictures
 from batik_utils.data import Dataset
+from batik_utils.errors import BatikError
 from batik_utils.preprocessing import Preprocessing, to_pixels
 
 
@@ -27,10 +29,19 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: boo
 
     Returns:
         uint8 tensor of shape (N, 3, size, size), in manifest order.
-    """
 
-    def one(path) -> np.ndarray:
-        return to_pixels(pictures.open_picture(path), preprocessing)
+    Raises:
+        BatikError: a picture that could be opened before cannot be opened now.
+    """
+    # `data.load` may have been told to allow larger pictures
+    pixels = int((dataset.manifest["width"] * dataset.manifest["height"]).max())
+
+    def one(path: Path) -> np.ndarray:
+        try:
+            picture = pictures.open_picture(path, max_pixels=max(pixels, pictures.MAX_PIXELS))
+        except pictures.PictureError as error:
+            raise BatikError(f"{path} has changed since it was listed: {error}.") from error
+        return to_pixels(picture, preprocessing)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         bar = tqdm(
@@ -83,3 +94,18 @@ class TrainPreset:
         mirrored = torch.rand(len(pixels), generator=generator) < self.flip
         mirrored = mirrored.to(pixels.device).view(-1, 1, 1, 1)
         return EvalPreset(self.preprocessing)(torch.where(mirrored, pixels.flip(-1), pixels))
+
+
+def to_uint8(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Undo the normalisation, to look at what a network is shown.
+
+    Args:
+        batch: float (N, 3, S, S), as a preset returns it.
+        preprocessing: gives mean and standard deviation.
+
+    Returns:
+        uint8 tensor of the same shape.
+    """
+    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
+    return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,82 @@
+# Two commands for a fresh machine with Python >= 3.10, make and git:
+#   make report   run notebooks 01-04, write results/<data set>/report.html
+#   make test     everything that CI checks
+# `make report DATA=folder ROOT=path/to/pictures` takes real pictures; SMOKE=1 makes it minutes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install report train test lint unit notebooks-test notebooks format clean
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= auto
+ROOT ?=
+SEEDS ?= 3
+SMOKE ?=
+RECIPES ?= all
+PRECISION ?= float32
+
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+# the project's own weights folder, where it lies beside the checkout; see batik_utils/weights.py
+export BATIK_WEIGHTS_DIR ?= $(abspath $(wildcard ../shared/weights))
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+
+$(READY): requirements.txt constraints.txt
+	@echo "Installing into $(VENV) (a few minutes, 6 GB with torch)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -c constraints.txt
+	@touch $@
+
+install: $(READY)
+	@echo "$(VENV) is ready; it is installed again only when requirements or constraints change"
+
+report: install
+	$(BIN)/python -m batik_utils report --data '$(DATA)' --root '$(ROOT)' \
+		$(if $(SMOKE),--smoke,-p SEEDS $(SEEDS))
+
+train: install
+	$(BIN)/python -m batik_utils train --data '$(DATA)' --root '$(ROOT)' \
+		--recipes '$(RECIPES)' --seeds $(SEEDS) --precision $(PRECISION)
+
+test: install lint unit notebooks-test
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+unit: $(READY)
+	$(BIN)/python -m pytest tests
+
+# Notebook results are kept under a name made from the code, so unchanged code is not trained again;
+# BATIK_OFFLINE makes "auto" mean the synthetic set, as in the committed outputs.
+CHECKED = .cache/notebooks/$(shell cat batik_utils/*.py notebooks/*.ipynb constraints.txt \
+	| sha256sum | cut -c1-12)
+SMOKED = $(CHECKED)/smoke
+NBVAL = BATIK_OFFLINE=1 BATIK_RESULTS_DIR=$(abspath $(CHECKED)/results) $(BIN)/python -m pytest \
+	--nbval-lax --nbval-current-env --nbval-cell-timeout 1800 -p no:cacheprovider
+
+notebooks-test: $(READY)
+	@if [ -d $(CHECKED)/results ]; then echo "Code unchanged: runs in $(CHECKED) are reused"; fi
+	BATIK_OFFLINE=1 $(BIN)/python -m batik_utils run --smoke --output $(SMOKED) \
+		-p RESULTS $(abspath $(CHECKED)/results) -p DATASET synthetic-limit10
+	$(NBVAL) $(SMOKED)
+	$(NBVAL) notebooks/01_exploration.ipynb notebooks/02_scratch_models.ipynb \
+		notebooks/03_transfer_learning.ipynb notebooks/05_deployment.ipynb
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env -p no:cacheprovider \
+		notebooks/04_comparison.ipynb
+
+# Refresh the committed outputs: 01, 02, 03, 05 on synthetic cloth, 04 from results/kaggle.
+notebooks: $(READY)
+	BATIK_OFFLINE=1 $(BIN)/python -m batik_utils run --refresh
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .cache results/synthetic results/*-limit* results/*/notebooks results/notebooks

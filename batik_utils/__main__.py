@@ -1,0 +1,167 @@
+"""The command line: ``python -m batik_utils --help``."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from batik_utils import __version__
+from batik_utils.errors import BatikError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: words after the program's name; None takes those of this process.
+
+    Returns:
+        Exit status: 0 done, 1 a notebook failed or was interrupted, 2 a setting was wrong.
+    """
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("papermill", "traitlets", "matplotlib", "fontTools"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        return options.command(options)
+    except BatikError as error:
+        sys.stderr.write(f"\nbatik_utils: {error}\n")
+        return 1 if type(error).__name__ == "NotebookFailed" else 2
+    except KeyboardInterrupt:
+        sys.stderr.write(
+            "\nbatik_utils: interrupted; finished runs are kept, call again to go on\n"
+        )
+        return 1
+
+
+# Each command imports what it needs when it runs: --help must not wait for torch.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from batik_utils import experiments, parameters, run
+
+    notebooks = run.find(options.notebook)
+    given = dict(options.parameter)
+    if options.refresh:
+        if given or options.smoke or options.output:
+            raise BatikError("--refresh runs notebooks as they are: no parameters, no output.")
+        for path in notebooks:
+            run.refresh(path)
+        return 0
+    if options.smoke:
+        # only where they apply; a name that was typed must be known
+        known = {name for path in notebooks for name in parameters.declared(path)}
+        given = {name: v for name, v in run.SMOKE.items() if name in known} | given
+    output = experiments.results_root(options.output or "results/notebooks")
+    for copy in run.execute(notebooks, given, output):
+        _say(copy)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from batik_utils import run
+
+    html = run.report(
+        options.data,
+        options.root,
+        results=options.results,
+        smoke=options.smoke,
+        given=dict(options.parameter),
+    )
+    _say(html)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from batik_utils import data, experiments
+
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    setup = experiments.prepare(
+        dataset,
+        options.grid,
+        results=options.results,
+        device=options.device,
+        precision=options.precision,
+        weights_directory=options.weights,
+    )
+    outcome = experiments.run_grid(setup, options.recipes, options.seeds, epochs=options.epochs)
+    _say(outcome)
+    _say(setup.store.folder)
+    return 0
+
+
+def _say(line: object) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+class _Parameter(argparse.Action):
+    """Collect ``-p NAME VALUE`` as pairs."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        pairs = [*getattr(namespace, self.dest), tuple(values)]
+        setattr(namespace, self.dest, pairs)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m batik_utils", description="Batik image classification."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        return command
+
+    def add_parameters(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "-p",
+            "--parameter",
+            nargs=2,
+            action=_Parameter,
+            default=[],
+            metavar=("NAME", "VALUE"),
+            help="notebook parameter, e.g. -p EPOCHS 3 (may be repeated)",
+        )
+        command.add_argument("--smoke", action="store_true", help="minutes: few pictures, 1 epoch")
+
+    def add_data(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--data", default="auto", help="auto, folder, kaggle or synthetic (default: auto)"
+        )
+        command.add_argument("--root", default="", help="folder of the pictures, for 'folder'")
+        command.add_argument("--results", default="", help="results folder (default: results)")
+
+    command = add("run", _run, "Execute notebooks headless (all five if none is named).")
+    command.add_argument("notebook", nargs="*", help="path, name or number, e.g. 02")
+    command.add_argument("--output", default="", help="folder for the executed copies")
+    command.add_argument(
+        "--refresh", action="store_true", help="run with defaults and keep the outputs in place"
+    )
+    add_parameters(command)
+
+    command = add("report", _report, "Run notebooks 01 to 04 and write report.html.")
+    add_data(command)
+    add_parameters(command)
+
+    command = add("train", _train, "Train the missing runs of a grid of recipes and seeds.")
+    command.add_argument(
+        "--grid", default="course", help="split: course, or stratified-<seed> (default: course)"
+    )
+    command.add_argument(
+        "--recipes", default="all", help="recipes or families, comma separated (default: all)"
+    )
+    command.add_argument("--seeds", type=int, default=3, help="seeds a recipe (default: 3)")
+    command.add_argument("--epochs", type=int, default=0, help="0: as each recipe says (default)")
+    command.add_argument("--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'")
+    command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--precision", default="float32", help="float32 or bfloat16")
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

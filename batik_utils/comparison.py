@@ -1,0 +1,222 @@
+"""What notebook 04 says: sentences and tables computed from the result files alone.
+
+Introduced in notebook 04.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from batik_utils import recipes
+from batik_utils.data import TITLES
+from batik_utils.errors import BatikError
+from batik_utils.results import Store
+
+
+def data_title(dataset: str) -> str:
+    """Return what to call the data set whose results lie in the folder of that name."""
+    kind = dataset.split("-")[0]
+    title = TITLES.get(kind, TITLES["folder"])
+    return title if dataset == kind else f"{title} ({dataset})"
+
+
+def read_data(results: Path, split: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return manifest and split of a data set's results.
+
+    Args:
+        results: ``<results>/<data set>``.
+        split: name of the split.
+
+    Raises:
+        BatikError: there are no such results.
+    """
+    paths = (results / "manifest.csv", results / split / "split.csv")
+    for path in paths:
+        if not path.is_file():
+            raise BatikError(
+                f"No results at {path}: run notebooks 02 and 03 (or `make report`) first, or name "
+                f"another DATASET or SPLIT."
+            )
+    return pd.read_csv(paths[0]), pd.read_csv(paths[1])
+
+
+def read_runs(store: Store) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, float]]:
+    """Return runs, their predictions, and the published accuracies by recipe name.
+
+    Args:
+        store: result files.
+
+    Raises:
+        BatikError: there are no runs.
+    """
+    runs, predictions = store.read("runs"), store.read("predictions")
+    if runs.empty:
+        raise BatikError(f"No runs in {store.folder}: run notebooks 02 and 03 first.")
+    order = {name: k for k, name in enumerate(recipes.RECIPES)}
+    runs = runs.sort_values(["recipe", "epochs", "seed"], key=lambda c: c.map(order).fillna(c))
+    published = {r.name: r.published for r in recipes.RECIPES.values() if r.published is not None}
+    return runs.reset_index(drop=True), predictions, published
+
+
+def describe_data(manifest: pd.DataFrame, title: str) -> str:
+    """Return a sentence or two on the pictures, in Markdown."""
+    text = (
+        f"**{title}**: {len(manifest)} pictures of {manifest['motif'].nunique()} motifs, "
+        f"{manifest['width'].min()} to {manifest['width'].max()} px wide."
+    )
+    if title.startswith(TITLES["synthetic"]):
+        text += (
+            " **These are drawings by a program. Nothing below is a result about batik**; it only "
+            "shows what the report looks like."
+        )
+    return text
+
+
+def describe_protocol(runs: pd.DataFrame, split: str) -> str:
+    """Return a sentence or two on what was run, in Markdown."""
+    counts = runs.groupby(["recipe", "epochs"]).size()
+    seeds = (
+        f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    )
+    devices = ", ".join(sorted(runs["device"].unique()))
+    return (
+        f"**{len(runs)} runs** of {runs['recipe'].nunique()} recipes with {seeds} seeds each on the "
+        f"split `{split}`: {runs['n_train'].iloc[0]} training and {runs['n_test'].iloc[0]} test "
+        f"pictures. Computed on: {devices}; torch {', '.join(sorted(runs['torch'].unique()))}."
+    )
+
+
+def main_table(summary: pd.DataFrame, published: dict[str, float]) -> pd.DataFrame:
+    """Return the main table, ready to read.
+
+    Args:
+        summary: see `metrics.summarise`.
+        published: accuracy by recipe name.
+    """
+    return pd.DataFrame(
+        {
+            "recipe": summary["recipe"],
+            "epochs": summary["epochs"],
+            "runs": summary["runs"],
+            "accuracy": summary["accuracy"].map("{:.1%}".format),
+            "95 % interval": [
+                f"{low:.0%} to {high:.0%}"
+                for low, high in zip(summary["lower"], summary["upper"], strict=True)
+            ],
+            "lowest to highest": [
+                f"{low:.0%} to {high:.0%}"
+                for low, high in zip(summary["min"], summary["max"], strict=True)
+            ],
+            "F1 macro": summary["f1_macro"].round(3),
+            "log-loss": summary["nll"].round(2),
+            "published": [
+                f"{published[name]:.2%}" if name in published else "–" for name in summary["recipe"]
+            ],
+        }
+    ).set_index("recipe")
+
+
+def describe_reproduction(reproduction: pd.DataFrame) -> str:
+    """Say in words which published numbers our runs bear out.
+
+    Args:
+        reproduction: see `metrics.reproduction`.
+    """
+    if reproduction.empty:
+        return "No published recipe was run here."
+    inside = reproduction[
+        (reproduction["min"] - 1e-4 <= reproduction["published"])
+        & (reproduction["published"] <= reproduction["max"] + 1e-4)
+    ]
+    outside = reproduction[~reproduction.index.isin(inside.index)]
+    text = (
+        f"**{len(inside)} of {len(reproduction)}** published accuracies lie within the range of our "
+        f"runs of the same recipe."
+    )
+    for row in outside.itertuples():
+        side = "above" if row.published > row.max else "below"
+        text += (
+            f" `{row.recipe}`: published {row.published:.1%}, {side} all {row.runs} of ours "
+            f"({row.min:.1%} to {row.max:.1%})."
+        )
+    spread = (reproduction["max"] - reproduction["min"]).max()
+    between = reproduction["published"].max() - reproduction["published"].min()
+    return text + (
+        f" Two runs of one recipe differ by up to {spread:.0%} points in accuracy, by luck alone; "
+        f"the published recipes above differ by {between:.0%}.".replace("% points", " points")
+    )
+
+
+def describe_differences(summary: pd.DataFrame) -> str:
+    """Say in words which recipes the test can tell from the best one.
+
+    Args:
+        summary: see `metrics.summarise`.
+    """
+    best = summary.iloc[0]
+    others = summary.iloc[1:]
+    apart = others[others["upper"] < best["lower"]]
+    text = (
+        f"Best on average: `{best['recipe']}` with {best['accuracy']:.1%}; one test of "
+        f"{best['n_test']} pictures leaves anything from {best['lower']:.0%} to "
+        f"{best['upper']:.0%} open. One picture is {1 / best['n_test']:.1%}."
+    )
+    if others.empty:
+        return text
+    if apart.empty:
+        return text + (
+            f" The interval of every one of the other {len(others)} recipes overlaps with it: "
+            f"**this test cannot show that any recipe is better than another.** That is no proof "
+            f"that they are equal; it is too small a test."
+        )
+    names = ", ".join(f"`{name}`" for name in apart["recipe"])
+    return text + (
+        f" Intervals that do not even overlap with it: {names}. With the other "
+        f"{len(others) - len(apart)} recipes the test **cannot tell** which is better."
+    )
+
+
+def hardest(predictions: pd.DataFrame, runs: pd.DataFrame, most: int = 8) -> pd.DataFrame:
+    """Return the test pictures that most runs get wrong.
+
+    Args:
+        predictions: rows of ``predictions.csv``.
+        runs: rows of ``runs.csv``; only these runs count.
+        most: number of pictures.
+
+    Returns:
+        By picture: its motif, the share of runs that are wrong, and their most frequent answer.
+    """
+    rows = predictions[predictions["run"].isin(runs["run"])]
+    rows = rows.assign(wrong=rows["label"] != rows["predicted"])
+    table = rows.groupby("path").agg(motif=("label", "first"), wrong=("wrong", "mean"))
+    mistaken = rows[rows["wrong"]].groupby("path")["predicted"].agg(lambda c: c.mode().iloc[0])
+    table["mostly called"] = mistaken
+    table = table[table["wrong"] > 0].sort_values("wrong", ascending=False, kind="stable")
+    return table.head(most).assign(wrong=table["wrong"].map("{:.0%}".format))
+
+
+def open_rows(runs: pd.DataFrame, not_run: pd.DataFrame) -> pd.DataFrame:
+    """Return the recipes of the table that have no runs, with the reason.
+
+    Args:
+        runs: rows of ``runs.csv``.
+        not_run: rows of ``not_run.csv``.
+    """
+    there = set(runs["recipe"])
+    known = not_run.set_index("recipe")
+    rows = [
+        {
+            "recipe": recipe.name,
+            "published": "–" if recipe.published is None else f"{recipe.published:.2%}",
+            "state": known["reason"].get(recipe.name, "open: not run yet"),
+            "remedy": known["remedy"].get(
+                recipe.name, f"python -m batik_utils train --recipes {recipe.name}"
+            ),
+        }
+        for recipe in recipes.RECIPES.values()
+        if recipe.name not in there
+    ]
+    return pd.DataFrame(rows, columns=["recipe", "published", "state", "remedy"]).set_index(
+        "recipe"
+    )

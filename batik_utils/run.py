@@ -1,0 +1,202 @@
+"""Execute notebooks headless and render the report; a thin layer over papermill and nbconvert."""
+
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nbformat
+from nbconvert import HTMLExporter
+
+from batik_utils import data, experiments, parameters
+from batik_utils.errors import BatikError
+
+log = logging.getLogger(__name__)
+
+NOTEBOOKS = (
+    "01_exploration",
+    "02_scratch_models",
+    "03_transfer_learning",
+    "04_comparison",
+    "05_deployment",
+)
+
+#: What ``SMOKE=1`` means: every step runs, on little data, once.
+SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1"}
+
+
+class NotebookFailed(BatikError):
+    """A cell raised; the message shows the cell and the error."""
+
+
+def find(names: Sequence[str]) -> list[Path]:
+    """Return notebooks by path, by name (``02_scratch_models``) or by number (``02``).
+
+    Args:
+        names: empty for all five.
+
+    Raises:
+        BatikError: nothing of that name.
+    """
+    folder = Path(__file__).resolve().parents[1] / "notebooks"
+    found = []
+    for name in names or NOTEBOOKS:
+        fits = [n for n in NOTEBOOKS if name in (n, n[:2], n[1])]
+        path = folder / f"{fits[0]}.ipynb" if fits else Path(name)
+        if not path.is_file():
+            raise BatikError(
+                f"No notebook '{name}': give a path, or one of {', '.join(NOTEBOOKS)}."
+            )
+        found.append(path)
+    return found
+
+
+def execute(
+    notebooks: Sequence[Path],
+    given: Mapping[str, str],
+    output: Path,
+    *,
+    progress: bool = True,
+) -> list[Path]:
+    """Run notebooks in a row; all parameters are checked before the first one starts.
+
+    Args:
+        notebooks: paths.
+        given: parameter names and values as text; each goes to the notebooks that declare it.
+        output: folder for the executed copies.
+        progress: show a bar for each notebook.
+
+    Returns:
+        Paths of the executed copies.
+
+    Raises:
+        NotebookFailed: with the failing cell; its copy, up to there, is kept.
+        BatikError: a wrong parameter.
+    """
+    import papermill
+
+    bound = parameters.bind(given, {path: parameters.declared(path) for path in notebooks})
+    output.mkdir(parents=True, exist_ok=True)
+    done = []
+    for path in notebooks:
+        copy = output / path.name
+        log.info("Running %s", path.name)
+        try:
+            papermill.execute_notebook(
+                str(path),
+                str(copy),
+                bound[path],
+                kernel_name="python3",
+                progress_bar={"desc": path.stem} if progress else False,
+                # a helper's output may depend on where the notebook lies, as in Jupyter
+                cwd=str(path.parent),
+            )
+        except papermill.PapermillExecutionError as error:
+            raise NotebookFailed(
+                f"{path.name} failed in cell {error.exec_count}:\n\n{error.source}\n\n"
+                f"{error.ename}: {error.evalue}\n\nThe executed copy up to there: {copy}"
+            ) from error
+        done.append(copy)
+    return done
+
+
+def refresh(notebook: Path, *, progress: bool = True) -> None:
+    """Run a notebook with its defaults and keep the outputs in it, cleaned for a reader.
+
+    What differs from run to run and tells nothing goes: papermill's notes, progress bars, and
+    messages on the error stream. Nothing is changed if a cell fails.
+
+    Args:
+        notebook: path of a notebook of this project.
+        progress: show a bar.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (copy,) = execute([notebook], {}, Path(folder), progress=progress)
+        ran = nbformat.read(copy, as_version=4)
+    kept = nbformat.read(notebook, as_version=4)
+    for old, new in zip(kept.cells, ran.cells, strict=True):
+        if old.cell_type == "code":
+            old.execution_count = new.execution_count
+            old.outputs = [output for output in new.outputs if not _is_noise(output)]
+    partial = notebook.with_suffix(".partial")
+    nbformat.write(kept, partial)
+    partial.replace(notebook)
+
+
+def _is_noise(output: nbformat.NotebookNode) -> bool:
+    bar = "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    return bar or output.get("name") == "stderr"
+
+
+def render(notebook: Path, html: Path) -> Path:
+    """Write an executed notebook as one self-contained HTML file without code.
+
+    Args:
+        notebook: executed ``.ipynb``.
+        html: file to write.
+
+    Returns:
+        The HTML file's path.
+    """
+    exporter = HTMLExporter(
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+        embed_images=True,
+        # no script from a foreign server: the report opens without a network
+        require_js_url="",
+        mathjax_url="",
+        jquery_url="",
+    )
+    content = nbformat.read(notebook, as_version=4)
+    # the Colab badge is an image of a foreign server, and set-up is of no use to a reader
+    content.cells = [c for c in content.cells if "not-in-report" not in c.metadata.get("tags", [])]
+    title = content.cells[0].source.splitlines()[0].lstrip("# ")
+    body, _ = exporter.from_notebook_node(content, {"metadata": {"name": title}})
+    partial = html.with_suffix(".partial")
+    partial.write_text(body, encoding="utf-8")
+    partial.replace(html)
+    return html
+
+
+def report(
+    source: str,
+    root: str,
+    *,
+    results: str = "",
+    smoke: bool = False,
+    given: Mapping[str, str] | None = None,
+    progress: bool = True,
+) -> Path:
+    """Run notebooks 01 to 04 on a data set and render the comparison.
+
+    Args:
+        source: see `data.load`.
+        root: see `data.load`.
+        results: results folder, or "" for the usual one.
+        smoke: minutes in place of hours; results go to their own folder.
+        given: further parameters by name, as text.
+        progress: show bars.
+
+    Returns:
+        Path of ``<results>/<data set>/report.html``.
+    """
+    given = {**(SMOKE if smoke else {}), **(given or {})}
+    notebooks = find(NOTEBOOKS[:4])
+    # a misspelt parameter must not wait for the pictures to be read
+    parameters.bind(given, {path: parameters.declared(path) for path in notebooks})
+    dataset = data.load(
+        source,
+        root,
+        given.get("CLASSES", ",".join(data.motif_names.MOTIFS)),
+        limit=int(given.get("LIMIT", 0)),
+        progress=progress,
+    )
+    if dataset.source == "folder":
+        given |= {"DATA": "folder", "ROOT": str(Path(dataset.root).resolve())}
+    else:
+        given |= {"DATA": dataset.source}
+    given |= {"RESULTS": results, "DATASET": dataset.name}
+    folder = experiments.results_root(results) / dataset.name
+    copies = execute(notebooks, given, folder / "notebooks", progress=progress)
+    return render(copies[-1], folder / "report.html")

@@ -1,0 +1,89 @@
+"""What several test modules share: small trees of pictures, a toy network, the real pictures."""
+
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import nn
+
+from batik_utils import data, models, motifs, recipes
+from batik_utils.preprocessing import Preprocessing
+from batik_utils.recipes import Recipe
+
+ROOT = Path(__file__).parents[1]
+REAL = ROOT.parent / "shared" / "data" / "indonesian-batik-motifs"
+THREE = {"batik-betawi": 8, "batik-sidoluhur": 8, "batik-tambal": 8}
+
+
+@pytest.fixture(scope="session")
+def real_root() -> Path:
+    if not REAL.is_dir():
+        pytest.skip(f"the real pictures are not beside the project ({REAL})")
+    return REAL
+
+
+@pytest.fixture(scope="session")
+def real_dataset(real_root) -> data.Dataset:
+    return data.load("folder", real_root, progress=False)
+
+
+@pytest.fixture
+def without_batik_settings(monkeypatch, tmp_path):
+    for name in ("DATA_DIR", "RESULTS_DIR", "WEIGHTS_DIR", "OFFLINE", "HUB_MIRROR"):
+        monkeypatch.delenv(f"BATIK_{name}", raising=False)
+    monkeypatch.setenv("BATIK_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+
+
+def draw(motif: str, number: int, side: int = 24) -> Image.Image:
+    """Noise around the motif's own colour: a toy network can tell the motifs apart."""
+    colour = np.random.default_rng(zlib.crc32(motif.encode())).integers(0, 256, 3)
+    noise = np.random.default_rng([zlib.crc32(motif.encode()), number])
+    pixels = colour + noise.normal(0, 25, (side, side + 6, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def picture_tree(tmp_path) -> Callable[..., Path]:
+    """Write ``<root>/<folder>/1.jpg`` and so on; the picture depends on motif and number alone."""
+
+    def write(folders: dict[str, int] = THREE, root: Path | None = None) -> Path:
+        root = root or tmp_path / "pictures"
+        for folder, count in folders.items():
+            (root / folder).mkdir(parents=True)
+            for number in range(1, count + 1):
+                picture = draw(motifs.from_folder(folder), number)
+                picture.save(root / folder / f"{number}.jpg")
+        return root
+
+    return write
+
+
+@pytest.fixture
+def small_dataset(picture_tree) -> data.Dataset:
+    return data.load("folder", picture_tree(), progress=False)
+
+
+def toy_parts(recipe: Recipe) -> tuple[nn.Module, int, None]:
+    """A backbone in the shape of the real ones: convolution, batch norm, pooling; 16 features."""
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+    )
+    return backbone, 16, None
+
+
+@pytest.fixture
+def toy(monkeypatch) -> Recipe:
+    """The recipe ``toy``, known to the package like any other, on 16 px pictures."""
+    monkeypatch.setattr(models, "IMAGENET", Preprocessing(size=16))
+    monkeypatch.setitem(models.ARCHITECTURES, "toy", toy_parts)
+    recipe = Recipe("toy", "ours", "toy", head="linear", epochs=2, batch_size=8, learning_rate=0.01)
+    monkeypatch.setitem(recipes.RECIPES, "toy", recipe)
+    return recipe

@@ -1,0 +1,443 @@
+"""A data set is found, opened file by file, named and recognised again."""
+
+import contextlib
+import functools
+import http.server
+import logging
+import re
+import shutil
+import socket
+import threading
+from collections import Counter
+
+import kagglehub
+import pandas as pd
+import pytest
+
+from batik_utils import data, motifs, synthetic
+from batik_utils.errors import BatikError
+
+pytestmark = pytest.mark.usefixtures("without_batik_settings")
+
+load = functools.partial(data.load, progress=False)
+
+
+# --- a tree of folders ------------------------------------------------------------------------
+
+
+def test_messy_folder_names_become_motifs(picture_tree):
+    root = picture_tree({"batik_sindoluhur40jpg": 3, "02 Betawi (50)": 4, "BATIK_TAMBAL": 2})
+    dataset = load("folder", root)
+    assert dataset.classes == ("betawi", "sidoluhur", "tambal")
+    assert Counter(dataset.manifest["motif"]) == {"betawi": 4, "sidoluhur": 3, "tambal": 2}
+    assert dataset.labels == [0] * 4 + [1] * 3 + [2] * 2
+    assert dataset.paths[0] == root / "02 Betawi (50)" / "1.jpg"
+    assert all(path.is_file() for path in dataset.paths)
+    assert dataset.source == "folder"
+    assert dataset.name == f"folder-{dataset.digest[:8]}"
+    assert dataset.title == "own pictures"
+
+
+def test_the_manifest_describes_every_picture(picture_tree):
+    manifest = load("folder", picture_tree()).manifest
+    assert tuple(manifest.columns) == data.MANIFEST_COLUMNS
+    assert len(manifest) == 24
+    assert set(manifest["format"]) == {"JPEG"}
+    assert set(manifest["width"]) == {30}
+    assert set(manifest["height"]) == {24}
+    assert manifest["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+    assert manifest["sha256"].is_unique
+    assert (manifest["size"] > 100).all()
+
+
+def test_files_come_in_the_order_of_their_numbers(picture_tree):
+    root = picture_tree({"betawi": 12, "tambal": 1})
+    shutil.copy(root / "betawi" / "1.jpg", root / "betawi" / "extra.jpg")
+    dataset = load("folder", root, "betawi,tambal")
+    names = [path.name for path in dataset.paths]
+    assert names == [*(f"{n}.jpg" for n in range(1, 13)), "extra.jpg", "1.jpg"]
+
+
+def test_pictures_in_sub_folders_count_and_hidden_files_do_not(picture_tree):
+    root = picture_tree({"betawi": 2, "tambal": 2})
+    (root / "betawi" / "more").mkdir()
+    shutil.copy(root / "betawi" / "1.jpg", root / "betawi" / "more" / "3.jpg")
+    (root / "betawi" / ".DS_Store").write_bytes(b"x")
+    (root / ".hidden").mkdir()
+    dataset = load("folder", root, "all")
+    assert list(dataset.manifest["path"][:3]) == [
+        "betawi/1.jpg",
+        "betawi/2.jpg",
+        "betawi/more/3.jpg",
+    ]
+    assert dataset.skipped.empty
+
+
+def test_a_file_that_is_no_picture_is_reported_by_name_and_left_out(picture_tree, caplog):
+    root = picture_tree()
+    (root / "batik-betawi" / "9.jpg").write_bytes(b"<!doctype html><html>")
+    (root / "batik-tambal" / "empty.png").write_bytes(b"")
+    (root / "batik-tambal" / "notes.txt").write_text("bought in Jakarta")
+    with caplog.at_level(logging.WARNING):
+        dataset = load("folder", root)
+    assert len(dataset.manifest) == 24
+    reasons = dict(zip(dataset.skipped["path"], dataset.skipped["reason"], strict=True))
+    assert set(reasons) == {
+        "batik-betawi/9.jpg",
+        "batik-tambal/empty.png",
+        "batik-tambal/notes.txt",
+    }
+    assert "HTML" in reasons["batik-betawi/9.jpg"]
+    assert reasons["batik-tambal/empty.png"] == "empty file"
+    assert all(path in caplog.text for path in reasons)
+    assert "reason" not in dataset.manifest
+
+
+def test_a_picture_over_the_limit_is_left_out_with_the_reason(picture_tree):
+    root = picture_tree()
+    with (root / "batik-betawi" / "1.jpg").open("rb") as stream:
+        assert stream.read(2) == b"\xff\xd8"
+    with pytest.raises(BatikError, match="No usable picture of motif 'betawi'"):
+        load("folder", root, max_pixels=100)
+
+
+def test_an_empty_class_is_named(picture_tree):
+    root = picture_tree({"betawi": 2, "sidoluhur": 2})
+    (root / "tambal").mkdir()
+    with pytest.raises(BatikError, match=r"No usable picture of motif 'tambal' .*0 files"):
+        load("folder", root)
+
+
+def test_a_missing_class_is_named_with_those_there(picture_tree):
+    with pytest.raises(BatikError, match=r"No folder for motif 'tambal' .*betawi, sidoluhur"):
+        load("folder", picture_tree({"betawi": 2, "sidoluhur": 2}))
+
+
+def test_two_folders_for_one_motif_are_both_named(picture_tree):
+    root = picture_tree({"batik-tambal": 1, "Tambal": 1, "betawi": 1, "sidoluhur": 1})
+    with pytest.raises(BatikError, match=r"'Tambal' and 'batik-tambal'"):
+        load("folder", root)
+
+
+@pytest.mark.parametrize(
+    "above", [["indonesian-batik-motifs"], ["batik"], ["versions", "1"], ["data", "train"]]
+)
+def test_a_level_too_many_is_stepped_over(picture_tree, tmp_path, above):
+    root = tmp_path / "download"
+    picture_tree(root=root.joinpath(*above))
+    (root / "__MACOSX").mkdir()
+    (root / above[0] / ".DS_Store").write_bytes(b"x")
+    (root / "readme.txt").write_text("read me")
+    dataset = load("folder", root)
+    assert len(dataset.manifest) == 24
+    assert dataset.root == root.joinpath(*above)
+
+
+def test_a_folder_whose_name_says_no_motif_is_not_left_out_silently(picture_tree, caplog):
+    root = picture_tree()
+    (root / "バティク").mkdir()
+    with caplog.at_level(logging.WARNING):
+        load("folder", root)
+    assert "バティク" in caplog.text
+
+
+def test_a_missing_an_empty_and_a_file_as_root(tmp_path):
+    with pytest.raises(BatikError, match="does not exist"):
+        load("folder", tmp_path / "none")
+    with pytest.raises(BatikError, match="holds no folder"):
+        load("folder", tmp_path)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BatikError, match="does not exist"):
+        load("folder", tmp_path / "file")
+
+
+def test_settings_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(BatikError, match=r"Unknown data source 'drive': .*auto, folder, kaggle"):
+        load("drive")
+    with pytest.raises(BatikError, match="needs a root"):
+        load("folder")
+    with pytest.raises(BatikError, match="limit must be"):
+        load("folder", tmp_path, limit=-1)
+    for source in ("synthetic", "kaggle"):
+        with pytest.raises(BatikError, match="does not read one"):
+            load(source, tmp_path)
+
+
+# --- classes and limit ------------------------------------------------------------------------
+
+
+def test_classes_as_all_as_text_and_as_a_list(picture_tree):
+    root = picture_tree({"batik-betawi": 1, "batik-tambal": 1, "truntum": 1})
+    assert load("folder", root, "all").classes == ("betawi", "tambal", "truntum")
+    for classes in ("tambal, Batik Betawi", ["tambal", "betawi"], "betawi,tambal,"):
+        assert load("folder", root, classes).classes == ("betawi", "tambal")
+
+
+@pytest.mark.parametrize("classes", ["betawi", ["betawi", "Betawi"], [], ""])
+def test_fewer_than_two_classes_are_refused(picture_tree, classes):
+    with pytest.raises(BatikError, match="at least two motifs"):
+        load("folder", picture_tree(), classes)
+
+
+@pytest.mark.parametrize(
+    ("limit", "numbers"),
+    [
+        (0, range(1, 11)),
+        (10, range(1, 11)),
+        (99, range(1, 11)),
+        (5, (2, 4, 6, 8, 10)),
+        (3, (3, 6, 10)),
+    ],
+)
+def test_a_limit_is_spread_over_the_sorted_files(picture_tree, limit, numbers):
+    dataset = load("folder", picture_tree({"betawi": 10, "tambal": 10}), "all", limit=limit)
+    for motif in dataset.classes:
+        paths = [p for p in dataset.manifest["path"] if p.startswith(motif)]
+        assert paths == [f"{motif}/{n}.jpg" for n in numbers]
+    if limit:
+        assert dataset.name.endswith(f"-limit{limit}")
+        assert f"at most {limit}" in dataset.title
+    else:
+        assert "limit" not in dataset.name
+
+
+# --- digest and manifest ----------------------------------------------------------------------
+
+
+def test_the_digest_ignores_how_a_folder_is_spelt_and_where_it_is(picture_tree, tmp_path):
+    one = picture_tree(root=tmp_path / "one")
+    other = tmp_path / "elsewhere" / "other"
+    shutil.copytree(one, other)
+    (other / "batik-tambal").rename(other / "Tambal 50")
+    assert load("folder", other).digest == load("folder", one).digest
+
+
+def test_the_digest_changes_with_content_with_a_name_and_with_a_label(picture_tree, tmp_path):
+    def changed(change) -> str:
+        root = picture_tree(root=tmp_path / change.__name__)
+        change(root / "batik-betawi", root / "batik-tambal")
+        return load("folder", root).digest
+
+    def nothing(betawi, tambal):
+        pass
+
+    def content(betawi, tambal):
+        (betawi / "1.jpg").write_bytes((betawi / "2.jpg").read_bytes())
+
+    def name(betawi, tambal):
+        (betawi / "8.jpg").rename(betawi / "9.jpg")
+
+    def label(betawi, tambal):
+        (betawi / "8.jpg").rename(tambal / "88.jpg")
+
+    def fewer(betawi, tambal):
+        (betawi / "8.jpg").unlink()
+
+    assert len({changed(change) for change in (nothing, content, name, label, fewer)}) == 5
+
+
+def test_the_manifest_is_written_once_and_other_pictures_are_refused(picture_tree, tmp_path):
+    dataset = load("folder", picture_tree())
+    path = data.write_manifest(dataset, tmp_path / "results")
+    assert path == tmp_path / "results" / dataset.name / "manifest.csv"
+    pd.testing.assert_frame_equal(pd.read_csv(path), dataset.manifest, check_dtype=False)
+    written = path.stat().st_mtime_ns
+    assert data.write_manifest(dataset, tmp_path / "results") == path
+    assert path.stat().st_mtime_ns == written
+    assert [p.name for p in path.parent.iterdir()] == ["manifest.csv"]
+
+    path.write_text(path.read_text().replace("betawi/1.jpg", "betawi/99.jpg"))
+    with pytest.raises(BatikError, match="describes other pictures"):
+        data.write_manifest(dataset, tmp_path / "results")
+
+
+@pytest.mark.parametrize("content", ["", "path,motif\na,b\n", 'path,motif,sha256\n"a,b', "\0\xff"])
+def test_a_damaged_manifest_is_refused_in_a_sentence(small_dataset, tmp_path, content):
+    path = data.write_manifest(small_dataset, tmp_path)
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(BatikError, match=re.escape(str(path))):
+        data.write_manifest(small_dataset, tmp_path)
+
+
+def test_a_motif_called_null_is_a_motif(picture_tree, tmp_path):
+    dataset = load("folder", picture_tree({"null": 1, "none": 1}), "all")
+    data.write_manifest(dataset, tmp_path)
+    data.write_manifest(dataset, tmp_path)
+
+
+# --- the sources that need no root ------------------------------------------------------------
+
+
+@pytest.fixture
+def few_synthetic(monkeypatch):
+    monkeypatch.setattr(synthetic, "write", functools.partial(synthetic.write, per_motif=2))
+
+
+@contextlib.contextmanager
+def answering(status: int):
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@contextlib.contextmanager
+def talking(words: bytes | None):
+    """A server that says these words to everybody, or nothing at all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    kept.append(connection)
+                    if words is not None:
+                        connection.recv(1000)
+                        connection.sendall(words)
+                        connection.close()
+
+        kept: list[socket.socket] = []
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        for connection in kept:
+            connection.close()
+
+
+@pytest.fixture
+def kaggle(monkeypatch, picture_tree, tmp_path):
+    """Kaggle's download gives a small tree; ``at(url)`` says where it is asked for a sign of life."""
+    asked = []
+
+    def download(handle):
+        asked.append(handle)
+        return str(picture_tree(root=tmp_path / "kaggle" / "versions" / "1"))
+
+    def at(url):
+        monkeypatch.setattr(data, "KAGGLE_URL", url)
+        return asked
+
+    monkeypatch.setattr(kagglehub, "dataset_download", download)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    at("http://127.0.0.1:9")  # the port "discard": nobody answers
+    return at
+
+
+def test_auto_takes_a_given_root_first(picture_tree, kaggle, monkeypatch, tmp_path):
+    monkeypatch.setenv("BATIK_DATA_DIR", str(tmp_path / "not this one"))
+    with answering(200) as url:
+        asked = kaggle(url)
+        dataset = load("auto", picture_tree())
+    assert dataset.source == "folder"
+    assert asked == []
+
+
+def test_auto_takes_the_environment_next(picture_tree, kaggle, monkeypatch):
+    root = picture_tree()
+    monkeypatch.setenv("BATIK_DATA_DIR", str(root))
+    with answering(200) as url:
+        asked = kaggle(url)
+        for nothing in (None, ""):
+            assert load("auto", nothing).root == root
+    assert load("folder").root == root
+    assert asked == []
+
+
+@pytest.mark.parametrize("status", [200, 403, 503])
+def test_auto_takes_kaggle_where_it_answers(kaggle, status):
+    with answering(status) as url:
+        asked = kaggle(url)
+        dataset = load("auto")
+    assert asked == ["dionisiusdh/indonesian-batik-motifs"]
+    assert (dataset.source, dataset.name) == ("kaggle", "kaggle")
+    assert len(dataset.manifest) == 24
+
+
+@pytest.mark.parametrize("words", [None, b"", b"220 ftp.example.org ready\r\n\r\n"])
+def test_auto_falls_back_to_synthetic_with_a_warning(
+    kaggle, few_synthetic, caplog, words, tmp_path
+):
+    with talking(words) as url, caplog.at_level(logging.WARNING):
+        asked = kaggle(url)
+        dataset = load("auto", timeout_s=0.3)
+    assert asked == []
+    assert (dataset.source, dataset.name) == ("synthetic", "synthetic")
+    assert "SYNTHETIC" in dataset.title
+    assert "SYNTHETIC" in caplog.text
+    assert dataset.root == tmp_path / "cache" / "synthetic"
+    assert len(dataset.manifest) == 6
+
+
+def test_auto_without_a_network(kaggle, few_synthetic, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert load("auto").source == "synthetic"
+    assert "Kaggle does not answer" in caplog.text
+
+
+def test_synthetic_is_never_called_batik(few_synthetic, monkeypatch, picture_tree):
+    monkeypatch.setenv("BATIK_DATA_DIR", str(picture_tree()))
+    dataset = load("synthetic", limit=1)
+    assert (dataset.source, dataset.name) == ("synthetic", "synthetic-limit1")
+    assert dataset.title == "SYNTHETIC cloth, not batik, at most 1 pictures a motif"
+    two = load("synthetic", classes="betawi,tambal")
+    assert two.name == "synthetic-2motifs"
+
+
+def test_a_failed_download_is_one_clear_sentence(kaggle, monkeypatch):
+    def refused(handle):
+        raise ValueError("403 Client Error.\n\nYou don't have permission")
+
+    monkeypatch.setattr(kagglehub, "dataset_download", refused)
+    with pytest.raises(BatikError, match=r"Kaggle did not give dionisiusdh/.*'folder'"):
+        load("kaggle")
+    with answering(200) as url:
+        kaggle(url)
+        with pytest.raises(BatikError, match="Kaggle did not give"):
+            load("auto")
+
+
+# --- the real pictures ------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_the_published_pictures_are_recognised(real_dataset):
+    assert (real_dataset.source, real_dataset.name) == ("folder", "kaggle")
+    assert real_dataset.title == "Indonesian Batik Motifs (Kaggle)"
+    assert real_dataset.classes == motifs.MOTIFS
+    assert Counter(real_dataset.manifest["motif"]) == dict.fromkeys(motifs.MOTIFS, 50)
+    assert real_dataset.skipped.empty
+    formats = dict(zip(real_dataset.manifest["path"], real_dataset.manifest["format"], strict=True))
+    assert formats["batik-betawi/4.jpg"] == "GIF"
+    assert formats["batik-tambal/43.jpg"] == "PNG"
+    assert set(formats.values()) == {"JPEG", "PNG", "GIF"}
+
+
+@pytest.mark.real
+def test_all_published_motifs_and_the_two_pages_among_them(real_root, real_dataset):
+    dataset = load("folder", real_root, "all")
+    assert dataset.name == "kaggle-20motifs"
+    assert dataset.classes == motifs.ALL_MOTIFS
+    assert len(dataset.manifest) == 980
+    assert sorted(dataset.skipped["path"]) == [
+        "batik-cendrawasih/18.jpg",
+        "batik-megamendung/49.jpg",
+    ]
+    assert dataset.skipped["reason"].str.contains("HTML").all()
+    assert dataset.digest != real_dataset.digest
+
+
+@pytest.mark.real
+def test_a_part_of_the_published_pictures_is_recognised(real_root):
+    dataset = load("folder", real_root, limit=1)
+    assert dataset.name == "kaggle-limit1"
+    assert list(dataset.manifest["path"].str.split("/").str[1]) == ["50.jpg"] * 3
