@@ -80,9 +80,9 @@ def describe_protocol(runs: pd.DataFrame, split: str) -> str:
     )
     devices = ", ".join(sorted(runs["device"].unique()))
     return (
-        f"**{len(runs)} runs** of {runs['recipe'].nunique()} recipes with {seeds} seeds each on the "
-        f"split `{split}`: {runs['n_train'].iloc[0]} training and {runs['n_test'].iloc[0]} test "
-        f"pictures. Computed on: {devices}; torch {', '.join(sorted(runs['torch'].unique()))}."
+        f"**{len(runs)} runs** of {runs['recipe'].nunique()} recipes with {seeds} seeds each on "
+        f"the split `{split}`: {runs['n_train'].iloc[0]} training and {runs['n_test'].iloc[0]} "
+        f"test pictures. Computed on: {devices}; torch {', '.join(sorted(runs['torch'].unique()))}."
     )
 
 
@@ -130,8 +130,8 @@ def describe_reproduction(reproduction: pd.DataFrame) -> str:
     ]
     outside = reproduction[~reproduction.index.isin(inside.index)]
     text = (
-        f"**{len(inside)} of {len(reproduction)}** published accuracies lie within the range of our "
-        f"runs of the same recipe."
+        f"**{len(inside)} of {len(reproduction)}** published accuracies lie within the range of "
+        f"our runs of the same recipe."
     )
     for row in outside.itertuples():
         side = "above" if row.published > row.max else "below"

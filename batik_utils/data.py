@@ -365,7 +365,8 @@ def _download_kaggle() -> Path:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     # kagglehub passes on whatever its transport raised
     except Exception as error:
+        reason = " ".join(str(error).split())
         raise BatikError(
-            f"Kaggle did not give {KAGGLE_HANDLE} ({type(error).__name__}: {error}). Download it "
+            f"Kaggle did not give {KAGGLE_HANDLE} ({type(error).__name__}: {reason}). Download it "
             f"on kaggle.com, unpack it and use source 'folder', or use source 'synthetic'."
         ) from error

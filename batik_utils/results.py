@@ -2,7 +2,7 @@
 
 ``<results>/<data set>/<split>/`` holds ``runs.csv`` (one row a run), ``predictions.csv`` (one row a
 run and test picture), ``history.csv`` (one row a run and epoch) and ``not_run.csv`` (recipes whose
-weights could not be had). A run's row in ``runs.csv`` is written last: if it is there, all is there.
+weights could not be had). A run's row in ``runs.csv`` is written last: with it, all is there.
 """
 
 from pathlib import Path

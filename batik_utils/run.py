@@ -1,12 +1,14 @@
 """Execute notebooks headless and render the report; a thin layer over papermill and nbconvert."""
 
 import logging
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 from batik_utils import data, experiments, parameters
 from batik_utils.errors import BatikError
@@ -20,6 +22,9 @@ NOTEBOOKS = (
     "04_comparison",
     "05_deployment",
 )
+
+#: Local kernels speak through files of this user, not through open network ports.
+_KERNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
 
 #: What ``SMOKE=1`` means: every step runs, on little data, once.
 SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1"}
@@ -87,9 +92,11 @@ def execute(
                 str(copy),
                 bound[path],
                 kernel_name="python3",
+                language="python",
                 progress_bar={"desc": path.stem} if progress else False,
                 # a helper's output may depend on where the notebook lies, as in Jupyter
                 cwd=str(path.parent),
+                config=_KERNEL,
             )
         except papermill.PapermillExecutionError as error:
             raise NotebookFailed(

@@ -86,6 +86,10 @@ def read(path: Path, dataset: Dataset) -> pd.DataFrame:
             f"set has {dataset.digest[:8]}…): remove the file to make a new split, or use the data "
             f"set it was made for."
         )
+    # the digest leaves open how a motif's folder is spelt: file names say which picture is meant
+    own = dict(zip(_keys(dataset.manifest), dataset.manifest["path"], strict=True))
+    if len(own) == len(dataset.manifest):
+        table["path"] = [own.get(k, p) for k, p in zip(_keys(table), table["path"], strict=True)]
     return _checked(table, dataset, str(path))
 
 
@@ -104,6 +108,10 @@ def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
     return [i for i, path in enumerate(dataset.manifest["path"]) if path in chosen]
 
 
+def _keys(table: pd.DataFrame) -> list[tuple[str, str]]:
+    return [(m, Path(p).name) for m, p in zip(table["motif"], table["path"], strict=True)]
+
+
 def _by_number(path: str) -> str:
     stem = Path(path).stem
     if not stem.isdecimal() or not 1 <= int(stem) <= 50:
@@ -120,8 +128,8 @@ def _stratified(dataset: Dataset, seed: int) -> list[str]:
     small = counts[counts < len(SUBSETS)]
     if len(small):
         raise BatikError(
-            f"Motif '{small.index[0]}' has {small.iloc[0]} usable pictures in {dataset.root}, but a "
-            f"split needs at least {len(SUBSETS)}: one each for {', '.join(SUBSETS)}."
+            f"Motif '{small.index[0]}' has {small.iloc[0]} usable pictures in {dataset.root}, but "
+            f"a split needs at least {len(SUBSETS)}: one each for {', '.join(SUBSETS)}."
         )
     subset = pd.Series("train", index=dataset.manifest.index)
     # motif by motif, so that a small motif too gets its share of each subset

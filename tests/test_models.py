@@ -47,8 +47,17 @@ LIBRARY_NETWORKS = {
 #: One recipe for each network that differs in more than numbers.
 DISTINCT = {
     (r.architecture, r.head, r.frozen, bool(r.dropout), r.learning_rate): r
-    for r in RECIPES.values()
+    for r in reversed(RECIPES.values())  # the first of equals stays
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Keep torch's threads from waiting for each other: seven times faster on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -326,20 +335,18 @@ def test_frozen_parameters_leave_statistics_and_drop_connect_active():
 def test_true_noisy_student_drops_and_averages_as_its_twin():
     theirs, ours = (untrained(n).backbone for n in ("noisy_student_b2", "noisy_student_b2_true"))
 
-    def momenta(network):
-        return {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)}
-
-    assert momenta(ours) == pytest.approx(momenta(theirs)) == pytest.approx({0.01})
-    rates = [b.drop_path.drop_prob for s in ours.blocks for b in s if hasattr(b, "drop_path")]
+    for network in (theirs, ours):
+        momenta = [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert momenta == pytest.approx([0.01] * len(momenta))
     rates = [getattr(b.drop_path, "drop_prob", 0.0) for stage in ours.blocks for b in stage]
     whole = theirs._global_params.drop_connect_rate
     n = len(theirs._blocks)
-    # a block without a short-cut has nothing to drop
     assert rates == pytest.approx([whole * i / n for i in range(n)])
 
 
 def test_freeze_can_be_changed_and_refuses_nonsense():
     model = untrained("mobilenet_v2_probe")
+    assert model.training and not model.backbone.training
     model.freeze("no")
     assert all(p.requires_grad for p in model.parameters())
     assert model.backbone.training
@@ -467,7 +474,7 @@ def test_batch_counters_may_lack_but_nothing_else(tmp_path, publish):
 
 
 def test_without_weights_there_is_no_network():
-    with pytest.raises(weights.WeightsNotFound, match="127.0.0.1"):
+    with pytest.raises(weights.WeightsNotFound, match=r"127\.0\.0\.1"):
         models.build(recipes.get("efficientnet_b0"), 3)
 
 

@@ -1,0 +1,291 @@
+"""Whole runs of a toy recipe: what is written, reused, interrupted and refused."""
+
+import logging
+from dataclasses import replace
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import toy_parts
+
+from batik_utils import checkpoints, data, engine, experiments, metrics, models, recipes, weights
+from batik_utils.errors import BatikError
+from batik_utils.preprocessing import Preprocessing
+from batik_utils.weights import Weights, WeightsFile, WeightsNotFound
+
+pytestmark = pytest.mark.usefixtures("without_batik_settings")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def setup(small_dataset, tmp_path, toy) -> experiments.Setup:
+    return experiments.prepare(
+        small_dataset, "stratified-0", results=tmp_path / "results", device="cpu"
+    )
+
+
+def grid(setup, names="toy", seeds=1, **settings) -> experiments.Outcome:
+    return experiments.run_grid(setup, names, seeds, progress=False, **settings)
+
+
+# --- preparation ------------------------------------------------------------------------------
+
+
+def test_manifest_and_split_are_written_once_and_kept(setup, small_dataset, tmp_path):
+    folder = tmp_path / "results" / small_dataset.name
+    assert setup.store.folder == folder / "stratified-0"
+    assert sorted(p.name for p in folder.iterdir()) == ["manifest.csv", "stratified-0"]
+    assert [p.name for p in setup.store.folder.iterdir()] == ["split.csv"]
+    again = experiments.prepare(small_dataset, "stratified-0", results=tmp_path / "results")
+    pd.testing.assert_frame_equal(again.split, setup.split)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"precision": "float16"}, {"device": "abacus"}, {"split": "none"}]
+)
+def test_wrong_settings_are_refused(small_dataset, tmp_path, settings):
+    with pytest.raises(BatikError, match="Unknown"):
+        experiments.prepare(small_dataset, **{"split": "stratified-0"} | settings, results=tmp_path)
+
+
+def test_the_results_folder(monkeypatch, tmp_path):
+    assert experiments.results_root(tmp_path) == tmp_path
+    assert experiments.results_root().name == "results"
+    monkeypatch.setenv("BATIK_RESULTS_DIR", str(tmp_path / "elsewhere"))
+    assert experiments.results_root() == tmp_path / "elsewhere"
+    assert experiments.results_root(tmp_path) == tmp_path
+
+
+def test_results_of_other_pictures_are_refused(setup, small_dataset, tmp_path):
+    """The same folder of results, after a picture was replaced."""
+    grid(setup)
+    first, second = small_dataset.paths[:2]
+    first.write_bytes(second.read_bytes())
+    changed = data.load("folder", small_dataset.root, progress=False)
+    with pytest.raises(BatikError, match="other pictures"):
+        experiments.prepare(
+            replace(changed, name=small_dataset.name), "stratified-0", results=tmp_path / "results"
+        )
+    setup.dataset = changed
+    with pytest.raises(BatikError, match="other pictures"):
+        grid(setup)
+
+
+def test_examples_are_the_pictures_of_a_subset(setup, small_dataset):
+    sizes = {}
+    for subset in ("train", "validation", "test"):
+        found = setup.examples(subset, Preprocessing(size=8))
+        wanted = setup.split["subset"] == subset
+        labels = [small_dataset.classes.index(m) for m in setup.split.loc[wanted, "motif"]]
+        assert found.labels.tolist() == labels
+        assert tuple(found.pixels.shape) == (len(labels), 3, 8, 8)
+        sizes[subset] = len(labels)
+    assert sizes == {"train": 18, "validation": 3, "test": 3}
+
+
+# --- what a run writes ------------------------------------------------------------------------
+
+
+def test_the_three_files_agree_with_one_another(setup, small_dataset):
+    outcome = grid(setup, seeds=2)
+    assert outcome.trained == ("toy-e2-f0-s0", "toy-e2-f0-s1")
+    runs, predictions, history = (setup.store.read(n) for n in ("runs", "predictions", "history"))
+    assert list(runs["run"]) == list(outcome.trained)
+    assert set(runs["n_train"]) == {18}
+    assert set(runs["n_test"]) == {3}
+    assert set(runs["dataset"]) == {small_dataset.digest}
+    assert set(runs["split"]) == {"stratified-0"}
+    assert set(runs["weights"]) == {"random"}
+    assert set(runs["params"]) == {3 * 4 * 9 + 4 + 8 + 16 * 3 + 3}
+    assert (runs["train_seconds"] > 0).all()
+    assert all(datetime.fromisoformat(started).tzinfo for started in runs["started"])
+    test_paths = list(setup.split.loc[setup.split["subset"] == "test", "path"])
+    for row in runs.itertuples():
+        mine = predictions[predictions["run"] == row.run]
+        assert list(mine["path"]) == test_paths
+        assert list(mine["label"]) == [path.split("/")[0][6:] for path in test_paths]
+        probabilities = mine[[f"p_{motif}" for motif in small_dataset.classes]].to_numpy()
+        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+        labels = [small_dataset.classes.index(motif) for motif in mine["label"]]
+        assert [small_dataset.classes[k] for k in probabilities.argmax(1)] == list(
+            mine["predicted"]
+        )
+        probabilities /= probabilities.sum(1, keepdims=True)  # they were written with six digits
+        for name, value in metrics.scores(labels, probabilities).items():
+            assert getattr(row, name) == pytest.approx(value, rel=1e-4)
+        assert list(history.loc[history["run"] == row.run, "epoch"]) == [1, 2]
+    assert len(metrics.summarise(runs, predictions)) == 1
+
+
+def test_a_run_repeats_to_the_last_digit(setup):
+    _, first = experiments.train(setup, recipes.get("toy"), 3, progress=False)
+    before = setup.store.read("predictions")
+    torch.rand(7)
+    _, second = experiments.train(setup, recipes.get("toy"), 3, progress=False)
+    assert first.equals(second)
+    assert before.equals(setup.store.read("predictions"))
+    _, other = experiments.train(setup, recipes.get("toy"), 4, progress=False)
+    assert not first.equals(other)
+
+
+def test_test_pictures_are_scored_once_and_after_training(setup, monkeypatch):
+    test = setup.examples("test", models.IMAGENET).pixels
+    calls = []
+    real = engine.predict
+
+    def watched(model, preprocessing, pixels, **settings):
+        calls.append(torch.equal(pixels, test))
+        return real(model, preprocessing, pixels, **settings)
+
+    monkeypatch.setattr(engine, "predict", watched)
+    grid(setup, epochs=4)
+    assert calls == [False] * 4 + [True]
+
+
+def test_two_stages_are_one_run(setup, toy, monkeypatch):
+    staged = replace(toy, name="staged", fine_tune_size=24, fine_tune_epochs=3)
+    monkeypatch.setitem(recipes.RECIPES, "staged", staged)
+    model, history = experiments.train(setup, staged, 0, progress=False)
+    assert list(history["epoch"]) == [1, 2, 3, 4, 5]
+    assert model.frozen == "parameters"
+    assert len(setup.store.read("runs")) == 1
+
+
+# --- grids ------------------------------------------------------------------------------------
+
+
+def test_runs_found_are_reused_and_not_trained_again(setup, toy, monkeypatch):
+    grid(setup, seeds=2)
+    before = {p.name: p.read_bytes() for p in setup.store.folder.glob("*.csv")}
+
+    def never(recipe):
+        raise AssertionError("trained again")
+
+    monkeypatch.setitem(models.ARCHITECTURES, "toy", never)
+    outcome = grid(setup, seeds=2)
+    assert outcome.trained == ()
+    assert outcome.reused == ("toy-e2-f0-s0", "toy-e2-f0-s1")
+    assert str(outcome) == "0 runs trained, 2 found and reused"
+    assert {p.name: p.read_bytes() for p in setup.store.folder.glob("*.csv")} == before
+
+
+def test_other_epochs_are_another_run(setup):
+    grid(setup)
+    assert grid(setup, epochs=1).trained == ("toy-e1-f0-s0",)
+    assert sorted(setup.store.read("runs")["epochs"]) == [1, 2]
+
+
+def test_an_interrupted_grid_goes_on_where_it_stopped(setup, toy, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "toy2", replace(toy, name="toy2", dropout=0.3))
+    built = []
+
+    def interrupted(recipe):
+        built.append(recipe.name)
+        if len(built) == 4:
+            raise KeyboardInterrupt
+        return toy_parts(recipe)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(models.ARCHITECTURES, "toy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            grid(setup, "toy,toy2", seeds=3)
+    # seed by seed, so that every recipe has had its turn
+    finished = ["toy-e2-f0-s0", "toy2-e2-f0-s0", "toy-e2-f0-s1"]
+    runs = setup.store.read("runs")
+    assert list(runs["run"]) == finished
+    outcome = grid(setup, "toy,toy2", seeds=3)
+    assert list(outcome.reused) == finished
+    assert list(outcome.trained) == ["toy2-e2-f0-s1", "toy-e2-f0-s2", "toy2-e2-f0-s2"]
+    after = setup.store.read("runs")
+    assert len(after) == 6
+    pd.testing.assert_frame_equal(after.iloc[:3], runs)
+    # the second call gave what an uninterrupted one would have given
+    _, history = experiments.train(setup, recipes.get("toy2"), 1, progress=False)
+    written = setup.store.read("history")
+    written = written[written["run"] == "toy2-e2-f0-s1"].drop(columns="run")
+    np.testing.assert_allclose(written, history, rtol=1e-5)
+
+
+@pytest.fixture
+def without_weights(monkeypatch, toy) -> recipes.Recipe:
+    """A recipe whose weights are nowhere to be had."""
+    file = WeightsFile("none.pth", "0" * 64, "timm", "nobody", package="no-such-package-at-all")
+    entry = Weights("none", "toy", Preprocessing(size=16), (file,))
+    monkeypatch.setitem(weights.WEIGHTS, "none", entry)
+    recipe = replace(toy, name="pretrained", weights="none")
+    monkeypatch.setitem(recipes.RECIPES, "pretrained", recipe)
+    return recipe
+
+
+def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
+    setup, without_weights, toy, caplog, monkeypatch
+):
+    with caplog.at_level(logging.WARNING):
+        outcome = grid(setup, "pretrained,toy", seeds=2)
+    assert outcome.trained == ("toy-e2-f0-s0", "toy-e2-f0-s1")
+    assert list(outcome.not_run) == ["pretrained"]
+    remedy = outcome.not_run["pretrained"]
+    assert "no-such-package-at-all" in remedy
+    assert f"pretrained: not run, weights not reachable. {remedy}" in str(outcome)
+    assert len([r for r in caplog.records if "none" in r.getMessage()]) == 1  # not once a seed
+    note = setup.store.read("not_run").iloc[0]
+    assert note.to_dict() == {
+        "recipe": "pretrained",
+        "reason": "not run: weights not reachable",
+        "remedy": remedy,
+    }
+    assert set(setup.store.read("runs")["recipe"]) == {"toy"}
+    # never random weights in their place
+    with pytest.raises(WeightsNotFound):
+        experiments.train(setup, without_weights, 0, progress=False)
+
+    # once they can be had, the note goes
+    monkeypatch.setitem(recipes.RECIPES, "pretrained", replace(without_weights, weights=""))
+    assert len(grid(setup, "pretrained,toy", seeds=2).trained) == 2
+    assert setup.store.read("not_run").empty
+
+
+@pytest.mark.parametrize(
+    "settings", [{"seeds": 0}, {"epochs": -1}, {"names": "toyy"}, {"names": " , "}]
+)
+def test_a_wrong_grid_is_refused_before_anything_is_trained(setup, settings):
+    with pytest.raises(BatikError):
+        grid(setup, **settings)
+    assert not (setup.store.folder / "runs.csv").exists()
+
+
+# --- one network to look at -------------------------------------------------------------------
+
+
+def test_a_network_is_trained_once_and_then_loaded(setup, monkeypatch):
+    saved, history = experiments.train_or_load(setup, "toy", 1)
+    assert saved.classes == setup.dataset.classes
+    assert list(history["epoch"]) == [1, 2]
+    path = setup.store.folder / "checkpoints" / "toy-e2-f0-s1.pt"
+    assert path.is_file()
+    predictions = setup.store.read("predictions")
+
+    monkeypatch.setattr(experiments, "train", None)  # it would fail
+    again, same_history = experiments.train_or_load(setup, "toy", 1)
+    np.testing.assert_allclose(same_history, history, rtol=1e-5)
+    test = setup.examples("test", again.preprocessing)
+    probabilities = engine.predict(again.model, again.preprocessing, test.pixels)
+    columns = [f"p_{motif}" for motif in setup.dataset.classes]
+    np.testing.assert_allclose(probabilities, predictions[columns], atol=1e-5)
+
+
+def test_a_network_of_other_pictures_is_refused(setup, toy):
+    saved, _ = experiments.train_or_load(setup, "toy")
+    path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
+    checkpoints.save(path, saved.model, toy, saved.classes, saved.preprocessing, "e" * 64)
+    with pytest.raises(BatikError, match="trained on other pictures"):
+        experiments.train_or_load(setup, "toy")

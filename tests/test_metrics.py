@@ -1,0 +1,197 @@
+"""Scores against values worked out by hand, published, or given by scikit-learn."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from batik_utils import metrics
+from batik_utils.errors import BatikError
+
+# three of five right: the second is taken for class 2, the fourth for class 0
+LABELS = [0, 0, 1, 1, 2]
+PROBABILITIES = np.array(
+    [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6], [0.2, 0.6, 0.2], [0.5, 0.3, 0.2], [0.0, 0.2, 0.8]]
+)
+
+
+def test_scores_by_hand():
+    scores = metrics.scores(LABELS, PROBABILITIES)
+    assert scores["accuracy"] == pytest.approx(3 / 5)
+    assert scores["precision_macro"] == pytest.approx((1 / 2 + 1 + 1 / 2) / 3)
+    assert scores["recall_macro"] == pytest.approx((1 / 2 + 1 / 2 + 1) / 3)
+    assert scores["f1_macro"] == pytest.approx((1 / 2 + 2 / 3 + 2 / 3) / 3)
+    own = (0.7, 0.1, 0.6, 0.3, 0.8)
+    assert scores["nll"] == pytest.approx(-sum(map(math.log, own)) / 5)
+    squares = (0.14, 1.26, 0.24, 0.78, 0.08)
+    assert scores["brier"] == pytest.approx(sum(squares) / 5)
+
+
+def test_scores_as_scikit_learn_has_them():
+    chance = np.random.default_rng(0)
+    labels = chance.integers(0, 4, 200)
+    probabilities = chance.dirichlet(np.ones(4), 200)
+    predicted = probabilities.argmax(1)
+    scores = metrics.scores(labels, probabilities)
+    assert scores["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
+    for name, score in (
+        ("precision_macro", sk.precision_score),
+        ("recall_macro", sk.recall_score),
+        ("f1_macro", sk.f1_score),
+    ):
+        assert scores[name] == pytest.approx(score(labels, predicted, average="macro"))
+
+
+def test_the_ends_of_the_scales():
+    sure = np.eye(3)
+    right, wrong = metrics.scores([0, 1, 2], sure), metrics.scores([1, 2, 0], sure)
+    assert (right["accuracy"], right["brier"]) == (1, 0)
+    assert (wrong["accuracy"], wrong["brier"]) == (0, 2)
+    assert right["nll"] == pytest.approx(0, abs=1e-9)
+    assert math.isfinite(wrong["nll"])
+    even = metrics.scores([0, 1, 2], np.full((3, 3), 1 / 3))
+    assert even["nll"] == pytest.approx(math.log(3))
+    assert even["brier"] == pytest.approx(2 / 3)
+
+
+def test_a_motif_that_is_absent_or_never_predicted_counts_as_zero():
+    scores = metrics.scores([0, 0, 1], np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]]))
+    assert scores["accuracy"] == pytest.approx(2 / 3)
+    assert scores["precision_macro"] == pytest.approx(2 / 3 / 3)
+    assert scores["recall_macro"] == pytest.approx(1 / 3)
+    assert scores["f1_macro"] == pytest.approx(0.8 / 3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "probabilities"),
+    [([], np.zeros((0, 3))), ([0, 1], PROBABILITIES), ([0, 1], np.array([0.5, 0.5]))],
+)
+def test_what_cannot_be_scored_is_refused(labels, probabilities):
+    with pytest.raises(BatikError, match="Cannot score"):
+        metrics.scores(labels, probabilities)
+
+
+@pytest.mark.parametrize(
+    ("right", "total", "low", "high"),
+    [
+        (13, 15, 0.621, 0.963),  # the best published model
+        (10, 15, 0.417, 0.848),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe (1998), table I, method 3
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_as_published(right, total, low, high):
+    assert metrics.wilson(right, total) == pytest.approx((low, high), abs=5e-4)
+
+
+def test_wilson_by_its_formula():
+    z, n, p = 1.6448536269514722, 40, 25 / 40
+    centre = (p + z * z / 2 / n) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
+    assert metrics.wilson(25, 40, 0.9) == pytest.approx((centre - half, centre + half))
+
+
+@pytest.mark.parametrize(("right", "total"), [(1, 0), (0, 0), (-1, 5), (6, 5)])
+def test_a_share_that_is_none_is_refused(right, total):
+    with pytest.raises(BatikError, match="A share needs"):
+        metrics.wilson(right, total)
+
+
+def test_a_confusion_matrix_has_the_true_motif_by_row():
+    table = metrics.confusion(["a", "a", "b"], ["b", "a", "b"], ["a", "b", "c"])
+    assert table.loc["a", "b"] == 1
+    assert table.loc["b", "a"] == 0
+    assert table.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    assert (table.index.name, table.columns.name) == ("true motif", "predicted motif")
+
+
+def test_a_report_by_motif():
+    table = metrics.report(["a", "a", "b"], ["b", "a", "b"], ["a", "b"])
+    assert list(table.index) == ["a", "b", "macro mean"]
+    assert table.loc["a"].to_dict() == pytest.approx(
+        {"precision": 1, "recall": 0.5, "f1": 2 / 3, "pictures": 2}
+    )
+    assert table.loc["b"].to_dict() == pytest.approx(
+        {"precision": 0.5, "recall": 1, "f1": 2 / 3, "pictures": 1}
+    )
+    assert table.loc["macro mean", "pictures"] == 3
+    assert table.loc["macro mean", "f1"] == pytest.approx(2 / 3)
+
+
+def runs_of(*rows: tuple[str, int, float]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``runs.csv`` and ``predictions.csv`` of runs (recipe, seed, accuracy) on 15 pictures."""
+    runs = pd.DataFrame(
+        [
+            {
+                "run": f"{recipe}-{seed}",
+                "recipe": recipe,
+                "epochs": 10,
+                "family": "ours",
+                "weights": "random",
+                "n_test": 15,
+                "accuracy": accuracy,
+                "f1_macro": accuracy / 2,
+                "nll": 1.0 + seed,
+                "brier": 0.5,
+                "train_seconds": 2.0 * seed,
+                "params": 7,
+            }
+            for recipe, seed, accuracy in rows
+        ]
+    )
+    predictions = pd.DataFrame({"run": [run for run in runs["run"] for _ in range(15)]})
+    return runs, predictions
+
+
+def test_a_summary_has_one_row_a_recipe_and_the_best_first():
+    runs, predictions = runs_of(
+        ("worse", 0, 6 / 15), ("better", 0, 12 / 15), ("better", 1, 14 / 15)
+    )
+    table = metrics.summarise(runs, predictions)
+    assert list(table["recipe"]) == ["better", "worse"]
+    better, worse = table.iloc[0], table.iloc[1]
+    assert better["runs"] == 2
+    assert better["accuracy"] == pytest.approx(13 / 15)
+    assert better["sd"] == pytest.approx(math.sqrt(2) / 15)
+    assert (better["min"], better["max"]) == pytest.approx((12 / 15, 14 / 15))
+    # two runs on the same 15 pictures are no 30 pictures
+    assert (better["lower"], better["upper"]) == pytest.approx((0.621, 0.963), abs=5e-4)
+    assert better["f1_macro"] == pytest.approx(13 / 30)
+    assert (better["nll"], better["train_seconds"]) == pytest.approx((1.5, 1.0))
+    assert math.isnan(worse["sd"])
+
+
+def test_other_epochs_are_another_row():
+    runs, predictions = runs_of(("toy", 0, 0.6), ("toy", 1, 0.8))
+    runs.loc[1, "epochs"] = 20
+    assert list(metrics.summarise(runs, predictions)["epochs"]) == [20, 10]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda runs, predictions: (runs, predictions[predictions["run"] != "toy-1"]), "toy-1"),
+        (lambda runs, predictions: (runs.iloc[:1], predictions), "toy-1"),
+        (lambda runs, predictions: (runs, predictions.iloc[:-1]), "number of rows"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_refused(spoil, named):
+    with pytest.raises(BatikError, match=f"do not belong together.*{named}"):
+        metrics.summarise(*spoil(*runs_of(("toy", 0, 0.6), ("toy", 1, 0.8))))
+
+
+def test_reproductions_stand_beside_the_published_values():
+    runs, _ = runs_of(("toy", 0, 13 / 15), ("toy", 1, 12 / 15), ("new", 0, 1.0))
+    table = metrics.reproduction(runs, {"missing": 0.5, "toy": 0.8667})
+    assert list(table["recipe"]) == ["toy"]
+    row = table.iloc[0]
+    assert row["mean"] == pytest.approx(12.5 / 15)
+    assert row["share_at_or_above"] == 0.5
+    assert (row["lower"], row["upper"]) == pytest.approx(metrics.wilson(25, 30))
+    assert metrics.reproduction(runs.iloc[:0], {"toy": 0.5}).empty

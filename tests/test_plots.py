@@ -1,0 +1,151 @@
+"""Figures say whose data they show, carry units, and survive a greyscale print."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib import pyplot as plt
+from PIL import Image
+
+from batik_utils import plots
+from batik_utils.data import Dataset
+
+CLASSES = ("betawi", "sidoluhur", "tambal")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    rows = []
+    for k, motif in enumerate(CLASSES):
+        (tmp_path / motif).mkdir()
+        for n in range(4):
+            Image.new("RGB", (40 + n, 30 + k), (80 * k, 90, 200 - 60 * k)).save(
+                tmp_path / motif / f"{n}.png"
+            )
+            rows.append((f"{motif}/{n}.png", motif, 100, "0", 40 + n, 30 + k, "PNG"))
+    columns = ["path", "motif", "size", "sha256", "width", "height", "format"]
+    manifest = pd.DataFrame(rows, columns=columns)
+    return Dataset(
+        "folder",
+        "folder-0",
+        "the title of the data",
+        tmp_path,
+        CLASSES,
+        manifest,
+        manifest[:0],
+        "0",
+    )
+
+
+@pytest.fixture
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (12, 3, 8, 8), dtype=np.uint8)
+
+
+@pytest.fixture
+def summary():
+    return pd.DataFrame(
+        {
+            "recipe": ["b", "a", "a"],
+            "epochs": [10, 10, 1],
+            "family": ["transfer", "scratch", "scratch"],
+            "accuracy": [0.8, 0.6, 0.4],
+            "lower": [0.5, 0.3, 0.2],
+            "upper": [0.95, 0.8, 0.7],
+            "min": [0.7, 0.5, 0.4],
+            "max": [0.9, 0.7, 0.4],
+            "n_test": [15, 15, 15],
+            "train_seconds": [3.0, 30.0, 3.0],
+        }
+    )
+
+
+def texts(figure):
+    found = [figure.get_suptitle()]
+    for axes in figure.axes:
+        found += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+        found += [t.get_text() for t in axes.get_yticklabels()]
+    return " ".join(found)
+
+
+def test_data_figures_name_their_source_and_units(dataset, pixels):
+    figures = {
+        "pictures": plots.class_counts(dataset),
+        "width (px)": plots.picture_sizes(dataset),
+        "Samples": plots.sample_sheet(dataset, per_motif=2, seed=1),
+        "0-255": plots.channel_intensity(pixels, dataset),
+        "channel value": plots.colour_histograms(pixels, dataset),
+    }
+    for unit, figure in figures.items():
+        assert "the title of the data" in texts(figure)
+        assert unit in texts(figure)
+
+
+def test_class_counts_differ_in_hatch_as_well_as_in_colour(dataset):
+    bars = plots.class_counts(dataset).axes[0].patches
+    assert [bar.get_height() for bar in bars] == [4, 4, 4]
+    assert len({bar.get_hatch() for bar in bars}) == 3
+
+
+def test_sample_sheet_depends_on_the_seed_only(dataset):
+    def shown(seed):
+        figure = plots.sample_sheet(dataset, per_motif=2, seed=seed)
+        return [axes.get_xlabel() for axes in figure.axes]
+
+    assert shown(1) == shown(1)
+    assert len({tuple(shown(seed)) for seed in range(6)}) > 1
+
+
+def test_histograms_are_shares_of_all_pixels(dataset, pixels):
+    figure = plots.colour_histograms(pixels, dataset, bins=16)
+    for line in figure.axes[0].lines:
+        assert line.get_ydata().sum() == pytest.approx(1)
+
+
+def test_learning_curves_draw_the_history(dataset):
+    history = pd.DataFrame(
+        {
+            "epoch": [1, 2],
+            "train_loss": [1.0, 0.5],
+            "train_accuracy": [0.4, 0.8],
+            "validation_loss": [1.1, 0.9],
+            "validation_accuracy": [0.3, 0.6],
+        }
+    )
+    figure = plots.learning_curves(history, "scratch1", dataset.title)
+    loss, accuracy = figure.axes
+    assert loss.lines[0].get_ydata().tolist() == [1.0, 0.5]
+    assert accuracy.lines[1].get_ydata().tolist() == [0.3, 0.6]
+    assert len({line.get_linestyle() for line in loss.lines}) == 2
+    assert "nats" in loss.get_ylabel()
+
+
+def test_confusion_matrix_carries_its_numbers(dataset):
+    counts = pd.DataFrame([[3, 1], [0, 4]], index=["a", "b"], columns=["a", "b"])
+    figure = plots.confusion_matrix(counts, "scratch1", dataset.title)
+    assert [t.get_text() for t in figure.axes[0].texts] == ["3", "1", "0", "4"]
+
+
+def test_accuracies_show_published_numbers_where_there_are_some(summary):
+    axes = plots.accuracies(summary, {"a": 0.75}, "data").axes[0]
+    diamonds = axes.lines[1]
+    assert np.isnan(diamonds.get_xdata()).tolist() == [False, False, True]
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a, 1 ep", "a, 10 ep", "b"]
+
+
+def test_repetitions_draw_every_run(summary):
+    runs = pd.concat([summary.iloc[[0]], summary.iloc[[0]], summary.iloc[[1]]])
+    axes = plots.repetitions(runs, {"a": 0.75}, "data").axes[0]
+    assert sum(len(c.get_offsets()) for c in axes.collections) == 3
+
+
+def test_cost_and_probabilities(summary):
+    assert "training time of one run (s)" in texts(plots.cost(summary, "data"))
+    bars = plots.probabilities([0.7, 0.2, 0.1], CLASSES, "answer").axes[0]
+    assert [t.get_text() for t in bars.texts] == ["70.0%", "20.0%", "10.0%"]
+
+
+def test_no_figure_stays_open(dataset, pixels, summary):
+    plots.class_counts(dataset)
+    plots.colour_histograms(pixels, dataset)
+    plots.cost(summary, "data")
+    assert plt.get_fignums() == []

@@ -1,0 +1,200 @@
+"""Every picture is in one subset, the same one every time."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from batik_utils import data, splits
+from batik_utils.errors import BatikError
+
+
+def dataset_of(counts: dict[str, int], folder: str = "batik-", digest: str = "") -> data.Dataset:
+    """A data set without files; splits look at its manifest alone."""
+    rows = [
+        {"path": f"{folder}{motif}/{n}.jpg", "motif": motif, "sha256": f"{motif}{n}"}
+        for motif, count in sorted(counts.items())
+        for n in range(1, count + 1)
+    ]
+    manifest = pd.DataFrame(rows, columns=list(data.MANIFEST_COLUMNS))
+    digest = digest or hashlib.sha256(str(counts).encode()).hexdigest()
+    return data.Dataset(
+        "folder", "test", "test", Path("/nowhere"), tuple(sorted(counts)), manifest, None, digest
+    )
+
+
+COURSE = dataset_of({"betawi": 50, "sidoluhur": 50, "tambal": 50})
+UNEVEN = dataset_of({"betawi": 100, "sidoluhur": 17, "tambal": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset"), [("course", COURSE), ("stratified-0", COURSE), ("stratified-7", UNEVEN)]
+)
+def test_a_split_is_complete_and_its_subsets_are_disjoint(name, dataset):
+    table = splits.make(name, dataset)
+    assert tuple(table.columns) == splits.COLUMNS
+    assert list(table["path"]) == list(dataset.manifest["path"])
+    assert list(table["motif"]) == list(dataset.manifest["motif"])
+    assert set(table["dataset"]) == {dataset.digest}
+    positions = [splits.indices(table, dataset, subset) for subset in splits.SUBSETS]
+    assert sorted(i for found in positions for i in found) == list(range(len(dataset.manifest)))
+    assert all(found == sorted(found) for found in positions)
+
+
+def test_the_course_split_goes_by_file_number():
+    table = splits.make("course", COURSE)
+    numbers = table["path"].str.extract(r"(\d+)\.jpg", expand=False).astype(int)
+    for motif in COURSE.classes:
+        for subset, wanted in (
+            ("train", range(1, 41)),
+            ("test", range(41, 46)),
+            ("validation", range(46, 51)),
+        ):
+            chosen = (table["motif"] == motif) & (table["subset"] == subset)
+            assert sorted(numbers[chosen]) == list(wanted)
+
+
+@pytest.mark.parametrize(
+    ("count", "shares"),
+    [(3, (1, 1, 1)), (10, (8, 1, 1)), (17, (13, 2, 2)), (50, (40, 5, 5)), (100, (80, 10, 10))],
+)
+def test_a_stratified_split_gives_each_motif_its_share(count, shares):
+    dataset = dataset_of({"betawi": count, "tambal": 20})
+    table = splits.make("stratified-3", dataset)
+    found = Counter(table.loc[table["motif"] == "betawi", "subset"])
+    assert tuple(found[subset] for subset in splits.SUBSETS) == shares
+    assert Counter(table.loc[table["motif"] == "tambal", "subset"])["train"] == 16
+
+
+def test_a_stratified_split_follows_its_seed_and_nothing_else():
+    first = splits.make("stratified-1", COURSE)
+    pd.testing.assert_frame_equal(first, splits.make("stratified-1", COURSE))
+    other = splits.make("stratified-2", COURSE)
+    assert not first["subset"].equals(other["subset"])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "random", "stratified", "stratified-", "stratified--1", "stratified-1.5", "Course"]
+)
+def test_an_unknown_split_is_refused(name):
+    with pytest.raises(BatikError, match="Unknown split"):
+        splits.make(name, COURSE)
+
+
+def test_too_few_pictures_are_refused():
+    with pytest.raises(BatikError, match=r"'tambal' has 2 usable pictures .* at least 3"):
+        splits.make("stratified-0", dataset_of({"betawi": 9, "tambal": 2}))
+    with pytest.raises(BatikError, match="no validation picture of motif 'tambal'"):
+        splits.make("course", dataset_of({"betawi": 50, "tambal": 45}))
+
+
+@pytest.mark.parametrize("name", ["front.jpg", "0.jpg", "51.jpg", "1a.jpg", "-1.jpg", "².jpg"])
+def test_the_course_split_needs_numbered_files(name):
+    dataset = dataset_of({"betawi": 50, "tambal": 50})
+    dataset.manifest.loc[3, "path"] = f"betawi/{name}"
+    with pytest.raises(BatikError, match=name):
+        splits.make("course", dataset)
+
+
+def test_a_saved_split_is_read_as_it_was(tmp_path):
+    path = tmp_path / "results" / "split.csv"
+    table = splits.make("stratified-0", UNEVEN)
+    splits.save(table, path)
+    pd.testing.assert_frame_equal(splits.read(path, UNEVEN), table)
+    assert [p.name for p in path.parent.iterdir()] == ["split.csv"]
+
+
+def test_a_saved_split_is_kept_rather_than_made_again(tmp_path):
+    path = tmp_path / "split.csv"
+    saved = splits.make("stratified-5", COURSE)
+    splits.save(saved, path)
+    assert splits.open_or_make("course", COURSE, path)["subset"].equals(saved["subset"])
+    made = splits.open_or_make("course", COURSE, tmp_path / "new.csv")
+    pd.testing.assert_frame_equal(splits.read(tmp_path / "new.csv", COURSE), made)
+
+
+def test_a_split_serves_the_same_pictures_in_folders_of_other_names(tmp_path):
+    splits.save(splits.make("stratified-0", UNEVEN), tmp_path / "split.csv")
+    respelt = dataset_of(
+        {"betawi": 100, "sidoluhur": 17, "tambal": 3}, folder="data/Batik ", digest=UNEVEN.digest
+    )
+    table = splits.read(tmp_path / "split.csv", respelt)
+    pd.testing.assert_frame_equal(table, splits.make("stratified-0", respelt))
+
+
+def test_a_split_of_other_pictures_is_refused(tmp_path):
+    splits.save(splits.make("course", COURSE), tmp_path / "split.csv")
+    other = dataset_of({"betawi": 50, "sidoluhur": 50, "tambal": 50}, digest="b" * 64)
+    with pytest.raises(BatikError, match="made for other pictures"):
+        splits.read(tmp_path / "split.csv", other)
+
+
+def test_a_missing_split_is_refused(tmp_path):
+    with pytest.raises(BatikError, match="No split at"):
+        splits.read(tmp_path / "split.csv", COURSE)
+
+
+def _without_a_row(lines: list[str]) -> list[str]:
+    return lines[:-1]
+
+
+def _with_a_row_twice(lines: list[str]) -> list[str]:
+    return [*lines, lines[-1]]
+
+
+def _with_another_subset(lines: list[str]) -> list[str]:
+    return [*lines[:-1], lines[-1].replace("validation", "holdout")]
+
+
+def _with_no_test_picture(lines: list[str]) -> list[str]:
+    return [line.replace(",test,", ",train,") for line in lines]
+
+
+def _with_another_column(lines: list[str]) -> list[str]:
+    return [lines[0].replace("subset", "part"), *lines[1:]]
+
+
+def _with_an_open_quote(lines: list[str]) -> list[str]:
+    return [*lines[:5], '"' + lines[5], *lines[6:]]
+
+
+def _with_the_header_alone(lines: list[str]) -> list[str]:
+    return lines[:1]
+
+
+def _empty(lines: list[str]) -> list[str]:
+    return []
+
+
+def _of_zeros(lines: list[str]) -> list[str]:
+    return ["\0" * 100]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _without_a_row,
+        _with_a_row_twice,
+        _with_another_subset,
+        _with_no_test_picture,
+        _with_another_column,
+        _with_an_open_quote,
+        _with_the_header_alone,
+        _empty,
+        _of_zeros,
+    ],
+)
+def test_a_damaged_split_is_refused_in_a_sentence(tmp_path, damage):
+    path = tmp_path / "split.csv"
+    splits.save(splits.make("course", COURSE), path)
+    path.write_text("".join(f"{line}\n" for line in damage(path.read_text().splitlines())))
+    with pytest.raises(BatikError, match=r"split\.csv"):
+        splits.read(path, COURSE)
+
+
+@pytest.mark.real
+def test_the_published_split_of_the_real_pictures(real_dataset):
+    table = splits.make("course", real_dataset)
+    assert Counter(table["subset"]) == {"train": 120, "test": 15, "validation": 15}
