@@ -73,8 +73,11 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from batik_utils import data, experiments
+    from batik_utils import data, engine, experiments, recipes
 
+    # a wrong word must not wait for the pictures to be read
+    recipes.select(options.recipes)
+    engine.choose_device(options.device)
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
     setup = experiments.prepare(
         dataset,

@@ -38,6 +38,7 @@ def rewritten(path: Path, **changes) -> Path:
 
 def test_there_and_back(saved, model, toy):
     loaded = checkpoints.load(saved)
+    assert not loaded.model.training
     pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     before = engine.predict(model, SETTINGS, pixels)
     assert np.array_equal(engine.predict(loaded.model, loaded.preprocessing, pixels), before)
@@ -46,7 +47,6 @@ def test_there_and_back(saved, model, toy):
     assert loaded.preprocessing == SETTINGS
     assert loaded.dataset == "d" * 64
     assert loaded.versions["torch"] == torch.__version__
-    assert not loaded.model.training
     assert checkpoints.load(str(saved)).recipe == toy
 
 

@@ -390,6 +390,17 @@ def test_auto_without_a_network(kaggle, few_synthetic, caplog):
     assert "Kaggle does not answer" in caplog.text
 
 
+def test_auto_does_not_ask_where_the_setting_says_offline(
+    kaggle, few_synthetic, caplog, monkeypatch
+):
+    monkeypatch.setenv("BATIK_OFFLINE", "1")
+    with answering(200) as url, caplog.at_level(logging.WARNING):
+        asked = kaggle(url)
+        assert load("auto").source == "synthetic"
+    assert asked == []
+    assert "SYNTHETIC" in caplog.text
+
+
 def test_synthetic_is_never_called_batik(few_synthetic, monkeypatch, picture_tree):
     monkeypatch.setenv("BATIK_DATA_DIR", str(picture_tree()))
     dataset = load("synthetic", limit=1)

@@ -138,6 +138,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped(kind):
     eight = np.arange(256, dtype=np.uint16).reshape(16, 16)
     opened = np.asarray(open_picture(encode(Image.fromarray(eight * 257), kind)))
     assert np.array_equal(opened, np.stack([eight] * 3, axis=2))
+    nearly_one = Image.fromarray(np.full((1, 1), 250, dtype=np.uint16))
+    assert open_picture(encode(nearly_one, kind)).getpixel((0, 0)) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])

@@ -135,7 +135,7 @@ def test_papermill_itself_stops_at_a_wrong_type(tmp_path):
 def test_wrong_settings_end_with_one_sentence_and_status_2(words, message, tmp_path):
     given = (*words, "--results", str(tmp_path))
     if words[0] == "train" and "--data" not in words:
-        given += ("--data", "synthetic", "--limit", "4")
+        given += ("--data", "synthetic", "--limit", "10")
     done = command("batik_utils", *given)
     assert done.returncode == 2, done.stderr
     assert message in done.stderr
