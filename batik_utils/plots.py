@@ -35,6 +35,7 @@ def class_counts(dataset: Dataset) -> Figure:
         bar.set_hatch(hatch)
     axes.bar_label(bars)
     axes.set_ylabel("pictures")
+    axes.margins(y=0.12)
     if len(counts) > 6:
         axes.tick_params(axis="x", rotation=60)
     return figure
