@@ -139,11 +139,11 @@ def describe_reproduction(reproduction: pd.DataFrame) -> str:
             f" `{row.recipe}`: published {row.published:.1%}, {side} all {row.runs} of ours "
             f"({row.min:.1%} to {row.max:.1%})."
         )
-    spread = (reproduction["max"] - reproduction["min"]).max()
-    between = reproduction["published"].max() - reproduction["published"].min()
+    spread = 100 * (reproduction["max"] - reproduction["min"]).max()
+    between = 100 * (reproduction["published"].max() - reproduction["published"].min())
     return text + (
-        f" Two runs of one recipe differ by up to {spread:.0%} points in accuracy, by luck alone; "
-        f"the published recipes above differ by {between:.0%}.".replace("% points", " points")
+        f" Two runs of one recipe differ by up to {spread:.0f} points in accuracy, by the luck of "
+        f"the seed alone; the published accuracies in the table differ by {between:.0f} points."
     )
 
 
@@ -166,8 +166,9 @@ def describe_differences(summary: pd.DataFrame) -> str:
     if apart.empty:
         return text + (
             f" The interval of every one of the other {len(others)} recipes overlaps with it: "
-            f"**this test cannot show that any recipe is better than another.** That is no proof "
-            f"that they are equal; it is too small a test."
+            f"**by this reading no recipe is shown to be better than another.** Overlap is no "
+            f"proof that they are equal: the test is too small to tell, and a paired comparison on "
+            f"more pictures could see more."
         )
     names = ", ".join(f"`{name}`" for name in apart["recipe"])
     return text + (

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, PercentFormatter
 from PIL import Image
 
 from batik_utils import pictures
@@ -313,7 +313,10 @@ def cost(summary: pd.DataFrame, data_title: str) -> Figure:
             fontsize=8,
         )
     axes.set(xscale="log", xlabel="training time of one run (s)", ylabel="mean test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.margins(x=0.2, y=0.15)
     axes.grid(alpha=0.3)
     axes.legend(title="family", loc="best")

@@ -1,7 +1,9 @@
 """Execute notebooks headless and render the report; a thin layer over papermill and nbconvert."""
 
+import itertools
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,13 +159,29 @@ def render(notebook: Path, html: Path) -> Path:
     )
     content = nbformat.read(notebook, as_version=4)
     # the Colab badge is an image of a foreign server, and set-up is of no use to a reader
-    content.cells = [c for c in content.cells if "not-in-report" not in c.metadata.get("tags", [])]
+    dropped = [c for c in content.cells if "not-in-report" in c.metadata.get("tags", [])]
+    content.cells = [c for c in content.cells if c not in dropped]
+    for cell in content.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("## Contents"):
+            cell.source = _without_links_to(dropped, cell.source)
     title = content.cells[0].source.splitlines()[0].lstrip("# ")
     body, _ = exporter.from_notebook_node(content, {"metadata": {"name": title}})
     partial = html.with_suffix(".partial")
     partial.write_text(body, encoding="utf-8")
     partial.replace(html)
     return html
+
+
+def _without_links_to(dropped: Sequence[nbformat.NotebookNode], contents: str) -> str:
+    """Return a numbered list of contents without the entries whose heading was dropped."""
+    gone = {line[3:] for cell in dropped for line in cell.source.splitlines() if line[:3] == "## "}
+    lines = [
+        line
+        for line in contents.splitlines()
+        if not ((entry := re.match(r"\d+\. \[(.+)\]\(#", line)) and entry[1] in gone)
+    ]
+    number = itertools.count(1)
+    return "\n".join(re.sub(r"^\d+\. \[", lambda _: f"{next(number)}. [", line) for line in lines)
 
 
 def report(

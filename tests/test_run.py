@@ -32,10 +32,12 @@ def small(tmp_path):
     """Return the path of a notebook with one parameter and one figure-free output."""
     parameters = nbformat.v4.new_code_cell("COUNT = 1")
     parameters.metadata["tags"] = ["parameters"]
-    hidden = nbformat.v4.new_markdown_cell("a badge")
+    contents = "## Contents\n\n1. [Set-up](#Set-up)\n2. [Result](#Result)"
+    hidden = nbformat.v4.new_markdown_cell("## Set-up\n\na badge")
     hidden.metadata["tags"] = ["not-in-report"]
     cells = [
         nbformat.v4.new_markdown_cell("# 99 · Small\n\nA *story*."),
+        nbformat.v4.new_markdown_cell(contents),
         hidden,
         parameters,
         nbformat.v4.new_code_cell("if COUNT > 2:\n    raise RuntimeError('too many')"),
@@ -94,6 +96,8 @@ def test_render_is_one_file_without_code_or_foreign_servers(small, tmp_path):
     assert "11" in html
     assert "COUNT" not in html
     assert "a badge" not in html
+    assert "Set-up" not in html
+    assert '<a href="#Result">Result</a>' in html
     assert not re.findall(r'(?:src|href)="https?://[^"]+"', html)
 
 
