@@ -267,12 +267,20 @@ def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFra
         setup: data set, split, device.
         names: see `recipes.select`.
         epochs: in place of the recipes' own, or 0.
+
+    Raises:
+        BatikError: none of them has a finished run.
     """
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
     order = {(recipe.name, recipe.epochs): k for k, recipe in enumerate(chosen)}
     runs, predictions = setup.store.read("runs"), setup.store.read("predictions")
     place = pd.Series(zip(runs["recipe"], runs["epochs"], strict=True), index=runs.index).map(order)
     runs = runs.assign(place=place).dropna(subset="place").sort_values(["place", "seed"])
+    if runs.empty:
+        raise BatikError(
+            f"No finished run of {names} in {setup.store.folder}: if their weights could not be "
+            f"had, not_run.csv there tells how to get them."
+        )
     runs = runs.drop(columns="place").reset_index(drop=True)
     return runs, predictions[predictions["run"].isin(runs["run"])].reset_index(drop=True)
 

@@ -11,9 +11,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torchinfo
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter
 from PIL import Image
+from torch import nn
 
 from batik_utils import pictures
 from batik_utils.data import Dataset
@@ -175,6 +177,45 @@ def picture_grid(pixels: np.ndarray, captions: Sequence[str], title: str) -> Fig
         axes.imshow(picture.transpose(1, 2, 0))
         axes.set_title(caption, fontsize=8)
     figure.suptitle(title, fontsize=11)
+    return _finished(figure)
+
+
+def architecture(model: nn.Module, input_size: int, title: str) -> Figure:
+    """Draw what becomes of a picture on its way through a network's layers.
+
+    Each box is the output of one layer that changes its shape: as high as the feature map's side,
+    as wide as its number of channels (logarithm), with the layer's number of parameters below.
+
+    Args:
+        model: a network of plain layers, e.g. a scratch network.
+        input_size: side of the square input (px).
+        title: above the drawing.
+    """
+    summary = torchinfo.summary(model, (1, 3, input_size, input_size), verbose=0)
+    layers = [layer for layer in summary.summary_list if layer.is_leaf_layer]
+    boxes = [("picture", [1, 3, input_size, input_size], 0)]
+    for layer in layers:
+        if layer.output_size != boxes[-1][1]:
+            boxes.append((layer.class_name, layer.output_size, layer.num_params))
+    figure, axes = plt.subplots(figsize=(1.25 * len(boxes) + 0.6, 3.6), layout="constrained")
+    left = 0.0
+    for name, shape, parameters in boxes:
+        # a vector is drawn as a thin, high line of units
+        height = shape[2] / input_size if len(shape) == 4 else 0.15 + 0.1 * np.log10(shape[1])
+        width = 0.16 * np.log2(shape[1]) if len(shape) == 4 else 0.12
+        hatch = "" if parameters else "///"
+        box = plt.Rectangle((left, -height / 2), width, height, hatch=hatch, edgecolor="black")
+        box.set_facecolor(_SHADES[2] if parameters else "white")
+        axes.add_patch(box)
+        size = "×".join(f"{n:,}" for n in shape[1:])
+        text = f"{name}\n{size}" + (f"\n{parameters:,}\nparameters" if parameters else "")
+        axes.text(left + width / 2, -0.56, text, ha="center", va="top", fontsize=8)
+        left += max(width, 0.5) + 0.75
+    axes.set(xlim=(-0.4, left - 0.4), ylim=(-1.0, 0.56))
+    axes.axis("off")
+    axes.set_title(
+        f"{title}\nfilled: layers that learn; height: side of the feature map", fontsize=10
+    )
     return _finished(figure)
 
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from batik_utils import colab
 from batik_utils.errors import BatikError
@@ -42,3 +44,26 @@ def test_requirements_state_floors_only():
             assert ">=" in line
             assert "==" not in line
             assert "<" not in line
+
+
+def test_the_set_up_cell_works_in_an_empty_colab(tmp_path, monkeypatch):
+    if not (PROJECT / ".git").exists():
+        pytest.skip("this copy of the project is no git checkout, so there is nothing to clone")
+    notebook = nbformat.read(PROJECT / "notebooks" / "01_exploration.ipynb", as_version=4)
+    set_up = next(c.source for c in notebook.cells if "IS_COLAB =" in c.source)
+    fake = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
+    check = "import batik_utils\nprint(IS_COLAB, Path(batik_utils.__file__).parents[1].name)"
+    cells = [nbformat.v4.new_code_cell(source) for source in (fake, set_up, check)]
+    # git fetches the published address from this checkout instead of the network
+    address = set_up.split("--depth 1 ")[1].split()[0]
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{PROJECT}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    client = NotebookClient(
+        nbformat.v4.new_notebook(cells=cells),
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    done = client.execute()
+    assert "True batik-image-classification" in done.cells[-1].outputs[0]["text"]

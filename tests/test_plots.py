@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
+from torch import nn
 
 from batik_utils import plots
 from batik_utils.data import Dataset
@@ -149,3 +150,18 @@ def test_no_figure_stays_open(dataset, pixels, summary):
     plots.colour_histograms(pixels, dataset)
     plots.cost(summary, "data")
     assert plt.get_fignums() == []
+
+
+def test_architecture_draws_each_change_of_shape_with_its_parameters():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(64, 2)
+    )
+    axes = plots.architecture(network, 8, "toy").axes[0]
+    assert [t.get_text().splitlines()[:2] for t in axes.texts] == [
+        ["picture", "3×8×8"],
+        ["Conv2d", "4×8×8"],
+        ["MaxPool2d", "4×4×4"],
+        ["Flatten", "64"],
+        ["Linear", "2"],
+    ]
+    assert "130\nparameters" in axes.texts[-1].get_text()
