@@ -151,7 +151,7 @@ def load(path: Path) -> Checkpoint:
     known = {f.name for f in fields(Recipe)}
     if set(content["recipe"]) != known:
         raise CheckpointError(
-            f"{path} was saved by another version of the recipe table: train it again."
+            f"{path} was saved by another version of the recipe table: remove it and train again."
         )
     recipe = Recipe(**content["recipe"])
     try:

@@ -141,7 +141,7 @@ def run_name(recipe: Recipe, seed: int, fold: int = 0) -> str:
 
 
 def train(
-    setup: Setup, recipe: Recipe, seed: int, *, progress: bool = True
+    setup: Setup, recipe: Recipe, seed: int, *, record: bool = True, progress: bool = True
 ) -> tuple[models.Classifier, pd.DataFrame]:
     """Train one run, score it once on the test pictures and write it down.
 
@@ -149,6 +149,7 @@ def train(
         setup: data set, split, device.
         recipe: what to train.
         seed: initial weights, order of pictures, augmentation, dropout.
+        record: False leaves the result files as they are.
         progress: show a bar over epochs.
 
     Returns:
@@ -170,6 +171,8 @@ def train(
         clock = time.perf_counter()
         history = _fit_stages(setup, recipe, model, generator, progress)
         seconds = engine.seconds_since(clock)
+    if not record:
+        return model, history
     probabilities = engine.predict(model, preprocessing, test.pixels, precision=setup.precision)
     test_rows = splits.indices(setup.split, dataset, "test")
     predictions = pd.DataFrame(
@@ -310,7 +313,8 @@ def train_or_load(
     if finished and path.exists():
         log.info("Reusing %s", path)
     else:
-        model, _ = train(setup, recipe, seed)
+        # a finished run keeps its row: the network alone is missing
+        model, _ = train(setup, recipe, seed, record=not finished)
         checkpoints.save(
             path,
             model,

@@ -289,3 +289,13 @@ def test_a_network_of_other_pictures_is_refused(setup, toy):
     checkpoints.save(path, saved.model, toy, saved.classes, saved.preprocessing, "e" * 64)
     with pytest.raises(BatikError, match="trained on other pictures"):
         experiments.train_or_load(setup, "toy")
+
+
+def test_a_finished_run_keeps_its_rows_when_only_its_network_is_missing(setup):
+    experiments.train_or_load(setup, "toy")
+    files = {path: path.read_text() for path in setup.store.folder.glob("*.csv")}
+    path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
+    path.unlink()
+    experiments.train_or_load(setup, "toy")
+    assert path.is_file()
+    assert files == {path: path.read_text() for path in setup.store.folder.glob("*.csv")}
