@@ -9,10 +9,8 @@ Introduced in notebook 01, section "Opening messy files".
 """
 
 import io
-import struct
 import threading
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -133,25 +131,8 @@ def _decode(
         raise PictureError(f"too many pixels: {error}") from error
     except PictureError:
         raise
-    # Pillow's decoders meet damaged files with many exception types; each means the same here
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        IndexError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        OverflowError,
-        NotImplementedError,
-        MemoryError,
-        ArithmeticError,
-        AssertionError,
-        RuntimeError,
-        struct.error,
-        zlib.error,
-    ) as error:
+    # Pillow's decoders meet damaged files with exceptions of any type; each means the same here
+    except Exception as error:
         raise PictureError(f"damaged or truncated: {error}") from error
 
 
@@ -170,7 +151,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     # ImageOps.exif_transpose also writes the EXIF anew, and fails where that is damaged
     try:
         turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
-    except (SyntaxError, OSError, ValueError, TypeError, LookupError, struct.error):
+    except Exception:  # noqa: BLE001  damaged EXIF of any kind: then there is no orientation to know
         return picture
     return picture if turn is None else picture.transpose(turn)
 
