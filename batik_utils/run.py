@@ -14,6 +14,7 @@ from traitlets.config import Config
 
 from batik_utils import data, experiments, parameters
 from batik_utils.errors import BatikError
+from batik_utils.results import Store
 
 log = logging.getLogger(__name__)
 
@@ -223,5 +224,9 @@ def report(
         given |= {"DATA": dataset.source}
     given |= {"RESULTS": results, "DATASET": dataset.name}
     folder = experiments.results_root(results) / dataset.name
+    store = Store(folder / given.get("SPLIT", "course"))
+    before = set(store.read("runs")["run"])
     copies = execute(notebooks, given, folder / "notebooks", progress=progress)
+    now = len(set(store.read("runs")["run"]) - before)
+    log.info("%d runs trained now; %d were there already and are reused", now, len(before))
     return render(copies[-1], folder / "report.html")

@@ -158,3 +158,22 @@ def test_a_comparison_of_results_that_are_not_there_says_what_to_run(tmp_path):
     )
     assert done.returncode == 1
     assert "run notebooks 02 and 03" in done.stderr
+
+
+@pytest.mark.notebooks
+def test_report_on_little_synthetic_cloth_and_a_second_call_that_trains_nothing(tmp_path):
+    words = ("batik_utils", "report", "--data", "synthetic", "--smoke", "--results", str(tmp_path))
+    # the smallest network alone: this shows the path, not the models
+    given = ("-p", "RECIPES", "efficientnet_lite0")
+    first = command(*words, *given)
+    assert first.returncode == 0, first.stderr[-2000:]
+    folder = tmp_path / "synthetic-limit10"
+    assert first.stdout.strip() == str(folder / "report.html")
+    html = (folder / "report.html").read_text()
+    assert "SYNTHETIC cloth, not batik" in html
+    runs = (folder / "course" / "runs.csv").read_text()
+    assert "0 were there already" in first.stderr
+    second = command(*words, *given)
+    assert second.returncode == 0, second.stderr[-2000:]
+    assert "0 runs trained now" in second.stderr
+    assert (folder / "course" / "runs.csv").read_text() == runs
