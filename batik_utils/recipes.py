@@ -33,9 +33,14 @@ class Recipe:
         dropout: dropout probability where the architecture or head places it.
         epochs: passes over the training pictures; the last epoch is scored.
         batch_size: pictures a step.
-        learning_rate: of Adam, constant.
+        learning_rate: of Adam; the peak where a schedule changes it.
         weight_decay: of Adam (L2).
         flip: probability of a left-right mirror in training.
+        augment: strength of the other changes in training, 0 (none) to 1; see
+            `transforms.TrainPreset`.
+        schedule: key of ``engine.SCHEDULES``: ``constant``, or ``cosine`` after a short warm-up.
+        label_smoothing: share of each label that is spread evenly over the motifs.
+        size: side (px) of the input in place of what the weights expect; 0 for that.
         fine_tune_size: side (px) of the pictures in a second stage, see `models.stages`.
         fine_tune_epochs: passes of that second stage; 0 for none.
         published: test accuracy in the published project, or None.
@@ -54,6 +59,10 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     flip: float = 0.5
+    augment: float = 0.0
+    schedule: str = "constant"
+    label_smoothing: float = 0.0
+    size: int = 0
     fine_tune_size: int = 0
     fine_tune_epochs: int = 0
     published: float | None = None
