@@ -340,9 +340,10 @@ def search_history(trials: pd.DataFrame, recipe: str, data_title: str) -> Figure
     )
     # a training that went astray would flatten all the others
     top = trials["value"].quantile(0.9) * 1.15
-    axes.set(xlabel="trial", ylabel="cross-validated log-loss (nats)")
-    if len(complete):
-        axes.set_ylim(complete["value"].min() * 0.93, max(top, complete["value"].min() * 1.1))
+    above = int((trials["value"] > top).sum())
+    axes.set_ylim(trials["value"].min() * 0.95, top)
+    axes.set(xlabel="trial" + (f" ({above} more above the frame)" if above else ""))
+    axes.set_ylabel("cross-validated log-loss (nats)")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -22,7 +22,6 @@ Introduced in notebook 02, section "The search".
 import json
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -220,6 +219,7 @@ def importances(table: pd.DataFrame) -> pd.Series:
         )
         for name in PARAMETERS
     }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     for row in complete.to_dict("records"):
         values = {name: float(row[name]) for name in PARAMETERS}
@@ -345,7 +345,7 @@ def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
 
 def _run(
     study: optuna.Study,
-    objective: Callable[[optuna.Trial], float],
+    objective: _Objective,
     trials: int,
     seed: int,
     csv: Path,

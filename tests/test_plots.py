@@ -168,6 +168,9 @@ def test_a_search_is_drawn_whole_and_with_its_source(trials):
     assert sum(len(c.get_offsets()) for c in history.axes[0].collections) == 4
     assert history.axes[0].lines[0].get_ydata().tolist() == [0.9, 0.7, 0.7]
     assert "nats" in texts(history)
+    assert "more above the frame" not in texts(history)
+    astray = trials.assign(value=[0.9, 0.7, 1.0, 9.0])
+    assert "(1 more above" in texts(plots.search_history(astray, "scratch1", "data"))
     lines = [line for line in parallel.axes[0].lines if len(line.get_xdata()) == 4]
     # the last one drawn is the best: a log-loss at the bottom, in black
     assert [line.get_ydata()[-1] for line in lines] == pytest.approx([1, 0.5, 0])
