@@ -93,6 +93,28 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from batik_utils import data, engine, experiments, recipes, tuning
+
+    recipes.get(options.recipe)
+    engine.choose_device(options.device)
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    setup = experiments.prepare(
+        dataset,
+        options.grid,
+        results=options.results,
+        device=options.device,
+        precision=options.precision,
+        weights_directory=options.weights,
+    )
+    table = tuning.search(
+        setup, options.recipe, options.trials, folds=options.folds, seed=options.seed
+    )
+    _say(tuning.summary(table))
+    _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -148,21 +170,35 @@ def _parser() -> argparse.ArgumentParser:
     add_data(command)
     add_parameters(command)
 
+    def add_training(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--grid", default="course", help="split: course, or stratified-<seed> (default: course)"
+        )
+        command.add_argument(
+            "--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'"
+        )
+        command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+        command.add_argument("--precision", default="float32", help="float32 or bfloat16")
+        command.add_argument("--weights", default="", help="folder of pretrained weights")
+        add_data(command)
+
     command = add("train", _train, "Train the missing runs of a grid of recipes and seeds.")
-    command.add_argument(
-        "--grid", default="course", help="split: course, or stratified-<seed> (default: course)"
-    )
     command.add_argument(
         "--recipes", default="all", help="recipes or families, comma separated (default: all)"
     )
     command.add_argument("--seeds", type=int, default=3, help="seeds a recipe (default: 3)")
     command.add_argument("--epochs", type=int, default=0, help="0: as each recipe says (default)")
-    command.add_argument("--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'")
-    command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    command.add_argument("--precision", default="float32", help="float32 or bfloat16")
-    command.add_argument("--weights", default="", help="folder of pretrained weights")
-    add_data(command)
+    add_training(command)
+
+    command = add("tune", _tune, "Search a recipe's settings on the training pictures alone.")
+    command.add_argument("--recipe", required=True, help="recipe to start from")
+    command.add_argument(
+        "--trials", type=int, default=30, help="finished trials there should be (default: 30)"
+    )
+    command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
+    command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
+    add_training(command)
     return parser
 
 

@@ -4,6 +4,7 @@ Introduced in notebook 02, section "Training".
 """
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -23,6 +24,10 @@ from batik_utils.transforms import EvalPreset, TrainPreset
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bfloat16")
+#: Views that are drawn of each picture when a fixed backbone runs on augmented pictures.
+AUGMENTED_VIEWS = 8
+#: Share of the steps in which the schedule ``cosine`` warms up.
+WARM_UP = 0.1
 HISTORY_COLUMNS = (
     "epoch",
     "train_loss",
@@ -30,6 +35,10 @@ HISTORY_COLUMNS = (
     "validation_loss",
     "validation_accuracy",
 )
+
+
+class Diverged(BatikError):
+    """A training whose loss is no longer a number."""
 
 
 class Examples(NamedTuple):
@@ -81,12 +90,13 @@ def fit(
     recipe: Recipe,
     preprocessing: Preprocessing,
     train: Examples,
-    validation: Examples,
+    validation: Examples | None,
     *,
     generator: torch.Generator,
     precision: str = "float32",
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
+    views: Tensor | None = None,
 ) -> pd.DataFrame:
     """Train a network in place.
 
@@ -95,23 +105,35 @@ def fit(
         recipe: epochs, batch size, learning rate and so on.
         preprocessing: what the network expects.
         train: pictures to learn from, on the CPU.
-        validation: pictures to watch; nothing is chosen by them.
+        validation: pictures to watch; nothing is chosen by them. None for none: the history's
+            validation columns are empty then.
         generator: order of pictures and augmentation; initial weights and dropout follow torch's
             global state (see `seeded`).
         precision: ``float32``, or ``bfloat16`` for mixed precision (weights stay float32).
         progress: show a bar over epochs with loss and validation accuracy.
         on_epoch: called with each history row, e.g. to stop a search early by raising.
+        views: `views_of` the training pictures, where they are at hand already.
 
     Returns:
         History, one row an epoch, with ``HISTORY_COLUMNS``; losses are mean cross-entropy (nats)
         over pictures, accuracies are shares of pictures. Training figures are gathered while the
-        weights change, with dropout and augmentation on.
+        weights change, with dropout, augmentation and label smoothing on.
 
     Raises:
-        BatikError: no training pictures, or the loss is no longer a number.
+        Diverged: the loss is no longer a number.
+        BatikError: no training pictures, or a setting of the recipe is wrong.
     """
-    if not len(train.pixels) or not len(validation.pixels):
+    if not len(train.pixels) or (validation is not None and not len(validation.pixels)):
         raise BatikError("Training needs at least one training and one validation picture.")
+    if recipe.schedule not in SCHEDULES:
+        raise BatikError(
+            f"Unknown schedule '{recipe.schedule}' in recipe '{recipe.name}': use one of "
+            f"{', '.join(SCHEDULES)}."
+        )
+    if not 0 <= recipe.label_smoothing < 1:
+        raise BatikError(
+            f"The label smoothing must be at least 0 and below 1, not {recipe.label_smoothing}."
+        )
     last_batch = len(train.pixels) % recipe.batch_size or recipe.batch_size
     if last_batch == 1 and _has_batch_norm(model.head):
         raise BatikError(
@@ -126,10 +148,13 @@ def fit(
         trained, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=device.type != "mps"
     )
     if model.frozen == "backbone":
-        forward, batches = _from_features(model, preprocessing, train, recipe, precision, generator)
+        if views is None:
+            views = views_of(model, preprocessing, train.pixels, recipe, generator, precision)
+        forward, batches = model.head, _from_views(views, train.labels, recipe, generator)
     else:
         forward, batches = model, _from_pixels(preprocessing, train, recipe, generator, device)
     rows = []
+    step, n_steps = 0, recipe.epochs * math.ceil(len(train.labels) / recipe.batch_size)
     bar = tqdm(
         range(1, recipe.epochs + 1),
         desc=recipe.name,
@@ -141,18 +166,24 @@ def fit(
         model.train()
         loss_sum = right = 0.0
         for inputs, labels in batches():
+            for group in optimiser.param_groups:
+                group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](step / n_steps)
+            step += 1
             optimiser.zero_grad()
             with _autocast(device, precision):
                 logits = forward(inputs)
-            loss = functional.cross_entropy(logits.float(), labels)
+            loss = functional.cross_entropy(
+                logits.float(), labels, label_smoothing=recipe.label_smoothing
+            )
             loss.backward()
             optimiser.step()
             loss_sum += loss.item() * len(labels)
             right += (logits.argmax(1) == labels).sum().item()
         watched = _validate(model, preprocessing, validation, precision)
         # the last step of an epoch shows only in the validation
-        if not np.isfinite(loss_sum + watched["validation_loss"]):
-            raise BatikError(
+        losses = [loss_sum] if validation is None else [loss_sum, watched["validation_loss"]]
+        if not np.isfinite(losses).all():
+            raise Diverged(
                 f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
                 f"number): use a smaller learning rate than {recipe.learning_rate}, or precision "
                 f"'float32'."
@@ -204,9 +235,100 @@ def predict(
     return torch.cat(parts).numpy()
 
 
+def features(
+    model: Classifier,
+    preprocessing: Preprocessing,
+    pixels: Tensor,
+    *,
+    precision: str = "float32",
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return the backbone's features in evaluation mode.
+
+    Args:
+        model: the network.
+        preprocessing: what the network expects.
+        pixels: uint8 tensor (N, 3, S, S).
+        precision: as in `fit`.
+        prepare: in place of `EvalPreset`: a batch of pixels to the network's input.
+
+    Returns:
+        float32 tensor (N, F), on the network's device.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    prepare = prepare or EvalPreset(preprocessing)
+    parts = []
+    for batch in pixels.split(64):
+        with torch.no_grad(), _autocast(device, precision):
+            parts.append(model.features(prepare(batch.to(device))).float())
+    return torch.cat(parts)
+
+
+def views_of(
+    model: Classifier,
+    preprocessing: Preprocessing,
+    pixels: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    precision: str = "float32",
+) -> Tensor:
+    """Run a fixed backbone once on every view of each picture that its head will learn from.
+
+    Without augmentation these are the picture and its mirror image, so that the head learns
+    exactly what it would learn from pixels. With augmentation there are ``AUGMENTED_VIEWS`` views,
+    drawn beforehand: fewer than fresh ones in every epoch would be, at a fraction of the cost.
+
+    Args:
+        model: network with ``frozen="backbone"``.
+        preprocessing: what the network expects.
+        pixels: uint8 tensor (N, 3, S, S).
+        recipe: gives ``flip`` and ``augment``.
+        generator: what the views are drawn by.
+        precision: as in `fit`.
+
+    Returns:
+        float32 tensor (V, N, F), on the network's device.
+    """
+    if not recipe.augment:
+        both = (pixels, pixels.flip(-1))
+        return torch.stack([features(model, preprocessing, p, precision=precision) for p in both])
+    augment = TrainPreset(preprocessing, recipe.flip, recipe.augment)
+    return torch.stack(
+        [
+            features(
+                model,
+                preprocessing,
+                pixels,
+                precision=precision,
+                prepare=lambda batch: augment(batch, generator),
+            )
+            for _ in range(AUGMENTED_VIEWS)
+        ]
+    )
+
+
 def seconds_since(start: float) -> float:
     """Return the seconds since a `time.perf_counter` reading, to a millisecond."""
     return round(time.perf_counter() - start, 3)
+
+
+def _cosine(progress: float) -> float:
+    """Rise in a straight line, then fall to 0 along half a cosine.
+
+    Sources: Loshchilov and Hutter, SGDR, 2017 (https://arxiv.org/abs/1608.03983); Goyal et al.,
+    2017 (https://arxiv.org/abs/1706.02677) for the warm-up.
+    """
+    if progress < WARM_UP:
+        return 0.1 + 0.9 * progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+#: From the share of the steps that are done, 0 to below 1, to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": _cosine,
+}
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -216,8 +338,10 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def _validate(
-    model: Classifier, preprocessing: Preprocessing, validation: Examples, precision: str
+    model: Classifier, preprocessing: Preprocessing, validation: Examples | None, precision: str
 ) -> dict[str, float]:
+    if validation is None:
+        return {"validation_loss": math.nan, "validation_accuracy": math.nan}
     probabilities = torch.from_numpy(
         predict(model, preprocessing, validation.pixels, precision=precision)
     )
@@ -235,7 +359,7 @@ def _from_pixels(
     generator: torch.Generator,
     device: torch.device,
 ) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    augment = TrainPreset(preprocessing, recipe.flip)
+    augment = TrainPreset(preprocessing, recipe.flip, recipe.augment)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(train.labels), generator=generator)
@@ -246,38 +370,22 @@ def _from_pixels(
     return batches
 
 
-def _from_features(
-    model: Classifier,
-    preprocessing: Preprocessing,
-    train: Examples,
-    recipe: Recipe,
-    precision: str,
-    generator: torch.Generator,
-) -> tuple[Callable[[Tensor], Tensor], Callable[[], Iterator[tuple[Tensor, Tensor]]]]:
-    """Run a fixed backbone once on each picture and its mirror image; only the head is trained.
-
-    The random numbers are drawn as in `_from_pixels`, so both ways learn from the same views.
-    """
-    device = next(model.parameters()).device
-    prepare = EvalPreset(preprocessing)
-    model.eval()
-
-    def features_of(pixels: Tensor) -> Tensor:
-        parts = []
-        for batch in pixels.split(64):
-            with _autocast(device, precision):
-                parts.append(model.features(prepare(batch.to(device))).float())
-        return torch.cat(parts)
-
-    views = torch.stack([features_of(train.pixels), features_of(train.pixels.flip(-1))])
+def _from_views(
+    views: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
+) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
+    """Serve one view of each picture an epoch; without augmentation as `_from_pixels` draws it."""
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(train.labels), generator=generator)
+        order = torch.randperm(len(labels), generator=generator)
         for chosen in order.split(recipe.batch_size):
-            mirrored = (torch.rand(len(chosen), generator=generator) < recipe.flip).long()
-            yield views[mirrored.to(device), chosen.to(device)], train.labels[chosen].to(device)
+            if recipe.augment:
+                view = torch.randint(len(views), (len(chosen),), generator=generator)
+            else:
+                view = (torch.rand(len(chosen), generator=generator) < recipe.flip).long()
+            chosen = chosen.to(views.device)
+            yield views[view.to(views.device), chosen], labels.to(views.device)[chosen]
 
-    return model.head, batches
+    return batches
 
 
 def _has_batch_norm(module: nn.Module) -> bool:

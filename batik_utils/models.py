@@ -136,6 +136,8 @@ def stages(recipe: Recipe) -> list[tuple[Recipe, Preprocessing]]:
     """
     # the published 224 px ImageNet one without any weights
     expected = pretrained.WEIGHTS[recipe.weights].preprocessing if recipe.weights else IMAGENET
+    if recipe.size:
+        expected = replace(expected, size=recipe.size)
     first = (replace(recipe, fine_tune_size=0, fine_tune_epochs=0), expected)
     if not recipe.fine_tune_epochs:
         return [first]
@@ -283,6 +285,7 @@ ARCHITECTURES: dict[str, Callable[[Recipe], Parts]] = {
     "scratch1": scratch.scratch1,
     "scratch2": scratch.scratch2,
     "scratch3": scratch.scratch3,
+    "scratch_ours": scratch.scratch_ours,
     "mobilenet_v2": _torchvision("mobilenet_v2", 1280),
     "efficientnet_b0": _efficientnet_pytorch("efficientnet-b0", 1280),
     "efficientnet_b2": _efficientnet_pytorch("efficientnet-b2", 1408),

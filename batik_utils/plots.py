@@ -364,6 +364,96 @@ def cost(summary: pd.DataFrame, data_title: str) -> Figure:
     return figure
 
 
+def search_history(trials: pd.DataFrame, recipe: str, data_title: str) -> Figure:
+    """Draw the loss of every trial of a search, and the best so far.
+
+    Args:
+        trials: see `tuning.read`.
+        recipe: what the search started from.
+        data_title: title of the data set.
+    """
+    figure, axes = _axes(data_title, f"Search from {recipe}: every trial", width=8)
+    kinds = (("COMPLETE", "complete", "o", _SHADES[1]), ("PRUNED", "pruned", "x", "black"))
+    for state, label, marker, colour in kinds:
+        rows = trials[trials["state"] == state]
+        edge = {"edgecolors": "black"} if marker == "o" else {}
+        axes.scatter(rows["number"], rows["value"], marker=marker, c=colour, label=label, **edge)
+    complete = trials[trials["state"] == "COMPLETE"]
+    axes.step(
+        complete["number"], complete["value"].cummin(), where="post", color="black", label="best"
+    )
+    # a training that went astray would flatten all the others
+    top = trials["value"].quantile(0.9) * 1.15
+    above = int((trials["value"] > top).sum())
+    axes.set_ylim(trials["value"].min() * 0.95, top)
+    axes.set(xlabel="trial" + (f" ({above} more above the frame)" if above else ""))
+    axes.set_ylabel("cross-validated log-loss (nats)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def search_importance(shares: pd.Series, recipe: str, data_title: str) -> Figure:
+    """Draw how much of the spread of the losses each setting explains.
+
+    Args:
+        shares: see `tuning.importances`.
+        recipe: what the search started from.
+        data_title: title of the data set.
+    """
+    figure, axes = _axes(data_title, f"Search from {recipe}: what mattered", height=3.2)
+    bars = axes.barh(_spoken(shares.index), shares, color=_SHADES[1], edgecolor="black")
+    axes.bar_label(bars, labels=[f"{share:.0%}" for share in shares], padding=3)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1.1), xlabel="share of the explained spread of the loss (fANOVA)")
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    return figure
+
+
+def search_parallel(
+    trials: pd.DataFrame, parameters: Sequence[str], recipe: str, data_title: str
+) -> Figure:
+    """Draw each complete trial as a line through its settings; dark and thick is good.
+
+    Args:
+        trials: see `tuning.read`.
+        parameters: columns to draw; learning rate and weight decay get logarithmic axes.
+        recipe: what the search started from.
+        data_title: title of the data set.
+    """
+    figure, axes = _axes(
+        data_title, f"Search from {recipe}: complete trials, the better the darker", width=9
+    )
+    rows = trials[trials["state"] == "COMPLETE"].sort_values("value", ascending=False)
+    columns = [*parameters, "value"]
+    heights = {}
+    for k, name in enumerate(columns):
+        logarithmic = name in ("learning_rate", "weight_decay")
+        values = np.log10(rows[name]) if logarithmic else rows[name]
+        low, high = values.min(), values.max()
+        heights[name] = (values - low) / (high - low) if high > low else values * 0 + 0.5
+        axes.axvline(k, color="black", linewidth=0.8)
+        for value, y, side in ((low, -0.03, "top"), (high, 1.03, "bottom")):
+            shown = 10**value if logarithmic else value
+            axes.text(k, y, f"{shown:.3g}", ha="center", va=side, fontsize=8)
+    lines = pd.DataFrame(heights).to_numpy()
+    for rank, line in enumerate(lines, start=1):
+        good = rank / len(lines)
+        axes.plot(line, color=str(0.85 * (1 - good)), linewidth=0.6 + 1.4 * good, zorder=rank)
+    labels = [*_spoken(parameters), "log-loss (nats)"]
+    axes.set_xticks(range(len(columns)), labels)
+    axes.tick_params(axis="x", pad=14, length=0)
+    axes.set(yticks=[], ylim=(-0.02, 1.02))
+    axes.set_title(axes.get_title(), pad=18, fontsize=11)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def _spoken(names: Sequence[str]) -> list[str]:
+    return [{"augment": "augmentation"}.get(name, name.replace("_", " ")) for name in names]
+
+
 def probabilities(values: Sequence[float], classes: Sequence[str], title: str) -> Figure:
     """Draw the class probabilities of one picture as bars."""
     figure, axes = _axes("", title, width=6, height=0.45 * len(classes) + 1.4)

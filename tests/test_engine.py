@@ -231,6 +231,97 @@ def test_features_computed_once_train_the_same_head_as_pixels_do(parts):
     np.testing.assert_allclose(fast_history, slow_history, atol=1e-5)
 
 
+def test_a_head_learns_from_views_that_were_drawn_beforehand():
+    recipe = replace(RECIPE, augment=0.5)
+    with engine.seeded(0) as generator:
+        model = network("backbone")
+        views = engine.views_of(model, SETTINGS, TRAIN.pixels, recipe, generator)
+    assert views.shape == (engine.AUGMENTED_VIEWS, 26, 16)
+    assert len({view.numpy().tobytes() for view in views}) == engine.AUGMENTED_VIEWS
+    one, _ = train(recipe=recipe, make=lambda: network("backbone"))
+    two, _ = train(recipe=recipe, make=lambda: network("backbone"))
+    plain, _ = train(make=lambda: network("backbone"))
+    assert same(one, two)
+    assert not same(one.head, plain.head)
+    with engine.seeded(0) as generator:
+        given = network("backbone")
+        views = engine.views_of(given, SETTINGS, TRAIN.pixels, recipe, generator)
+        arguments = {"generator": generator, "progress": False, "views": views}
+        engine.fit(given, recipe, SETTINGS, TRAIN, VALIDATION, **arguments)
+    assert same(given, one)
+
+
+def test_views_without_augmentation_are_the_picture_and_its_mirror_image():
+    with engine.seeded(0) as generator:
+        model = network("backbone")
+        before = generator.get_state()
+        views = engine.views_of(model, SETTINGS, TRAIN.pixels, RECIPE, generator)
+    assert torch.equal(generator.get_state(), before)
+    for view, pixels in zip(views, (TRAIN.pixels, TRAIN.pixels.flip(-1)), strict=True):
+        assert torch.equal(view, engine.features(model, SETTINGS, pixels))
+
+
+# --- augmentation, schedule, smoothing --------------------------------------------------------
+
+
+def rates(monkeypatch, **change) -> list[float]:
+    """Return the learning rate of every step."""
+    seen = []
+    step = torch.optim.Adam.step
+
+    def spy(self, *arguments, **settings):
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **settings)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    train(recipe=replace(RECIPE, **change))
+    return seen
+
+
+def test_a_constant_rate_is_the_recipes_own(monkeypatch):
+    assert rates(monkeypatch) == [0.01] * 12
+
+
+def test_the_cosine_schedule_warms_up_peaks_and_ends_near_0(monkeypatch):
+    found = rates(monkeypatch, schedule="cosine", epochs=10)
+    assert len(found) == 40
+    assert found[0] == pytest.approx(0.001)
+    assert found[2] == pytest.approx(0.0055)
+    assert found[4] == max(found) == pytest.approx(0.01)
+    assert found[22] == pytest.approx(0.005)  # half of the way down
+    assert found[4:] == sorted(found[4:], reverse=True)
+    assert 0 < found[-1] < 1e-4
+
+
+def test_augmentation_schedule_and_smoothing_reach_the_training():
+    changes = ({}, {"augment": 0.5}, {"schedule": "cosine"}, {"label_smoothing": 0.2})
+    networks = [train(recipe=replace(RECIPE, **change))[0] for change in changes]
+    assert not any(same(networks[0], other) for other in networks[1:])
+
+
+def test_without_validation_pictures_the_history_leaves_them_out():
+    one, history = train(validation=None)
+    assert history[["validation_loss", "validation_accuracy"]].isna().all(axis=None)
+    assert history[["train_loss", "train_accuracy"]].notna().all(axis=None)
+    assert same(one, train()[0])
+    with pytest.raises(engine.Diverged):
+        train(recipe=replace(RECIPE, learning_rate=1e30), validation=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schedule": "linear"}, "Unknown schedule 'linear' .*constant, cosine"),
+        ({"label_smoothing": 1.0}, "label smoothing must be at least 0 and below 1"),
+        ({"label_smoothing": -0.1}, "label smoothing"),
+        ({"augment": 2.0}, "strength must be 0 to 1"),
+    ],
+)
+def test_unknown_values_are_refused(change, message):
+    with pytest.raises(BatikError, match=message):
+        train(recipe=replace(RECIPE, **change))
+
+
 # --- what goes wrong --------------------------------------------------------------------------
 
 

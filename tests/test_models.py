@@ -21,7 +21,7 @@ from batik_utils.preprocessing import IMAGENET
 from batik_utils.recipes import RECIPES
 
 SHARED = Path(__file__).parents[2] / "shared" / "weights"
-SCRATCH = ("scratch1", "scratch2", "scratch3")
+SCRATCH = ("scratch1", "scratch2", "scratch3", "scratch_ours")
 
 #: What each library calls the network's number of parameters, with 1000 ImageNet classes.
 WITH_IMAGENET_CLASSIFIER = {
@@ -147,6 +147,24 @@ def test_parameter_counts_of_scratch_networks(name, expected):
     variants = [n for n in RECIPES if n.startswith(name)]
     assert len(variants) == 6
     assert {models.count_parameters(untrained(variant)) for variant in variants} == {expected}
+
+
+def test_our_scratch_network_is_small_and_fits_any_size():
+    model = untrained("scratch_ours").eval()
+    convolutions = 25 * 3 * 16 + 9 * (16 * 32 + 32 * 64 + 64 * 64)
+    norms = 2 * (16 + 32 + 64 + 64)
+    assert models.count_parameters(model) == convolutions + norms + (128 + 1) * 3 == 61_843
+    assert models.preprocessing_of(recipes.get("scratch_ours")) == replace(IMAGENET, size=128)
+    maps = torch.randn(2, 64, 5, 7)
+    pooled = model.backbone[-1](maps)
+    torch.testing.assert_close(pooled[:, :64], maps.flatten(2).mean(2))
+    torch.testing.assert_close(pooled[:, 64:], maps.flatten(2).max(2)[0])
+    for size in (64, 160):
+        assert model(torch.randn(2, 3, size, size)).shape == (2, 3)
+    assert dropouts(model) == [recipes.get("scratch_ours").dropout]
+    assert (
+        dropouts(models.build_untrained(replace(recipes.get("scratch_ours"), dropout=0), 3)) == []
+    )
 
 
 @pytest.mark.parametrize("architecture", WITH_IMAGENET_CLASSIFIER)

@@ -145,6 +145,41 @@ def test_cost_and_probabilities(summary):
     assert [t.get_text() for t in bars.texts] == ["70.0%", "20.0%", "10.0%"]
 
 
+@pytest.fixture
+def trials():
+    return pd.DataFrame(
+        {
+            "number": [0, 1, 2, 3],
+            "state": ["COMPLETE", "COMPLETE", "PRUNED", "COMPLETE"],
+            "value": [0.9, 0.7, 1.5, 0.8],
+            "epochs": [10, 20, 10, 20],
+            "learning_rate": [0.001, 0.01, 0.01, 0.0001],
+            "augment": [0.5, 0.5, 0.5, 0.5],
+        }
+    )
+
+
+def test_a_search_is_drawn_whole_and_with_its_source(trials):
+    names = ["epochs", "learning_rate", "augment"]
+    history = plots.search_history(trials, "scratch1", "data")
+    importance = plots.search_importance(pd.Series([0.7, 0.3, 0], names), "scratch1", "data")
+    parallel = plots.search_parallel(trials, names, "scratch1", "data")
+    for figure in (history, importance, parallel):
+        assert "scratch1" in texts(figure) and "data" in texts(figure)
+    assert sum(len(c.get_offsets()) for c in history.axes[0].collections) == 4
+    assert history.axes[0].lines[0].get_ydata().tolist() == [0.9, 0.7, 0.7]
+    assert "nats" in texts(history)
+    assert "more above the frame" not in texts(history)
+    astray = trials.assign(value=[0.9, 0.7, 1.0, 9.0])
+    assert "(1 more above" in texts(plots.search_history(astray, "scratch1", "data"))
+    lines = [line for line in parallel.axes[0].lines if len(line.get_xdata()) == 4]
+    # the last one drawn is the best: a log-loss at the bottom, in black
+    assert [line.get_ydata()[-1] for line in lines] == pytest.approx([1, 0.5, 0])
+    assert lines[-1].get_color() == "0.0"
+    assert {t.get_text() for t in parallel.axes[0].texts} >= {"0.0001", "0.01", "10", "20", "0.5"}
+    assert "70%" in [t.get_text() for t in importance.axes[0].texts]
+
+
 def test_no_figure_stays_open(dataset, pixels, summary):
     plots.class_counts(dataset)
     plots.colour_histograms(pixels, dataset)

@@ -27,8 +27,10 @@ PUBLISHED_TRANSFER = {
     "fix_efficientnet_b2_modified": (73.33, "efficientnet_b2", "modified", "no", 0.5, 1e-3),
 }
 OURS = {
+    "scratch_ours",
     "mobilenet_v2_modified_trained",
     "mobilenet_v2_probe",
+    "mobilenet_v2_tuned",
     "noisy_student_b2_true",
     "fix_efficientnet_b2_fixres",
     "efficientnet_lite0",
