@@ -195,6 +195,20 @@ _OURS = (
         note="Made for 120 pictures: small, batch norm, global pooling, augmentation, a schedule.",
     ),
     Recipe(
+        "scratch_tuned",
+        "ours",
+        **_SCRATCH_OURS
+        | {
+            "dropout": 0.472,
+            "epochs": 50,
+            "learning_rate": 7.63e-4,
+            "weight_decay": 2.56e-3,
+            "augment": 0.0332,
+        },
+        note="scratch_ours with the values of trial 27 of 30 of its search on the training "
+        "pictures of course (results/kaggle/course/tuning/scratch_ours.csv).",
+    ),
+    Recipe(
         "mobilenet_v2_modified_trained",
         "ours",
         **_MOBILENET,

@@ -3,8 +3,9 @@
 from dataclasses import asdict, replace
 
 import pytest
+from conftest import ROOT
 
-from batik_utils import models, recipes, weights
+from batik_utils import models, recipes, tuning, weights
 from batik_utils.errors import BatikError
 from batik_utils.recipes import RECIPES, Recipe
 
@@ -28,6 +29,7 @@ PUBLISHED_TRANSFER = {
 }
 OURS = {
     "scratch_ours",
+    "scratch_tuned",
     "mobilenet_v2_modified_trained",
     "mobilenet_v2_probe",
     "mobilenet_v2_tuned",
@@ -125,6 +127,20 @@ def test_published_accuracies_are_shares_of_15_pictures():
 )
 def test_twins_differ_in_what_they_correct_alone(ours, theirs, expected):
     assert differences(ours, theirs) == expected
+
+
+@pytest.mark.parametrize(
+    ("tuned", "base"),
+    [("scratch_tuned", "scratch_ours"), ("mobilenet_v2_tuned", "mobilenet_v2_probe")],
+)
+def test_tuned_recipes_hold_what_the_committed_search_found(tuned, base):
+    assert differences(tuned, base) <= set(tuning.PARAMETERS)
+    table = tuning.read(ROOT / "results" / "kaggle" / "course", base)
+    row, recipe = tuning.best(table), recipes.get(tuned)
+    for name in tuning.PARAMETERS:
+        assert getattr(recipe, name) == pytest.approx(row[name], rel=0.005), name
+    finished = table["state"].isin(["COMPLETE", "PRUNED"]).sum()
+    assert f"trial {row['number']} of {finished} of its search" in recipe.note
 
 
 def test_recipes_that_do_not_do_what_they_are_called_say_so():
