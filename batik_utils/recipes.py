@@ -173,8 +173,8 @@ _TRANSFER = (
     ),
 )
 
-# size, network, epochs and augmentation were chosen among a dozen by cross-validation of the 120
-# training pictures of the split `course`; no other picture was looked at
+# size, network, epochs and augmentation: the best accuracy of fifteen variants in one four-fold
+# cross-validation of the 120 training pictures of `course`, 0.68; other folds gave it 0.58
 _SCRATCH_OURS = {
     "architecture": "scratch_ours",
     "dropout": 0.3,
