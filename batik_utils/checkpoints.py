@@ -41,6 +41,10 @@ class CheckpointError(BatikError):
     """A file that is not a checkpoint of ours, or not a whole one."""
 
 
+class OutdatedCheckpoint(CheckpointError):
+    """A checkpoint of ours that another version of the recipe table wrote."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained network with all that is needed to use it.
@@ -119,6 +123,7 @@ def load(path: Path) -> Checkpoint:
         The checkpoint.
 
     Raises:
+        OutdatedCheckpoint: saved by another version of the recipe table.
         CheckpointError: missing, damaged, foreign, or holding anything but plain values and
             tensors (as a malicious pickle would).
     """
@@ -150,7 +155,7 @@ def load(path: Path) -> Checkpoint:
         )
     known = {f.name for f in fields(Recipe)}
     if set(content["recipe"]) != known:
-        raise CheckpointError(
+        raise OutdatedCheckpoint(
             f"{path} was saved by another version of the recipe table: remove it and train again."
         )
     recipe = Recipe(**content["recipe"])

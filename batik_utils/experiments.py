@@ -310,9 +310,8 @@ def train_or_load(
     run = run_name(recipe, seed)
     path = setup.store.folder / "checkpoints" / f"{run}.pt"
     finished = setup.store.has(run, setup.dataset.digest)
-    if finished and path.exists():
-        log.info("Reusing %s", path)
-    else:
+    saved = _saved(path) if finished else None
+    if saved is None:
         # a finished run keeps its row: the network alone is missing
         model, _ = train(setup, recipe, seed, record=not finished)
         checkpoints.save(
@@ -323,11 +322,24 @@ def train_or_load(
             models.preprocessing_of(recipe),
             setup.dataset.digest,
         )
-    saved = checkpoints.load(path)
+        saved = checkpoints.load(path)
     if saved.dataset != setup.dataset.digest:
         raise BatikError(f"{path} was trained on other pictures: remove it to train again.")
     history = setup.store.read("history")
     return saved, history[history["run"] == run].drop(columns="run").reset_index(drop=True)
+
+
+def _saved(path: Path) -> checkpoints.Checkpoint | None:
+    """Return a checkpoint that can be reused; None if there is none, or only an outdated one."""
+    if not path.exists():
+        return None
+    try:
+        saved = checkpoints.load(path)
+    except checkpoints.OutdatedCheckpoint as error:
+        log.warning("%s Training it again now.", error)
+        return None
+    log.info("Reusing %s", path)
+    return saved
 
 
 def _fit_stages(

@@ -299,3 +299,15 @@ def test_a_finished_run_keeps_its_rows_when_only_its_network_is_missing(setup):
     experiments.train_or_load(setup, "toy")
     assert path.is_file()
     assert files == {path: path.read_text() for path in setup.store.folder.glob("*.csv")}
+
+
+def test_an_outdated_checkpoint_is_trained_again_and_says_so(setup, caplog):
+    experiments.train_or_load(setup, "toy")
+    path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
+    content = torch.load(path, weights_only=True)
+    content["recipe"]["a_field_of_another_version"] = 1
+    torch.save(content, path)
+    saved, _ = experiments.train_or_load(setup, "toy")
+    assert saved.recipe.name == "toy"
+    assert "another version of the recipe table" in caplog.text
+    assert "Training it again" in caplog.text
