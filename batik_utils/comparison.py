@@ -116,35 +116,36 @@ def main_table(summary: pd.DataFrame, published: dict[str, float]) -> pd.DataFra
     ).set_index("recipe")
 
 
-def describe_reproduction(reproduction: pd.DataFrame) -> str:
-    """Say in words which published numbers our runs bear out.
+def describe_reproduction(reproduction: pd.DataFrame, least_runs: int = 3) -> str:
+    """Say in words which published numbers our runs bear out, in Markdown.
 
     Args:
         reproduction: see `metrics.reproduction`.
+        least_runs: recipes with fewer runs have no range to speak of and are only counted.
     """
-    if reproduction.empty:
-        return "No published recipe was run here."
-    inside = reproduction[
-        (reproduction["min"] - 1e-4 <= reproduction["published"])
-        & (reproduction["published"] <= reproduction["max"] + 1e-4)
-    ]
-    outside = reproduction[~reproduction.index.isin(inside.index)]
+    repeated = reproduction[reproduction["runs"] >= least_runs]
+    if repeated.empty:
+        return f"No published recipe has {least_runs} runs here yet."
+    inside = repeated["published"].between(repeated["min"] - 1e-4, repeated["max"] + 1e-4)
     text = (
-        f"**{len(inside)} of {len(reproduction)}** published accuracies lie within the range of "
-        f"our runs of the same recipe."
+        f"**{inside.sum()} of {len(repeated)}** published accuracies lie within the range of our "
+        f"runs of the same recipe"
     )
-    for row in outside.itertuples():
+    if fewer := len(reproduction) - len(repeated):
+        text += f" ({fewer} recipes with fewer than {least_runs} runs are left out)"
+    spread = 100 * (repeated["max"] - repeated["min"]).max()
+    between = 100 * (repeated["published"].max() - repeated["published"].min())
+    text += (
+        f". Two runs of one recipe differ by up to {spread:.0f} points in accuracy, by the luck of "
+        f"the seed alone; these published accuracies differ by {between:.0f} points."
+    )
+    for row in repeated[~inside].itertuples():
         side = "above" if row.published > row.max else "below"
         text += (
-            f" `{row.recipe}`: published {row.published:.1%}, {side} all {row.runs} of ours "
+            f"\n- `{row.recipe}`: published {row.published:.1%}, {side} all {row.runs} of ours "
             f"({row.min:.1%} to {row.max:.1%})."
         )
-    spread = 100 * (reproduction["max"] - reproduction["min"]).max()
-    between = 100 * (reproduction["published"].max() - reproduction["published"].min())
-    return text + (
-        f" Two runs of one recipe differ by up to {spread:.0f} points in accuracy, by the luck of "
-        f"the seed alone; the published accuracies in the table differ by {between:.0f} points."
-    )
+    return text
 
 
 def describe_differences(summary: pd.DataFrame) -> str:

@@ -330,6 +330,8 @@ def repetitions(runs: pd.DataFrame, published: dict[str, float], data_title: str
 def cost(summary: pd.DataFrame, data_title: str) -> Figure:
     """Draw training time against accuracy, a marker a family.
 
+    Named are the recipes that no other beats in both.
+
     Args:
         summary: see `metrics.summarise`.
         data_title: title of the data set.
@@ -345,9 +347,14 @@ def cost(summary: pd.DataFrame, data_title: str) -> Figure:
             edgecolors="black",
             label=family,
         )
-    for row, label in zip(summary.itertuples(), _labels(summary), strict=True):
+    cheapest_first = summary.assign(label=_labels(summary)).sort_values(
+        ["train_seconds", "accuracy"], ascending=[True, False]
+    )
+    best_so_far = cheapest_first["accuracy"].cummax().shift(fill_value=-1)
+    unbeaten = cheapest_first[cheapest_first["accuracy"] > best_so_far]
+    for row in unbeaten.itertuples():
         axes.annotate(
-            label,
+            row.label,
             (row.train_seconds, row.accuracy),
             xytext=(7, 3),
             textcoords="offset points",

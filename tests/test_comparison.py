@@ -44,12 +44,15 @@ def test_published_values_outside_our_range_are_named():
         {"recipe": "in", "published": 0.6667, "runs": 3, "min": 0.6, "max": 0.6666667},
         {"recipe": "over", "published": 0.9, "runs": 3, "min": 0.4, "max": 0.6},
         {"recipe": "under", "published": 0.2, "runs": 3, "min": 0.4, "max": 0.6},
+        {"recipe": "once", "published": 0.2, "runs": 1, "min": 0.9, "max": 0.9},
     ]
     text = comparison.describe_reproduction(pd.DataFrame(rows))
     assert text.startswith("**1 of 3**")
     assert "`over`: published 90.0%, above all 3" in text
     assert "`under`: published 20.0%, below all 3" in text
     assert "by up to 20 points" in text
+    assert "once" not in text
+    assert "(1 recipes with fewer than 3 runs are left out)" in text
 
 
 def test_hardest_counts_only_the_given_runs():

@@ -139,6 +139,12 @@ def test_repetitions_draw_every_run(summary):
     assert sum(len(c.get_offsets()) for c in axes.collections) == 3
 
 
+def test_cost_names_the_recipes_that_no_other_beats_in_both(summary):
+    axes = plots.cost(summary, "data").axes[0]
+    # "a" with 10 epochs takes longer than "b" and scores less
+    assert [t.get_text() for t in axes.texts] == ["b"]
+
+
 def test_cost_and_probabilities(summary):
     assert "training time of one run (s)" in texts(plots.cost(summary, "data"))
     bars = plots.probabilities([0.7, 0.2, 0.1], CLASSES, "answer").axes[0]
