@@ -11,8 +11,8 @@ Writes CSV files beside the results, never a picture, and changes no label:
   audit is repeated.
 - ``duplicate_groups.csv``: what the edges connect, for splitting only.
 - ``duplicates_planted.csv``, ``duplicates_thresholds.csv``: see `duplicate_check`.
-- ``doubtful_labels.csv``: twins across motifs, pictures that are no cloth (``no_cloth.csv``, kept
-  by hand), and what confident learning says of the three motifs.
+- ``doubtful_labels.csv``: twins across motifs, what confident learning says of the three motifs,
+  and what a person saw (``doubts_by_eye.csv``, kept by hand), such as pictures that are no cloth.
 - ``course_twins.csv``: test pictures of the split ``course`` that have a twin in training.
 
 Introduced in notebook 01, section "Near-duplicates".
@@ -127,7 +127,7 @@ def run(
             f"{folder / 'duplicates.csv'} has {sorted(odd)} in the column 'seen': use "
             f"{', '.join(SEEN)}, or leave it empty."
         )
-    no_cloth = _read(folder / "no_cloth.csv", ("path", "reason"))
+    by_eye = _read(folder / "doubts_by_eye.csv", ("path", "source", "reason"))
 
     looks = duplicates.look_all(dataset, progress=progress)
     gallery = duplicates.Gallery(looks)
@@ -140,7 +140,7 @@ def run(
             dataset, looks, gallery, edges, per_kind, progress=progress
         )
     three = only(dataset, motifs.MOTIFS)
-    doubts = [across_motifs(edges), _not_cloth(dataset, no_cloth)]
+    doubts = [across_motifs(edges), _by_eye(dataset, by_eye)]
     twins = pd.DataFrame()
     if three.classes == motifs.MOTIFS:
         try:
@@ -281,14 +281,10 @@ def _probe_features(dataset: Dataset, weights_directory: str | None, progress: b
         return torch.cat([model.features(prepare(part)) for part in pixels.split(32)]).numpy()
 
 
-def _not_cloth(dataset: Dataset, no_cloth: pd.DataFrame) -> pd.DataFrame:
+def _by_eye(dataset: Dataset, doubts: pd.DataFrame) -> pd.DataFrame:
     motif_of = dict(zip(dataset.manifest["path"], dataset.manifest["motif"], strict=True))
-    rows = [
-        (path, motif_of[path], "no cloth", reason)
-        for path, reason in zip(no_cloth["path"], no_cloth["reason"], strict=True)
-        if path in motif_of
-    ]
-    return pd.DataFrame(rows, columns=list(DOUBT_COLUMNS))
+    known = doubts[doubts["path"].isin(list(motif_of))]
+    return known.assign(motif=known["path"].map(motif_of))[list(DOUBT_COLUMNS)]
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:

@@ -236,11 +236,14 @@ def fake_probe(monkeypatch):
 def test_an_audit_writes_its_tables_and_repeats_itself(dataset, tmp_path, fake_probe):
     folder = tmp_path / dataset.name
     folder.mkdir()
-    (folder / "no_cloth.csv").write_text("path,reason\nbatik-tambal/3.png,a drawing\n")
+    (folder / "doubts_by_eye.csv").write_text(
+        "path,source,reason\n"
+        "batik-tambal/3.png,no cloth,a drawing\nelsewhere/1.png,no cloth,a cat\n"
+    )
     found = audit.run(dataset, tmp_path, per_kind=0, progress=False)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {
-        "no_cloth.csv",
+        "doubts_by_eye.csv",
         "duplicates.csv",
         "duplicate_groups.csv",
         "doubtful_labels.csv",
@@ -252,6 +255,7 @@ def test_an_audit_writes_its_tables_and_repeats_itself(dataset, tmp_path, fake_p
     assert ("batik-tambal/5.png", "twin in other motif") in listed
     assert ("batik-tambal/3.png", "no cloth") in listed
     assert ("batik-betawi/3.png", "confident learning") in listed
+    assert "elsewhere/1.png" not in set(doubtful["path"])
     assert "pairs: 3" in str(found)
     # a person looks at a pair; the next audit keeps the judgement and acts on it
     judged = pd.read_csv(folder / "duplicates.csv", dtype=str, keep_default_na=False)
