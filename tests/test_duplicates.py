@@ -128,6 +128,22 @@ def test_a_shared_watermark_is_not_a_shared_cloth(sources):
     assert found.method == ""
 
 
+def test_a_pair_must_pass_every_limit():
+    enough = features.Verification(
+        features.MIN_INLIERS, features.MIN_SPREAD, 1 - features.MIN_SPREAD, features.MIN_OVERLAP
+    )
+    assert features.is_same(enough)
+    assert features.is_same(replace(enough, spread=0.5, aligned=features.MIN_ALIGNED))
+    for poorer in (
+        {"inliers": features.MIN_INLIERS - 1},
+        {"spread": features.MIN_SPREAD - 0.01},
+        {"spread": 0.9, "aligned": features.MIN_ALIGNED - 0.01},
+        {"overlap": features.MIN_OVERLAP - 0.01},
+        {"spread": 0.3, "aligned": 0.39},
+    ):
+        assert not features.is_same(replace(enough, **poorer)), poorer
+
+
 @pytest.mark.parametrize("colour", ["white", "black"])
 def test_a_picture_without_any_point_is_compared_all_the_same(colour, looks):
     blank = duplicates.look(Image.new("RGB", (60, 40), colour))
