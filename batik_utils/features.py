@@ -37,10 +37,12 @@ BLOCK_ALIKE, BLOCK = 0.5, 32
 #: A pair is the same cloth if it passes all of these: inliers (points), spread, aligned, overlap
 #: and the sum of spread and aligned. Set on planted duplicates, on random pairs and by eye.
 MIN_INLIERS = 14
-MIN_SPREAD = 0.15
+MIN_SPREAD = 0.12
 MIN_ALIGNED = 0.3
 MIN_OVERLAP = 0.05
 MIN_SUM = 0.7
+#: Fewer points do if the two lie on each other perfectly, as after a large enlargement.
+FEW_INLIERS, FEW_ALIGNED = 8, 0.9
 
 # how the 4 x 4 x 8 numbers of a SIFT descriptor change places when the picture is mirrored
 _MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][..., (-np.arange(8)) % 8].ravel()
@@ -209,8 +211,9 @@ def verify(a: Features, b: Features) -> Verification:
 
 def is_same(found: Verification) -> bool:
     """Return whether two pictures show the same cloth."""
+    enough = FEW_INLIERS if found.aligned >= FEW_ALIGNED else MIN_INLIERS
     return (
-        found.inliers >= MIN_INLIERS
+        found.inliers >= enough
         and found.spread >= MIN_SPREAD
         and found.aligned >= MIN_ALIGNED
         and found.overlap >= MIN_OVERLAP
@@ -221,7 +224,7 @@ def is_same(found: Verification) -> bool:
 
 def _lay(a: Features, b: Features, mirrored: bool) -> Verification:
     pairs = match(a, b)
-    if len(pairs) < MIN_INLIERS // 2:
+    if len(pairs) < FEW_INLIERS:
         return Verification(mirrored=mirrored)
     source, target = a.points[pairs[:, 0]], b.points[pairs[:, 1]]
     try:
@@ -235,7 +238,7 @@ def _lay(a: Features, b: Features, mirrored: bool) -> Verification:
     inside = mask.ravel() > 0
     # several points at one spot, with different directions, are one witness
     inliers = len(np.unique(np.round(target[inside] / 4), axis=0))
-    if inliers < MIN_INLIERS // 2:
+    if inliers < FEW_INLIERS:
         return Verification(inliers, mirrored=mirrored)
     size = b.grey.shape[::-1]
     warped = cv2.warpPerspective(a.grey, homography, size, flags=cv2.INTER_AREA)
@@ -296,7 +299,7 @@ def _aligned(a: np.ndarray, b: np.ndarray, covered: np.ndarray) -> float:
     lengths = np.linalg.norm(first, axis=1), np.linalg.norm(second, axis=1)
     # a deviation of 4 grey levels: less is plain ground, which always looks alike
     textured = np.maximum(*lengths) > 4 * BLOCK
-    if textured.sum() < 2:
+    if textured.sum() < 4:
         return 0.0
     correlation = (first * second).sum(1) / np.maximum(lengths[0] * lengths[1], 1e-6)
     return float((np.abs(correlation[textured]) >= BLOCK_ALIKE).mean())

@@ -129,14 +129,17 @@ def test_a_shared_watermark_is_not_a_shared_cloth(sources):
 
 
 def test_a_pair_must_pass_every_limit():
-    enough = features.Verification(
-        features.MIN_INLIERS, features.MIN_SPREAD, 1 - features.MIN_SPREAD, features.MIN_OVERLAP
-    )
+    low = features.MIN_SPREAD, features.MIN_SUM - features.MIN_SPREAD
+    enough = features.Verification(features.MIN_INLIERS, *low, features.MIN_OVERLAP)
     assert features.is_same(enough)
     assert features.is_same(replace(enough, spread=0.5, aligned=features.MIN_ALIGNED))
+    assert features.is_same(
+        replace(enough, inliers=features.FEW_INLIERS, aligned=features.FEW_ALIGNED)
+    )
     for poorer in (
         {"inliers": features.MIN_INLIERS - 1},
-        {"spread": features.MIN_SPREAD - 0.01},
+        {"inliers": features.FEW_INLIERS - 1, "aligned": 1.0},
+        {"spread": features.MIN_SPREAD - 0.01, "aligned": 1.0},
         {"spread": 0.9, "aligned": features.MIN_ALIGNED - 0.01},
         {"overlap": features.MIN_OVERLAP - 0.01},
         {"spread": 0.3, "aligned": 0.39},
