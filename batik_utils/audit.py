@@ -9,7 +9,8 @@ Writes CSV files beside the results, never a picture, and changes no label:
 - ``duplicates.csv``: direct edges (see `duplicates`). The column ``seen`` is for a person who has
   looked at the two pictures side by side: ``true``, ``false`` or ``unsure``. It is kept when the
   audit is repeated.
-- ``duplicate_groups.csv``: what the edges connect, for splitting only.
+- ``duplicate_groups.csv``: what the edges connect, for splitting only; with the pairs that a person
+  found and the audit did not (``missed_pairs.csv``, kept by hand).
 - ``duplicates_planted.csv``, ``duplicates_thresholds.csv``: see `duplicate_check`.
 - ``doubtful_labels.csv``: twins across motifs, what confident learning says of the three motifs,
   and what a person saw (``doubts_by_eye.csv``, kept by hand), such as pictures that are no cloth.
@@ -127,13 +128,15 @@ def run(
             f"{folder / 'duplicates.csv'} has {sorted(odd)} in the column 'seen': use "
             f"{', '.join(SEEN)}, or leave it empty."
         )
+    missed = _read(folder / "missed_pairs.csv", ("path_a", "path_b", "reason"))
     by_eye = _read(folder / "doubts_by_eye.csv", ("path", "source", "reason"))
 
     looks = duplicates.look_all(dataset, progress=progress)
     gallery = duplicates.Gallery(looks)
     edges = duplicates.find(dataset, looks, gallery, progress=progress)
     edges = edges.merge(judged, "left", ["path_a", "path_b"]).fillna({"seen": ""})
-    groups = duplicates.group(dataset, edges)
+    twins_known = pd.concat([edges, missed[["path_a", "path_b"]].assign(seen="true")])
+    groups = duplicates.group(dataset, twins_known)
     kinds = limits = pd.DataFrame()
     if per_kind:
         kinds, limits = duplicate_check.check(
@@ -151,7 +154,7 @@ def run(
         except WeightsNotFound as error:
             log.warning("Confident learning left out: %s", error)
         try:
-            twins = splits.twins_in_training(splits.make("course", three), edges, groups)
+            twins = splits.twins_in_training(splits.make("course", three), twins_known, groups)
         except BatikError as error:
             log.warning("Twins of the split 'course' left out: %s", error)
     doubtful = pd.concat(doubts, ignore_index=True)

@@ -285,6 +285,14 @@ def test_an_audit_writes_its_tables_and_repeats_itself(dataset, tmp_path, fake_p
     assert again.counts()["groups of two or more"] == found.counts()["groups of two or more"] - 1
     assert "twin in other motif" not in set(again.doubtful_labels["source"])
     assert (folder / "doubtful_labels.csv").read_bytes() != first["doubtful_labels.csv"]
+    # a pair that only a person saw joins the groups, not the list of what the audit found
+    (folder / "missed_pairs.csv").write_text(
+        "path_a,path_b,reason\nbatik-tambal/2.png,batik-tambal/3.png,one cloth\n"
+    )
+    added = audit.run(dataset, tmp_path, per_kind=0, progress=False)
+    assert added.counts()["pairs"] == 3
+    of = dict(zip(*(added.duplicate_groups[c] for c in ("path", "group")), strict=True))
+    assert of["batik-tambal/3.png"] == "batik-tambal/2.png"
     once_more = {path.name: path.read_bytes() for path in folder.iterdir()}
     audit.run(dataset, tmp_path, per_kind=0, progress=False)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == once_more
