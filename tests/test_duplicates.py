@@ -88,6 +88,14 @@ def test_each_kind_of_copy_is_found_and_nothing_else(kind, sources, looks, galle
         assert called == [i]
 
 
+def test_the_shortlist_holds_the_source_among_few(sources, gallery, monkeypatch):
+    monkeypatch.setattr(duplicates, "SHORTLIST", 1)
+    crops = [duplicates.look(planted.plant("crop", p, 1)) for p in sources.values()]
+    shortlists = gallery.candidates(crops, progress=False)
+    assert max(map(len, shortlists)) < 6
+    assert sum(i in found for i, found in enumerate(shortlists)) >= len(crops) - 1
+
+
 def test_different_cloths_are_no_duplicates(looks):
     for i, a in enumerate(looks):
         for b in looks[i + 1 :]:
