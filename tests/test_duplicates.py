@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from batik_utils import (
+    __main__,
     audit,
     data,
     duplicate_check,
@@ -359,3 +360,13 @@ def test_known_twins_of_the_real_pictures_are_found(real_root):
             looks[path] = duplicates.look(pictures.open_picture(real_root / path), path)
     for (a, b), same in pairs.items():
         assert bool(duplicates.compare(looks[a], looks[b]).method) == same, (a, b)
+
+
+def test_the_command_prints_its_counts(tree, tmp_path, fake_probe, capsys):
+    words = ["audit", "--data", "folder", "--root", str(tree), "--results", str(tmp_path)]
+    assert __main__.main([*words, "--planted", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "pictures: 15\npairs: 3\npairs across motifs: 1\npairs by exact: 1\n" in printed
+    assert (tmp_path / printed.split()[-1] / "duplicates.csv").is_file()
+    assert __main__.main([*words, "--planted", "-1"]) == 2
+    assert "--planted must be" in capsys.readouterr().err
