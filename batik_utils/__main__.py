@@ -115,6 +115,22 @@ def _tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def _audit(options: argparse.Namespace) -> int:
+    from batik_utils import audit, data, experiments
+
+    if options.planted < 0:
+        raise BatikError(f"--planted must be 0 or a positive number, not {options.planted}.")
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    found = audit.run(
+        dataset,
+        experiments.results_root(options.results),
+        per_kind=options.planted,
+        weights_directory=options.weights or None,
+    )
+    _say(found)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -199,6 +215,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
     add_training(command)
+
+    command = add("audit", _audit, "List near-duplicates and doubtful labels of a data set.")
+    command.add_argument("--classes", default="all", help="motifs, or 'all' (default)")
+    command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
+    command.add_argument(
+        "--planted", type=int, default=24, help="planted copies a kind, 0 for none (default: 24)"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
     return parser
 
 

@@ -108,6 +108,38 @@ def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
     return [i for i, path in enumerate(dataset.manifest["path"]) if path in chosen]
 
 
+def twins_in_training(
+    table: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame
+) -> pd.DataFrame:
+    """Count, for each test picture, the training pictures that are its twins.
+
+    Args:
+        table: of `make`.
+        edges: direct edges, of `duplicates.find`; pairs judged false (``seen``) do not count.
+        groups: transitive ones, of `duplicates.group`.
+
+    Returns:
+        One row a test picture: ``path, motif, direct, by_group`` (numbers of training pictures)
+        and ``twins``, the paths of the direct ones, joined by a space.
+    """
+    if "seen" in edges:
+        edges = edges[edges["seen"] != "false"]
+    train = set(table.loc[table["subset"] == "train", "path"])
+    near: dict[str, set[str]] = {}
+    for a, b in zip(edges["path_a"], edges["path_b"], strict=True):
+        near.setdefault(a, set()).add(b)
+        near.setdefault(b, set()).add(a)
+    group = dict(zip(groups["path"], groups["group"], strict=True))
+    in_training = groups.loc[groups["path"].isin(train), "group"].value_counts()
+    test = table.loc[table["subset"] == "test", ["path", "motif"]]
+    direct = [sorted(near.get(path, set()) & train) for path in test["path"]]
+    return test.assign(
+        direct=[len(twins) for twins in direct],
+        by_group=[int(in_training.get(group.get(path), 0)) for path in test["path"]],
+        twins=[" ".join(twins) for twins in direct],
+    ).reset_index(drop=True)
+
+
 def _keys(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [(m, Path(p).name) for m, p in zip(table["motif"], table["path"], strict=True)]
 
