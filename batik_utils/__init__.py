@@ -2,9 +2,12 @@
 
 A picture travels one way, and the modules stand in that order::
 
-    motifs, pictures, synthetic -> data -> splits -> transforms -> weights, recipes, models
-    -> engine -> metrics -> plots -> checkpoints -> results -> experiments -> tuning -> run
-    -> __main__
+    errors, motifs, pictures, synthetic, data
+    features, planted, duplicates, duplicate_check, splits
+    preprocessing, transforms, weights, recipes, scratch, models
+    engine, metrics, plots, checkpoints, results
+    experiments, tuning, audit, comparison
+    parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.
 """

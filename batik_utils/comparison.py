@@ -72,6 +72,55 @@ def describe_data(manifest: pd.DataFrame, title: str) -> str:
     return text
 
 
+def read_twins(results: Path, split: str) -> pd.DataFrame | None:
+    """Return the split's test pictures with their number of twins in training.
+
+    Args:
+        results: ``<results>/<data set>``.
+        split: name of the split.
+
+    Returns:
+        See `splits.twins_in_training`; None where `audit` was not run.
+    """
+    path = results / f"{split}_twins.csv"
+    return pd.read_csv(path, keep_default_na=False) if path.is_file() else None
+
+
+def describe_twins(twins: pd.DataFrame | None) -> str:
+    """Say how many test pictures have a near-twin in training, in Markdown."""
+    if twins is None:
+        return "Near-twins were not looked for here: `python -m batik_utils audit` does."
+    found = int((twins["by_group"] > 0).sum())
+    return (
+        f"**{found} of {len(twins)} test pictures have a near-twin among the training pictures** "
+        f"(the same photograph, cloth or print; see notebook 01). They are no fair test."
+    )
+
+
+def leakage(predictions: pd.DataFrame, runs: pd.DataFrame, twins: pd.DataFrame) -> pd.DataFrame:
+    """Return each recipe's accuracy on test pictures with and without a twin in training.
+
+    Args:
+        predictions: rows of ``predictions.csv``.
+        runs: rows of ``runs.csv``; only these runs count.
+        twins: see `read_twins`.
+
+    Returns:
+        By recipe: accuracy on either kind, and the difference.
+    """
+    known = set(twins.loc[twins["by_group"] > 0, "path"])
+    rows = predictions.merge(runs[["run", "recipe"]], on="run")
+    rows = rows.assign(
+        right=rows["label"] == rows["predicted"],
+        kind=rows["path"].isin(known).map({True: "with a twin", False: "without"}),
+    )
+    table = rows.pivot_table("right", "recipe", "kind", aggfunc="mean")
+    table = table.reindex(columns=["with a twin", "without"])
+    table["difference"] = table["with a twin"] - table["without"]
+    table.columns.name = None
+    return table.sort_values("without", ascending=False, kind="stable")
+
+
 def describe_protocol(runs: pd.DataFrame, split: str) -> str:
     """Return a sentence or two on what was run, in Markdown."""
     counts = runs.groupby(["recipe", "epochs"]).size()

@@ -89,3 +89,30 @@ def test_missing_results_say_what_to_run(tmp_path):
         comparison.read_data(tmp_path, "course")
     with pytest.raises(BatikError, match="No runs in"):
         comparison.read_runs(Store(tmp_path))
+
+
+def test_twins_are_counted_and_their_absence_is_said(tmp_path):
+    assert comparison.read_twins(tmp_path, "course") is None
+    assert "were not looked for" in comparison.describe_twins(None)
+    (tmp_path / "course_twins.csv").write_text(
+        "path,motif,direct,by_group,twins\nx,a,1,2,t\ny,a,0,0,\n"
+    )
+    twins = comparison.read_twins(tmp_path, "course")
+    assert comparison.describe_twins(twins).startswith("**1 of 2 test pictures have")
+
+
+def test_leakage_splits_each_recipe_s_accuracy():
+    predictions = pd.DataFrame(
+        {
+            "run": ["r", "r", "r", "s", "s", "s"],
+            "path": ["x", "y", "z"] * 2,
+            "label": ["a"] * 6,
+            "predicted": ["a", "a", "b", "a", "b", "b"],
+        }
+    )
+    runs = pd.DataFrame({"run": ["r", "s"], "recipe": ["good", "bad"]})
+    twins = pd.DataFrame({"path": ["x", "y", "z"], "by_group": [1, 0, 0]})
+    table = comparison.leakage(predictions, runs, twins)
+    assert table.loc["good"].tolist() == [1.0, 0.5, 0.5]
+    assert table.loc["bad"].tolist() == [1.0, 0.0, 1.0]
+    assert table.index.tolist() == ["good", "bad"]
