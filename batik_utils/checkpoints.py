@@ -6,6 +6,7 @@ Introduced in notebook 05, section "The saved model".
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -131,11 +132,15 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # what torch would warn of in a foreign pickle, our error below says
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        # torch's own text advises to switch the protection off, so it is not repeated
         raise CheckpointError(
             f"{path} was refused: it holds objects that could run code, or is no checkpoint. Only "
-            f"open files saved by this project. ({_first_line(error)})"
+            f"open files saved by this project."
         ) from error
     except _DAMAGE as error:
         raise CheckpointError(

@@ -220,3 +220,10 @@ def test_a_checkpoint_is_plain_values_and_tensors(saved):
     content = torch.load(io.BytesIO(saved.read_bytes()), weights_only=True)
     assert content["classes"] == list(CLASSES)
     assert all(isinstance(value, torch.Tensor) for value in content["state"].values())
+
+
+def test_a_refused_file_gives_one_error_and_no_warning_beside_it(tmp_path, recwarn):
+    (tmp_path / "foreign.pt").write_bytes(pickle.dumps({"a": print}, protocol=4))
+    with pytest.raises(CheckpointError):
+        checkpoints.load(tmp_path / "foreign.pt")
+    assert not [w for w in recwarn if "pickle protocol" in str(w.message)]
