@@ -60,9 +60,11 @@ def test_find_takes_numbers_names_and_paths(small):
 
 
 def test_execute_passes_parameters_and_keeps_the_copy(small, tmp_path):
+    before = small.read_bytes()
     (copy,) = run.execute([small], {"COUNT": "2"}, tmp_path / "out", progress=False)
-    assert "22" in copy.read_text()
-    assert "22" not in small.read_text()
+    outputs = nbformat.read(copy, as_version=4).cells[-1].outputs
+    assert [o["text"] for o in outputs if o["name"] == "stdout"] == ["22\n"]
+    assert small.read_bytes() == before
 
 
 def test_execute_checks_parameters_before_anything_starts(small, tmp_path):
@@ -93,7 +95,7 @@ def test_render_is_one_file_without_code_or_foreign_servers(small, tmp_path):
     html = run.render(small, tmp_path / "report.html").read_text()
     assert "<title>99 · Small</title>" in html
     assert "A <em>story</em>." in html
-    assert "11" in html
+    assert "<pre>11" in html
     assert "COUNT" not in html
     assert "a badge" not in html
     assert "Set-up" not in html
