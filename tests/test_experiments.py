@@ -207,7 +207,8 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(setup, toy, monkeypatch):
     assert list(outcome.trained) == ["toy2-e2-f0-s1", "toy-e2-f0-s2", "toy2-e2-f0-s2"]
     after = setup.store.read("runs")
     assert len(after) == 6
-    pd.testing.assert_frame_equal(after.iloc[:3], runs)
+    # a column of whole numbers is read as such until a fraction joins it
+    pd.testing.assert_frame_equal(after.iloc[:3], runs, check_dtype=False)
     # the second call gave what an uninterrupted one would have given
     _, history = experiments.train(setup, recipes.get("toy2"), 1, progress=False)
     written = setup.store.read("history")
