@@ -5,6 +5,9 @@
     >>> table["subset"].value_counts().to_dict()
     {'train': 120, 'validation': 15, 'test': 15}
 
+A division into folds, ``cv``, tests every picture once in each repeat, and keeps near-twins on one
+side (`make_folds`, `of_fold`).
+
 Introduced in notebook 01, section "Splits".
 """
 
@@ -12,13 +15,14 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 
 SUBSETS = ("train", "validation", "test")
 COLUMNS = ("path", "motif", "subset", "dataset")
+FOLD_COLUMNS = ("path", "motif", "group", "dataset")
 
 #: Share of validation and of test in a stratified split.
 _HOLD_OUT = 0.1
@@ -48,6 +52,81 @@ def make(name: str, dataset: Dataset) -> pd.DataFrame:
         )
     table = dataset.manifest[["path", "motif"]].assign(subset=subsets, dataset=dataset.digest)
     return _checked(table, dataset, name)
+
+
+def make_folds(
+    dataset: Dataset, groups: pd.DataFrame, *, repeats: int = 5, folds: int = 10
+) -> pd.DataFrame:
+    """Divide all pictures into folds, several times anew; near-twins share a fold.
+
+    Args:
+        dataset: the data set.
+        groups: of `duplicates.group`: ``path`` and ``group``; pictures of other motifs may be
+            there too, and connect.
+        repeats: number of divisions R; division r is drawn with seed r.
+        folds: number of folds; each is the test once, and all others are for training.
+
+    Returns:
+        One row a picture in manifest order: ``path, motif, group, dataset`` and ``repeat_0`` to
+        ``repeat_<R-1>``, the fold (from 0) in which the picture is tested.
+
+    Raises:
+        BatikError: a picture without a group, or fewer groups of a motif than folds.
+
+    Source: scikit-learn's ``StratifiedGroupKFold``.
+    """
+    known = dict(zip(groups["path"], groups["group"], strict=True))
+    if missing := [path for path in dataset.manifest["path"] if path not in known]:
+        raise BatikError(
+            f"{len(missing)} pictures have no group of near-twins (first: {missing[0]}): run "
+            f"'python -m batik_utils audit' on this data set first."
+        )
+    if repeats < 1 or folds < 2:
+        raise BatikError(f"Needs 1 repeat and 2 folds at least, not {repeats} and {folds}.")
+    table = dataset.manifest[["path", "motif"]].assign(
+        group=[known[path] for path in dataset.manifest["path"]], dataset=dataset.digest
+    )
+    n_groups = table.groupby("motif")["group"].nunique()
+    if n_groups.min() < folds:
+        raise BatikError(
+            f"Motif '{n_groups.idxmin()}' has {n_groups.min()} groups of near-twins, fewer than "
+            f"the {folds} folds: ask for fewer folds."
+        )
+    for repeat in range(repeats):
+        division = StratifiedGroupKFold(folds, shuffle=True, random_state=repeat)
+        fold_of = pd.Series(-1, index=table.index)
+        for fold, (_, test) in enumerate(division.split(table, table["motif"], table["group"])):
+            fold_of.iloc[test] = fold
+        table[f"repeat_{repeat}"] = fold_of
+    return table.reset_index(drop=True)
+
+
+def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
+    """Return one fold of `make_folds` as a split: its pictures are the test, the rest training.
+
+    There is no validation subset: nothing may be chosen by it.
+
+    Raises:
+        BatikError: no such repeat or fold.
+    """
+    if f"repeat_{repeat}" not in table:
+        raise BatikError(f"The folds have no repeat {repeat}: there are {n_repeats(table)}.")
+    tested = table[f"repeat_{repeat}"] == fold
+    if not tested.any():
+        raise BatikError(f"Repeat {repeat} has no fold {fold}: there are {n_folds(table)}.")
+    return table[["path", "motif"]].assign(
+        subset=tested.map({True: "test", False: "train"}), dataset=table["dataset"]
+    )
+
+
+def n_repeats(table: pd.DataFrame) -> int:
+    """Return the number of divisions in a table of `make_folds`."""
+    return sum(column.startswith("repeat_") for column in table.columns)
+
+
+def n_folds(table: pd.DataFrame) -> int:
+    """Return the number of folds in a table of `make_folds`."""
+    return int(table["repeat_0"].max()) + 1
 
 
 def save(table: pd.DataFrame, path: Path) -> None:
