@@ -1,0 +1,189 @@
+"""None of these: how much a picture looks like the three motifs at all.
+
+    >>> from batik_utils import rejection
+    >>> score = rejection.SCORES["background"](known, labels, other)
+    >>> rejection.auroc(score(new_known), score(new_other))
+    0.9
+
+A classifier of three motifs gives one of three answers, also about a cat. A *familiarity* score is
+high for pictures like those it learned from; below a threshold the answer is "none of these". Each
+function of `SCORES` learns a score from scaled features of known pictures, and of others that are
+none of the motifs. All here is NumPy on features; `batik_utils.final` tests the scores on motifs
+and pictures that they never saw.
+
+Introduced in notebook 05.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import logsumexp
+from sklearn.metrics import roc_auc_score
+
+from batik_utils import linear
+from batik_utils.errors import BatikError
+
+#: (M, F) scaled features to (M,) scores, higher for more familiar.
+Score = Callable[[np.ndarray], np.ndarray]
+#: Ridge of every covariance and of every linear score here; features vary by about 1.
+RIDGE = 1.0
+_UNSCALED = 1.0
+
+
+def max_probability(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+    """Largest of the motifs' probabilities (Hendrycks & Gimpel, 2017)."""
+    logits = _motif_logits(known, labels)
+    return lambda x: linear.softmax(logits(x)).max(1)
+
+
+def energy(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+    """Log-sum-exp of the motifs' logits (Liu et al., 2020, Energy-based OOD detection)."""
+    logits = _motif_logits(known, labels)
+    return lambda x: logsumexp(logits(x), axis=1)
+
+
+def nearest(known: np.ndarray, labels: np.ndarray, other: np.ndarray, k: int = 5) -> Score:
+    """Mean cosine similarity to the k nearest known pictures (Sun et al., 2022, deep k-NN)."""
+    reference = _unit(known)
+    return lambda x: np.sort(_unit(x) @ reference.T, axis=1)[:, -k:].mean(1)
+
+
+def mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+    """Distance to the nearest motif, one covariance for all (Lee et al., 2018), negative."""
+    means = _means(known, labels)
+    whiten = _whitener(known - means[labels])
+    return lambda x: -np.stack([whiten(x - mean) for mean in means], 1).min(1)
+
+
+def relative_mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+    """The same, less the distance to all pictures, the others too (Ren et al., 2021)."""
+    near = mahalanobis(known, labels, other)
+    everything = np.concatenate([known, other])
+    mean = everything.mean(0)
+    whiten = _whitener(everything - mean)
+    return lambda x: near(x) + whiten(x - mean)
+
+
+def background(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+    """Linear discriminant between known and other pictures: an auxiliary class "other"."""
+    features = np.concatenate([known, other])
+    is_known = np.r_[np.ones(len(known), int), np.zeros(len(other), int)]
+    fitted = fit_background(features, is_known)
+    return lambda x: fitted.logits(x)[:, 1] - fitted.logits(x)[:, 0]
+
+
+def background_by_motif(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+    """Linear discriminant with the motifs and one class "other"; the best motif's logit above it.
+
+    A motif's pictures are alike, the known ones together are not.
+    """
+    features = np.concatenate([known, other])
+    classes = np.r_[np.asarray(labels), np.full(len(other), labels.max() + 1)]
+    fitted = linear.fit(features, classes, linear.Head("lda", RIDGE), _identity(features))
+
+    def score(x: np.ndarray) -> np.ndarray:
+        logits = fitted.logits(x)
+        return logsumexp(logits[:, :-1], axis=1) - logits[:, -1]
+
+    return score
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Score]] = {
+    "max_probability": max_probability,
+    "energy": energy,
+    "nearest": nearest,
+    "mahalanobis": mahalanobis,
+    "relative_mahalanobis": relative_mahalanobis,
+    "background": background,
+    "background_by_motif": background_by_motif,
+}
+
+
+def fit_background(features: np.ndarray, is_known: np.ndarray) -> linear.Linear:
+    """Fit the linear discriminant of `background`: classes 0 (other) and 1 (known).
+
+    Args:
+        features: (N, F) scaled.
+        is_known: (N,) 0 or 1.
+    """
+    return linear.fit(features, is_known, linear.Head("lda", RIDGE), _identity(features))
+
+
+def auroc(known: np.ndarray, other: np.ndarray) -> float:
+    """Return how often a known picture scores above another one, ties half.
+
+    Raises:
+        BatikError: one of the two is empty.
+    """
+    _not_empty(known, other)
+    truth = np.r_[np.ones(len(known)), np.zeros(len(other))]
+    return float(roc_auc_score(truth, np.r_[known, other]))
+
+
+def threshold_at_recall(known: np.ndarray, recall: float = 0.95) -> float:
+    """Return the largest threshold at which at least that share of known pictures is kept.
+
+    A picture is kept if its score is at least the threshold.
+
+    Raises:
+        BatikError: no scores, or a recall outside 0 to 1.
+    """
+    if not len(known) or not 0 < recall <= 1:
+        raise BatikError(f"Needs scores and a recall in (0, 1], not {len(known)} and {recall}.")
+    kept = int(np.ceil(recall * len(known) - 1e-9))
+    return float(np.sort(known)[::-1][kept - 1])
+
+
+def false_positive_rate(known: np.ndarray, other: np.ndarray, recall: float = 0.95) -> float:
+    """Return the share of other pictures that are kept where that share of known ones is."""
+    _not_empty(known, other)
+    return float((np.asarray(other) >= threshold_at_recall(known, recall)).mean())
+
+
+def accuracy_coverage(right: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the accuracy of the most familiar share of pictures, for every share.
+
+    Args:
+        right: (N,) whether the motif is right.
+        score: (N,) familiarity.
+
+    Returns:
+        Coverage (N,) 1/N to 1, and accuracy (N,) of the pictures covered.
+    """
+    order = np.argsort(-np.asarray(score), kind="stable")
+    n = len(order)
+    covered = np.arange(1, n + 1)
+    return covered / n, np.cumsum(np.asarray(right, dtype=float)[order]) / covered
+
+
+def _not_empty(known: np.ndarray, other: np.ndarray) -> None:
+    if not len(known) or not len(other):
+        raise BatikError(f"Needs known and other pictures, not {len(known)} and {len(other)}.")
+
+
+def _motif_logits(known: np.ndarray, labels: np.ndarray) -> Score:
+    return linear.fit(known, labels, linear.Head("lda", RIDGE), _identity(known)).logits
+
+
+def _identity(features: np.ndarray) -> linear.Scaler:
+    n_features = features.shape[1]
+    return linear.Scaler(np.zeros(n_features), np.full(n_features, _UNSCALED))
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def _means(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return np.stack([known[labels == c].mean(0) for c in range(labels.max() + 1)])
+
+
+def _whitener(residuals: np.ndarray) -> Score:
+    """Return squared lengths under the inverse of the residuals' covariance plus ridge."""
+    n = len(residuals)
+    values, vectors = np.linalg.eigh(residuals @ residuals.T / n)
+    keep = values > max(values[-1], 1e-300) * 1e-10
+    values, vectors = values[keep], vectors[:, keep]
+    axes = residuals.T @ (vectors / np.sqrt(n * values))  # (F, r), orthonormal
+    shrink = values / (values + RIDGE)
+    return lambda x: ((x**2).sum(1) - ((x @ axes) ** 2) @ shrink) / RIDGE
