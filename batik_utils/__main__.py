@@ -73,46 +73,46 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from batik_utils import data, engine, experiments, recipes
+    from batik_utils import experiments, recipes
 
     # a wrong word must not wait for the pictures to be read
     recipes.select(options.recipes)
-    engine.choose_device(options.device)
-    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
-    setup = experiments.prepare(
-        dataset,
-        options.grid,
-        results=options.results,
-        device=options.device,
-        precision=options.precision,
-        weights_directory=options.weights,
+    setup = _setup(options, repeats=max(options.seeds, 5))
+    outcome = experiments.run_grid(
+        setup, options.recipes, options.seeds, epochs=options.epochs, n_train=options.n_train
     )
-    outcome = experiments.run_grid(setup, options.recipes, options.seeds, epochs=options.epochs)
     _say(outcome)
     _say(setup.store.folder)
     return 0
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from batik_utils import data, engine, experiments, recipes, tuning
+    from batik_utils import recipes, tuning
 
     recipes.get(options.recipe)
-    engine.choose_device(options.device)
-    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
-    setup = experiments.prepare(
-        dataset,
-        options.grid,
-        results=options.results,
-        device=options.device,
-        precision=options.precision,
-        weights_directory=options.weights,
-    )
+    setup = _setup(options)
     table = tuning.search(
         setup, options.recipe, options.trials, folds=options.folds, seed=options.seed
     )
     _say(tuning.summary(table))
     _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
     return 0
+
+
+def _setup(options: argparse.Namespace, **settings: int):
+    from batik_utils import data, engine, experiments
+
+    engine.choose_device(options.device)
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    return experiments.prepare(
+        dataset,
+        options.grid,
+        results=options.results,
+        device=options.device,
+        precision=options.precision,
+        weights_directory=options.weights,
+        **settings,
+    )
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -188,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_training(command: argparse.ArgumentParser) -> None:
         command.add_argument(
-            "--grid", default="course", help="split: course, or stratified-<seed> (default: course)"
+            "--grid",
+            default="course",
+            help="split: course, stratified-<seed>, or cv for grouped folds (default: course)",
         )
         command.add_argument(
             "--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'"
@@ -203,8 +205,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--recipes", default="all", help="recipes or families, comma separated (default: all)"
     )
-    command.add_argument("--seeds", type=int, default=3, help="seeds a recipe (default: 3)")
+    command.add_argument(
+        "--seeds", type=int, default=3, help="seeds a recipe; of cv, its repeats (default: 3)"
+    )
     command.add_argument("--epochs", type=int, default=0, help="0: as each recipe says (default)")
+    command.add_argument(
+        "--n-train",
+        type=int,
+        default=0,
+        help="at most so many training pictures a motif, 0 for all",
+    )
     add_training(command)
 
     command = add("tune", _tune, "Search a recipe's settings on the training pictures alone.")
