@@ -6,7 +6,7 @@ A picture travels one way, and the modules stand in that order::
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
     engine, baselines, metrics, plots, checkpoints, results
-    experiments, tuning, audit, comparison
+    experiments, tuning, cost, audit, comparison
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

@@ -99,6 +99,16 @@ def _tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cost(options: argparse.Namespace) -> int:
+    from batik_utils import cost, recipes
+
+    recipes.select(options.recipes)
+    setup = _setup(options)
+    _say(cost.measure(setup, options.recipes).to_string(index=False))
+    _say(setup.store.folder / "cost.csv")
+    return 0
+
+
 def _setup(options: argparse.Namespace, **settings: int):
     from batik_utils import data, engine, experiments
 
@@ -224,6 +234,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
+    add_training(command)
+
+    command = add("cost", _cost, "Measure what recipes cost in use: milliseconds and megabytes.")
+    command.add_argument(
+        "--recipes", default="all", help="recipes or families, comma separated (default: all)"
+    )
     add_training(command)
 
     command = add("audit", _audit, "List near-duplicates and doubtful labels of a data set.")

@@ -103,7 +103,9 @@ class Setup:
             table = splits.of_fold(self.folds, repeat, fold)
         if n_train:
             table = splits.thin(table, n_train, repeat)
-        return replace(self, split=table, fold=fold, n_train=n_train)
+        # apart from the full runs, so that nobody counts them together
+        store = Store(self.store.folder / "learning") if n_train else self.store
+        return replace(self, split=table, store=store, fold=fold, n_train=n_train)
 
     def pixels(self, preprocessing: Preprocessing) -> torch.Tensor:
         """Return all pictures at the input size, uint8 (N, 3, S, S); each size is decoded once."""
@@ -347,7 +349,8 @@ def run_grid(
         names: recipes or families, see `recipes.select`.
         seeds: number of seeds, 0 to seeds - 1, for each recipe; of ``cv``, number of its repeats.
         epochs: in place of the recipes' own, or 0.
-        n_train: at most this many training pictures a motif; 0 for all.
+        n_train: at most this many training pictures a motif; 0 for all. Such runs are kept apart,
+            in the folder ``learning`` of the split.
         progress: show a bar over runs with the time left.
 
     Returns:
@@ -367,13 +370,14 @@ def run_grid(
             f"fewer than the {seeds} seeds asked for: ask for fewer, or remove it and its results."
         )
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
+    store = setup.at(0, 0, n_train).store
     jobs, reused, trained, not_run = [], [], [], {}
     # seed by seed, so that a stopped grid has every recipe about equally often
     for seed in range(seeds):
         for recipe in chosen:
             for fold in range(setup.n_folds):
                 name = run_name(recipe, seed, fold, n_train)
-                if setup.store.has(name, setup.dataset.digest):
+                if store.has(name, setup.dataset.digest):
                     reused.append(name)
                 else:
                     jobs.append((recipe, seed, fold))
