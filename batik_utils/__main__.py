@@ -77,7 +77,7 @@ def _train(options: argparse.Namespace) -> int:
 
     # a wrong word must not wait for the pictures to be read
     recipes.select(options.recipes)
-    setup = _setup(options, repeats=max(options.seeds, 5))
+    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
     outcome = experiments.run_grid(
         setup, options.recipes, options.seeds, epochs=options.epochs, n_train=options.n_train
     )
@@ -224,6 +224,9 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=0,
         help="at most so many training pictures a motif, 0 for all",
+    )
+    command.add_argument(
+        "--folds", type=int, default=0, help="folds of cv; 0: as there are, or 10 (default)"
     )
     add_training(command)
 

@@ -185,7 +185,7 @@ def prepare(
     device: str = "auto",
     precision: str = "float32",
     weights_directory: str | None = None,
-    folds: int = 10,
+    folds: int = 0,
     repeats: int = 5,
 ) -> Setup:
     """Write manifest and split where they are missing, and check them where they are not.
@@ -197,8 +197,8 @@ def prepare(
         device: see `engine.choose_device`.
         precision: ``float32`` or ``bfloat16``.
         weights_directory: folder to look for pretrained weights first, or None.
-        folds: of ``cv``, where its division is made now.
-        repeats: likewise.
+        folds: number of folds of ``cv``; 0 for as many as there are, or 10 where there are none.
+        repeats: divisions into folds, where there are none yet.
 
     Raises:
         BatikError: a setting is wrong, the folder holds results of other pictures, or ``cv`` finds

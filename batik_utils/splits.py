@@ -183,7 +183,7 @@ def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
 
 
 def open_or_make_folds(
-    dataset: Dataset, path: Path, groups: Path, *, folds: int = 10, repeats: int = 5
+    dataset: Dataset, path: Path, groups: Path, *, folds: int = 0, repeats: int = 5
 ) -> pd.DataFrame:
     """Read the folds saved at ``path``, or make and save them.
 
@@ -191,11 +191,11 @@ def open_or_make_folds(
         dataset: the data set.
         path: CSV of `make_folds`.
         groups: CSV of `duplicates.group`, which the audit writes; read only to make new folds.
-        folds: see `make_folds`; only for new folds.
-        repeats: likewise.
+        folds: number of folds that there must be; 0 for as many as there are, or 10 new ones.
+        repeats: number of repeats of new folds.
 
     Raises:
-        BatikError: folds of other pictures, a damaged file, or no groups.
+        BatikError: folds of other pictures or of another number, a damaged file, or no groups.
     """
     if not path.exists():
         if not groups.is_file():
@@ -204,7 +204,7 @@ def open_or_make_folds(
                 f"batik_utils audit' with the same --data, --root and --results first."
             )
         known = pd.read_csv(groups, dtype=str, keep_default_na=False)
-        table = make_folds(dataset, known, repeats=repeats, folds=folds)
+        table = make_folds(dataset, known, repeats=repeats, folds=folds or 10)
         save(table, path)
         return table
     table = _read_own(path, dataset, FOLD_COLUMNS, "folds")
@@ -214,6 +214,11 @@ def open_or_make_folds(
             raise BatikError(f"{path} has no fold number in column repeat_{repeat}: restore it.")
         table[f"repeat_{repeat}"] = column.astype(int)
     _check_complete(table, dataset, str(path))
+    if folds and n_folds(table) != folds:
+        raise BatikError(
+            f"{path} has {n_folds(table)} folds, not {folds}: ask for as many, or move it and its "
+            f"results away."
+        )
     return table
 
 

@@ -276,6 +276,9 @@ def test_folds_are_saved_once_and_kept(tmp_path):
     made = splits.open_or_make_folds(COURSE, path, groups, repeats=2)
     groups.unlink()  # what is fixed once does not follow a later audit
     pd.testing.assert_frame_equal(splits.open_or_make_folds(COURSE, path, groups), made)
+    assert splits.n_folds(made) == 10
+    with pytest.raises(BatikError, match="has 10 folds, not 5"):
+        splits.open_or_make_folds(COURSE, path, groups, folds=5)
 
 
 @pytest.mark.parametrize(
