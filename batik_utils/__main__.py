@@ -200,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--grid",
             default="course",
-            help="split: course, stratified-<seed>, or cv for grouped folds (default: course)",
+            help="split: course, stratified-<seed>, cv (folds, near-twins together) or cv-ungrouped "
+            "(default: course)",
         )
         command.add_argument(
             "--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'"

@@ -43,8 +43,9 @@ from batik_utils.weights import WeightsNotFound
 log = logging.getLogger(__name__)
 
 
-#: The split with folds; see `splits.make_folds`.
-CROSS_VALIDATION = "cv"
+#: Splits with folds; see `splits.make_folds`. The second one takes near-twins for different
+#: pictures, to show how much that flatters.
+CROSS_VALIDATION = ("cv", "cv-ungrouped")
 
 
 @dataclass
@@ -53,9 +54,8 @@ class Setup:
 
     Attributes:
         dataset: the data set.
-        split_name: ``course``, ``stratified-<seed>`` or ``cv``.
-        split: see `splits.make`; of one fold, or of no particular one where ``split_name`` is
-            ``cv`` and `at` was not called yet.
+        split_name: ``course``, ``stratified-<seed>``, ``cv`` or ``cv-ungrouped``.
+        split: see `splits.make`; with folds, the first one until `at` is called.
         store: result files of this data set and split.
         device: where to compute.
         precision: see `engine.fit`.
@@ -192,7 +192,8 @@ def prepare(
 
     Args:
         dataset: the data set.
-        split: ``course``, ``stratified-<seed>``, or ``cv`` for grouped cross-validation.
+        split: ``course``, ``stratified-<seed>``, ``cv`` for grouped cross-validation, or
+            ``cv-ungrouped``.
         results: see `results_root`.
         device: see `engine.choose_device`.
         precision: ``float32`` or ``bfloat16``.
@@ -213,13 +214,10 @@ def prepare(
     data.write_manifest(dataset, results)
     folder = results / dataset.name / split
     divided = None
-    if split == CROSS_VALIDATION:
+    if split in CROSS_VALIDATION:
+        groups = results / dataset.name / "duplicate_groups.csv" if split == "cv" else None
         divided = splits.open_or_make_folds(
-            dataset,
-            folder / "folds.csv",
-            results / dataset.name / "duplicate_groups.csv",
-            folds=folds,
-            repeats=repeats,
+            dataset, folder / "folds.csv", groups, folds=folds, repeats=repeats
         )
         table = splits.of_fold(divided, 0, 0)
     else:

@@ -183,7 +183,7 @@ def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
 
 
 def open_or_make_folds(
-    dataset: Dataset, path: Path, groups: Path, *, folds: int = 0, repeats: int = 5
+    dataset: Dataset, path: Path, groups: Path | None, *, folds: int = 0, repeats: int = 5
 ) -> pd.DataFrame:
     """Read the folds saved at ``path``, or make and save them.
 
@@ -191,6 +191,7 @@ def open_or_make_folds(
         dataset: the data set.
         path: CSV of `make_folds`.
         groups: CSV of `duplicates.group`, which the audit writes; read only to make new folds.
+            None to take every picture for a group of its own.
         folds: number of folds that there must be; 0 for as many as there are, or 10 new ones.
         repeats: number of repeats of new folds.
 
@@ -198,12 +199,16 @@ def open_or_make_folds(
         BatikError: folds of other pictures or of another number, a damaged file, or no groups.
     """
     if not path.exists():
-        if not groups.is_file():
+        if groups is None:
+            alone = dataset.manifest["path"]
+            known = pd.DataFrame({"path": alone, "group": alone})
+        elif groups.is_file():
+            known = pd.read_csv(groups, dtype=str, keep_default_na=False)
+        else:
             raise BatikError(
                 f"Folds need to know near-twins, and there is no {groups}: run 'python -m "
                 f"batik_utils audit' with the same --data, --root and --results first."
             )
-        known = pd.read_csv(groups, dtype=str, keep_default_na=False)
         table = make_folds(dataset, known, repeats=repeats, folds=folds or 10)
         save(table, path)
         return table
