@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--grid",
             default="course",
-            help="split: course, stratified-<seed>, cv (folds, near-twins together) or cv-ungrouped "
+            help="split: course, stratified-<seed>, cv (folds, twins together) or cv-ungrouped "
             "(default: course)",
         )
         command.add_argument(
