@@ -481,7 +481,8 @@ def _by_group(values: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.ndar
     """Return sums (G, M) of values (N, M) over groups, and the groups' sizes (G,)."""
     if len(groups) != len(values):
         raise BatikError(f"{len(values)} pictures need as many groups, not {len(groups)}.")
-    codes, known = pd.factorize(np.asarray(groups))
+    # sorted, so that the order of pictures does not change what is drawn
+    codes, known = pd.factorize(np.asarray(groups), sort=True)
     if len(known) < 2:
         raise BatikError(
             f"{len(values)} pictures in {len(known)} group: a group counts as one, and one is too "
