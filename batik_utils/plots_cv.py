@@ -299,7 +299,8 @@ def cost(summary: pd.DataFrame, data_title: str) -> Figure:
         for unbeaten in known[known["accuracy"] > best_so_far].itertuples():
             axes.annotate(
                 unbeaten.recipe, (getattr(unbeaten, column), unbeaten.accuracy), xytext=(6, 5),
-                textcoords="offset points", fontsize=8,
+                textcoords="offset points", fontsize=8, zorder=4,
+                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.8},
             )  # fmt: skip
         axes.set(xscale="log", xlabel=label)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

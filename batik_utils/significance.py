@@ -166,8 +166,8 @@ def nadeau_bengio(
 
     The plain t-test takes folds for independent and finds differences where there are none. Here
     the variance of the mean is s² (1/J + n_test / n_train) instead of s² / J. It covers both the
-    choice of training and of test pictures, and near-twins, as they share a fold; it is the most
-    careful test here. Folds count alike, whatever their size.
+    choice of training and of test pictures, and near-twins, as they share a fold. It is the most
+    careful test here and overlooks much (see `pairwise`). Folds count alike, whatever their size.
 
     Args:
         differences: (J,) accuracy of A less accuracy of B in each fold of each repeat.
@@ -225,6 +225,12 @@ def pairwise(
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compare recipes two by two on the repeats that both have.
+
+    How far to trust the tests: of recipes that are equally good in a simulation, on folds with
+    near-twins like ours and at the 5 % level, ``p_groups`` calls some 5 % different, ``p_mcnemar``
+    some 11 % (it takes twins for several pictures), ``p_corrected_t`` almost none, and a plain
+    t-test over folds 14 % or more (tests/test_significance.py repeats it). So decide by
+    ``p_groups_holm``; what ``p_corrected_t_holm`` confirms is safe beyond these trainings.
 
     Say before looking which pairs or which reference matter. A reference chosen because it came
     out best was lucky in part, so its lead is somewhat overstated.
@@ -303,7 +309,7 @@ def pairwise(
     ]
 
 
-def p_matrix(comparison: pd.DataFrame, column: str = "p_corrected_t_holm") -> pd.DataFrame:
+def p_matrix(comparison: pd.DataFrame, column: str = "p_groups_holm") -> pd.DataFrame:
     """Turn p-values of all pairs into a symmetric matrix, 1 on the diagonal.
 
     Args:
