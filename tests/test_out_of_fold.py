@@ -115,6 +115,13 @@ def test_difficulty_counts_recipes_alike(tables):
     assert set(table["recipes"]) == {2}
 
 
+def test_a_recipe_is_wrong_where_most_of_its_repeats_are():
+    runs = run_rows("a", [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]])
+    table = out_of_fold.difficulty(out_of_fold.pooled(*runs)).set_index("path")
+    assert table["wrong"].sort_index().tolist() == pytest.approx([0, 2 / 3, 1 / 3, 1])
+    assert table["recipes_wrong"].sort_index().tolist() == [0, 1, 0, 1]
+
+
 def test_a_picture_never_mistaken_is_called_nothing():
     table = out_of_fold.difficulty(out_of_fold.pooled(*run_rows("a", [[1, 1, 1, 0]])))
     assert table["mostly_called"].tolist() == ["betawi", "", "", ""]

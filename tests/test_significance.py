@@ -276,6 +276,8 @@ def test_pairwise_takes_what_is_asked_for(grid):
     assert table["repeats"].tolist() == [1, 1]
     first = fewer[fewer["seed"] == 0].groupby("recipe")["accuracy"].mean()
     assert table["difference"].tolist() == pytest.approx([first["c"] - first[k] for k in "ab"])
+    other = significance.pairwise(fewer, predictions, groups, pairs=[("a", "c")], n=100)
+    assert other["difference"].iloc[0] == pytest.approx(first["a"] - first["c"])
     swapped = significance.pairwise(runs, predictions, groups, pairs=[("b", "a")], n=100)
     straight = significance.pairwise(runs, predictions, groups, pairs=[("a", "b")], n=100)
     assert swapped["difference"].iloc[0] == pytest.approx(-straight["difference"].iloc[0])
