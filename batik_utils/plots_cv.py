@@ -74,7 +74,9 @@ def critical_difference(
     families: Mapping[str, str] | None = None,
     alpha: float = 0.05,
 ) -> Figure:
-    """Draw mean ranks; a bar joins recipes that the test cannot tell apart.
+    """Draw mean ranks; the dots on one bar are recipes that the test cannot tell apart.
+
+    A bar may pass over a recipe without a dot: that one is told apart from some of the others.
 
     Args:
         mean_ranks: by recipe, 1 is best; see `significance.ranks`.
@@ -98,7 +100,7 @@ def critical_difference(
     order = list(mean_ranks.sort_values(kind="stable").index)
     figure, axes = _axes(
         data_title,
-        f"Mean rank over folds (1 is best); joined: not told apart by {test}, {alpha:.0%} level",
+        f"Mean rank over folds (1 is best); dots on one bar: not told apart by {test}, {alpha:.0%} level",
         width=9,
         height=0.2 * len(order) + 2.2,
     )
@@ -112,7 +114,7 @@ def critical_difference(
         label_props={"fontsize": 9},
         color_palette=dict.fromkeys(order, "black"),
         elbow_props={"linewidth": 0.7},
-        crossbar_props={"color": _SHADES[0], "linewidth": 3},
+        crossbar_props={"color": _SHADES[0], "linewidth": 3, "marker": "o", "markersize": 6},
         marker_props={"s": 20},
         text_h_margin=0.03 * len(order),
     )
