@@ -100,7 +100,8 @@ def critical_difference(
     order = list(mean_ranks.sort_values(kind="stable").index)
     figure, axes = _axes(
         data_title,
-        f"Mean rank over folds (1 is best); dots on one bar: not told apart by {test}, {alpha:.0%} level",
+        f"Mean rank over folds (1 is best); dots on one bar: not told apart by {test}, "
+        f"{alpha:.0%} level",
         width=9,
         height=0.2 * len(order) + 2.2,
     )
