@@ -34,15 +34,7 @@ def read(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
             f"No cross-validation in {store.folder}: run notebook 03 (or 'python -m batik_utils "
             f"train --grid cv') first, or name another DATASET."
         )
-    gaps = out_of_fold.unfinished(runs, predictions)
-    open_repeats = set(zip(gaps["recipe"], gaps["repeat"], strict=True))
-    kept = [key not in open_repeats for key in zip(runs["recipe"], runs["seed"], strict=True)]
-    place = {name: k for k, name in enumerate(recipes.RECIPES)}
-    runs = runs[kept].sort_values(
-        ["recipe", "seed", "fold"],
-        key=lambda c: c.map(place).fillna(len(place)) if c.name == "recipe" else c,
-    )
-    return runs.reset_index(drop=True), predictions, pd.read_csv(path)
+    return *_finished(runs, predictions), pd.read_csv(path)
 
 
 def summary(
@@ -170,12 +162,11 @@ def describe_differences(pairs: pd.DataFrame, alpha: float = 0.05) -> str:
     )
 
 
-def twins_flatter(results: Path, folds: pd.DataFrame) -> pd.DataFrame | None:
+def twins_flatter(results: Path) -> pd.DataFrame | None:
     """Set the accuracy in folds that part near-twins beside that in folds that do not.
 
     Args:
         results: ``<results>/<data set>``.
-        folds: of `read`.
 
     Returns:
         By recipe: accuracy in either division over the repeats that both have, and the difference;
@@ -187,7 +178,7 @@ def twins_flatter(results: Path, folds: pd.DataFrame) -> pd.DataFrame | None:
         return None
     runs, predictions, _ = read(results)
     together = out_of_fold.pooled(runs, predictions)
-    apart = out_of_fold.pooled(apart_runs, apart_predictions)
+    apart = out_of_fold.pooled(*_finished(apart_runs, apart_predictions))
     rows = []
     for recipe in dict.fromkeys(apart["recipe"]):
         one, other = (t[t["recipe"] == recipe] for t in (apart, together))
@@ -284,6 +275,19 @@ def hardest(difficulty: pd.DataFrame, most: int = 10) -> pd.DataFrame:
             "mostly called": table["mostly_called"],
         }
     )
+
+
+def _finished(runs: pd.DataFrame, predictions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Leave out the repeats that a stopped grid left unfinished, and put recipes in table order."""
+    gaps = out_of_fold.unfinished(runs, predictions)
+    gone = set(zip(gaps["recipe"], gaps["repeat"], strict=True))
+    keys = zip(runs["recipe"], runs["seed"], strict=True)
+    runs = runs[[key not in gone for key in keys]]
+    place = {name: k for k, name in enumerate(recipes.RECIPES)}
+    order = runs["recipe"].map(place).fillna(len(place))
+    runs = runs.assign(order=order).sort_values(["order", "recipe", "seed", "fold"])
+    runs = runs.drop(columns="order").reset_index(drop=True)
+    return runs, predictions[predictions["run"].isin(runs["run"])]
 
 
 def _interval(table: pd.DataFrame, low: str, high: str) -> list[str]:
