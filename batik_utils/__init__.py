@@ -5,7 +5,7 @@ A picture travels one way, and the modules stand in that order::
     errors, motifs, pictures, synthetic, data
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
-    engine, metrics, plots, checkpoints, results
+    engine, metrics, plots, masking, explain, shortcuts, plots_explain, checkpoints, results
     experiments, tuning, audit, comparison
     parameters, run, colab, __main__
 

@@ -1,0 +1,507 @@
+"""Does a network know the motif, or something that comes with it? Accuracy on masked pictures.
+
+    >>> from batik_utils import shortcuts
+    >>> found = shortcuts.run(dataset, folds, results / "kaggle" / "cv", ["efficientnet_lite0"])
+    >>> print(found)
+
+A linear probe on a fixed backbone is fitted and tested in the grouped folds of `splits.make_folds`
+twice for each kind of `masking.KINDS`:
+
+- trained on whole pictures, tested on masked ones: what an existing model lives on. Masked
+  pictures look unlike anything it was trained on, which costs accuracy by itself.
+- trained and tested on masked ones: what there is to know in the part that is left.
+
+Nothing is chosen by any test picture: the probe's one setting is fixed. `run` also draws, out of
+fold, the heat maps of `explain` and counts where they lie. Introduced in notebook 04, section
+"What do the models look at?".
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from tqdm.auto import tqdm
+
+from batik_utils import engine, explain, masking, models, recipes, splits, transforms
+from batik_utils.data import Dataset
+from batik_utils.errors import BatikError
+from batik_utils.models import Classifier
+from batik_utils.recipes import Recipe
+
+log = logging.getLogger(__name__)
+
+#: Inverse strength of the probe's L2 penalty, as in `audit`; never chosen by a test picture.
+PENALTY = 0.01
+#: Networks looked into unless others are named.
+RECIPES = ("mobilenet_v2_probe", "efficientnet_lite0")
+#: Bootstrap samples behind each interval.
+SAMPLES = 10_000
+COLUMNS = (
+    "recipe",
+    "kind",
+    "trained_on",
+    "accuracy",
+    "lower",
+    "upper",
+    "change",
+    "change_lower",
+    "change_upper",
+    "repeats",
+    "pictures",
+    "groups",
+    "dataset",
+)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look into some networks found; every table is written as a CSV of its name.
+
+    Attributes:
+        folder: where the files are.
+        shortcuts: see `summarise`.
+        shortcuts_pictures: see `answers`, with ``recipe``.
+        heat: one row a recipe and picture: ``recipe, path, motif, predicted`` and the share of the
+            heat in each of `masking.regions`; predicted and drawn by the probe of repeat 0 that
+            was not trained on the picture.
+        randomisation: see `explain.randomisation`, with ``recipe``.
+    """
+
+    folder: Path
+    shortcuts: pd.DataFrame
+    shortcuts_pictures: pd.DataFrame
+    heat: pd.DataFrame
+    randomisation: pd.DataFrame
+
+    def __str__(self) -> str:
+        parts = [
+            describe(self.shortcuts, self.shortcuts_pictures),
+            describe_heat(self.heat),
+            *(
+                f"{recipe}\n{explain.describe_randomisation(rows)}"
+                for recipe, rows in self.randomisation.groupby("recipe", sort=False)
+            ),
+            str(self.folder),
+        ]
+        return "\n\n".join(parts).replace("**", "").replace("`", "")
+
+
+def run(
+    dataset: Dataset,
+    folds: pd.DataFrame,
+    folder: Path,
+    names: Sequence[str] = RECIPES,
+    *,
+    weights_directory: str | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> Found:
+    """Look into some networks and write what was found. Repeating it gives the same files.
+
+    Args:
+        dataset: the data set.
+        folds: of `splits.make_folds`, for this data set.
+        folder: where the CSV files belong.
+        names: recipes with a fixed backbone.
+        weights_directory: folder to look for pretrained weights first, or None.
+        device: see `engine.choose_device`.
+        progress: show bars.
+
+    Raises:
+        BatikError: a recipe whose backbone is not fixed, or folds of other pictures.
+        WeightsNotFound: a network's weights cannot be had.
+    """
+    chosen = check_recipes(names)
+    if list(folds["path"]) != list(dataset.manifest["path"]):
+        raise BatikError("These folds belong to other pictures, or to another order of them.")
+    labels = np.array(dataset.labels)
+    tables, per_picture, heats, randomised = [], [], [], []
+    for recipe in chosen:
+        model, _ = models.build(recipe, len(dataset.classes), weights_directory)
+        model.to(engine.choose_device(device))
+        preprocessing = models.preprocessing_of(recipe)
+        pixels = transforms.load_pixels(dataset, preprocessing, progress=progress)
+        values = {}
+        bar = tqdm(
+            masking.KINDS, desc=f"{recipe.name}: features", unit="kind", disable=not progress
+        )
+        for kind in bar:
+            batch = masking.masked(pixels, kind)
+            values[kind] = engine.features(model, preprocessing, batch).cpu().numpy()
+        pictures = answers(values, labels, folds, dataset.classes, progress=progress)
+        table = summarise(pictures, folds, dataset.classes)
+        tables.append(table.assign(recipe=recipe.name, dataset=dataset.digest))
+        per_picture.append(pictures.assign(recipe=recipe.name))
+
+        looks = []
+        bar = tqdm(
+            range(splits.n_folds(folds)),
+            desc=f"{recipe.name}: heat maps",
+            unit="fold",
+            disable=not progress,
+        )
+        for fold in bar:
+            test = (folds["repeat_0"] == fold).to_numpy()
+            fitted = probe(values["whole"][~test], labels[~test])
+            whole = as_classifier(model, fitted)
+            predicted = fitted.predict(values["whole"][test])
+            maps = explain.heat_map(whole, preprocessing, pixels[torch.from_numpy(test)], predicted)
+            looks.append(
+                dataset.manifest.loc[test, ["path", "motif"]]
+                .reset_index(drop=True)
+                .assign(predicted=[dataset.classes[k] for k in predicted])
+                .join(explain.where(maps))
+            )
+            if fold == 0:
+                for explanation, name in (
+                    (explain.heat_map, "Grad-CAM"),
+                    (explain.edge_map, "edges of the picture"),
+                ):
+                    check = explain.randomisation(
+                        whole,
+                        preprocessing,
+                        pixels[torch.from_numpy(test)],
+                        predicted,
+                        explanation=explanation,
+                        name=name,
+                        progress=progress,
+                    )
+                    randomised.append(check.assign(recipe=recipe.name))
+        order = {path: i for i, path in enumerate(dataset.manifest["path"])}
+        heat = pd.concat(looks).sort_values("path", key=lambda p: p.map(order))
+        heats.append(heat.assign(recipe=recipe.name))
+
+    found = Found(
+        folder,
+        pd.concat(tables, ignore_index=True)[list(COLUMNS)],
+        *(_first("recipe", parts) for parts in (per_picture, heats, randomised)),
+    )
+    for name, table in vars(found).items():
+        if isinstance(table, pd.DataFrame):
+            rounded = table.round(dict.fromkeys(table.select_dtypes("floating").columns, 6))
+            splits.save(rounded, folder / f"{name}.csv")
+    return found
+
+
+def check_recipes(names: Sequence[str]) -> list[Recipe]:
+    """Return the recipes of these names.
+
+    Raises:
+        BatikError: no or an unknown name, or a recipe that trains its backbone.
+    """
+    chosen = [recipes.get(name) for name in names]
+    if not chosen:
+        raise BatikError(f"No recipe was named: give one such as {RECIPES[0]}.")
+    for recipe in chosen:
+        if recipe.frozen != "backbone":
+            raise BatikError(
+                f"Recipe '{recipe.name}' trains its backbone, and a probe for each fold needs a "
+                f"fixed one: choose recipes with frozen='backbone', such as {', '.join(RECIPES)}."
+            )
+    return chosen
+
+
+def read_folds(path: Path, dataset: Dataset) -> pd.DataFrame:
+    """Read the folds of `splits.make_folds` that belong to a data set.
+
+    Raises:
+        BatikError: no such file, or made for other pictures.
+    """
+    if not path.is_file():
+        raise BatikError(f"No folds at {path}: make them with splits.make_folds and save them.")
+    table = pd.read_csv(path, keep_default_na=False)
+    if set(table["dataset"]) != {dataset.digest}:
+        raise BatikError(
+            f"The folds {path} were made for other pictures than those in {dataset.root}: use the "
+            f"data set that they were made for, or another results folder."
+        )
+    return table
+
+
+def probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
+    """Fit standardised multinomial logistic regression.
+
+    Args:
+        features: (N, F).
+        labels: (N,) class indices.
+    """
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=PENALTY, max_iter=2000))
+    return model.fit(features, labels)
+
+
+def as_classifier(model: Classifier, fitted: Pipeline) -> Classifier:
+    """Return a network that says what a probe of its features says.
+
+    The standardisation becomes part of one linear layer:
+    W (f - m) / s + b = (W / s) f + (b - (W / s) m).
+
+    Args:
+        model: gives the backbone, which is shared, not copied.
+        fitted: of `probe`, with three or more motifs.
+    """
+    scaler, regression = fitted[0], fitted[-1]
+    weight = regression.coef_ / scaler.scale_
+    bias = regression.intercept_ - weight @ scaler.mean_
+    head = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    head.to(next(model.parameters()).device)
+    return Classifier(model.backbone, head, "backbone").eval()
+
+
+def answers(
+    features: Mapping[str, np.ndarray],
+    labels: Sequence[int],
+    folds: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Test a probe on every kind of picture, trained on whole ones and on its own kind.
+
+    Args:
+        features: (N, F) by kind, in the order of the folds; ``whole`` must be there. Kinds that end
+            in ``added`` are tested, never trained on.
+        labels: (N,) class indices.
+        folds: of `splits.make_folds`.
+        classes: motifs in class order.
+        progress: show a bar.
+
+    Returns:
+        One row a kind, training and picture: ``kind, trained_on, path, motif, group, right`` (share
+        of the repeats in which the answer was right) and ``said_<motif>``, the share of each
+        answer.
+    """
+    labels = np.asarray(labels)
+    kinds = list(features)
+    pairs = [("whole", kind) for kind in kinds]
+    pairs += [(kind, kind) for kind in kinds if kind != "whole" and not kind.endswith("added")]
+    said = {pair: np.zeros((len(labels), len(classes))) for pair in pairs}
+    repeats = splits.n_repeats(folds)
+    trainings = list(dict.fromkeys(trained for trained, _ in pairs))
+    bar = tqdm(
+        total=repeats * splits.n_folds(folds) * len(trainings),
+        desc="Probes",
+        unit="probe",
+        disable=not progress,
+    )
+    with bar:
+        for repeat in range(repeats):
+            fold_of = folds[f"repeat_{repeat}"].to_numpy()
+            for fold in range(splits.n_folds(folds)):
+                test = np.flatnonzero(fold_of == fold)
+                train = np.flatnonzero(fold_of != fold)
+                for trained in trainings:
+                    fitted = probe(features[trained][train], labels[train])
+                    for pair in pairs:
+                        if pair[0] == trained:
+                            predicted = fitted.predict(features[pair[1]][test])
+                            said[pair][test, predicted] += 1 / repeats
+                    bar.update()
+    tables = []
+    for (trained, kind), shares in said.items():
+        table = folds[["path", "motif", "group"]].reset_index(drop=True)
+        table = table.assign(right=shares[np.arange(len(labels)), labels])
+        table[[f"said_{motif}" for motif in classes]] = shares
+        table.insert(0, "kind", kind)
+        table.insert(1, "trained_on", trained)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True).round(6)
+
+
+def summarise(
+    pictures: pd.DataFrame, folds: pd.DataFrame, classes: Sequence[str], *, seed: int = 0
+) -> pd.DataFrame:
+    """Return the accuracy of each kind and training with intervals.
+
+    Args:
+        pictures: of `answers`.
+        folds: of `splits.make_folds`; gives the number of repeats.
+        classes: motifs, for the check that every picture is there.
+        seed: of the bootstrap.
+
+    Returns:
+        ``kind, trained_on, accuracy, lower, upper, change, change_lower, change_upper, repeats,
+        pictures, groups``. The accuracy is the mean over pictures of the share of right repeats;
+        ``change`` is its difference to whole pictures, paired by picture. Intervals (95 %) are the
+        percentiles of a bootstrap that draws groups of near-twins, as twins are no separate
+        evidence. They hold the models fixed: that other training pictures would give other models
+        is not in them.
+
+    Raises:
+        BatikError: pictures are missing somewhere.
+    """
+    base = pictures[(pictures["kind"] == "whole") & (pictures["trained_on"] == "whole")]
+    counts = pictures.groupby(["kind", "trained_on"], sort=False).size()
+    if not len(base) or set(counts) != {len(folds)} or set(base["motif"]) != set(classes):
+        raise BatikError("Every kind needs an answer for every picture, whole ones included.")
+    rows = []
+    for (kind, trained), table in pictures.groupby(["kind", "trained_on"], sort=False):
+        paired = table["right"].to_numpy() - base["right"].to_numpy()
+        lower, upper = group_interval(table["right"], table["group"], seed=seed)
+        change = group_interval(paired, table["group"], seed=seed)
+        rows.append(
+            {
+                "kind": kind,
+                "trained_on": trained,
+                "accuracy": table["right"].mean(),
+                "lower": lower,
+                "upper": upper,
+                "change": paired.mean(),
+                "change_lower": change[0],
+                "change_upper": change[1],
+                "repeats": splits.n_repeats(folds),
+                "pictures": len(table),
+                "groups": table["group"].nunique(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def group_interval(
+    values: Sequence[float],
+    groups: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return the bootstrap interval of a mean whose values come in groups.
+
+    Args:
+        values: (N,) numbers.
+        groups: (N,) group of each; whole groups are drawn (the cluster bootstrap, Field and Welsh,
+            2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
+        confidence: e.g. 0.95.
+        samples: number of bootstrap samples.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper percentile.
+    """
+    table = pd.DataFrame({"value": np.asarray(values), "group": np.asarray(groups)})
+    by_group = table.groupby("group", sort=True)["value"].agg(["sum", "count"]).to_numpy()
+    n = len(by_group)
+    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
+    sums = times @ by_group
+    low, high = np.quantile(sums[:, 0] / sums[:, 1], [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def describe(table: pd.DataFrame, pictures: pd.DataFrame | None = None) -> str:
+    """Say in words what the models live on, and what this cannot show, in Markdown.
+
+    Args:
+        table: rows of ``shortcuts.csv``.
+        pictures: rows of ``shortcuts_pictures.csv``, for the answers to an added watermark.
+    """
+    lines = []
+    for recipe, rows in table.groupby("recipe", sort=False):
+        rows = rows.set_index(["kind", "trained_on"])
+        whole = rows.loc[("whole", "whole")]
+        lines.append(
+            f"`{recipe}`: **{whole['accuracy']:.1%}** on whole pictures "
+            f"({whole['lower']:.0%} to {whole['upper']:.0%}; {whole['pictures']:.0f} pictures in "
+            f"{whole['groups']:.0f} groups of near-twins, {whole['repeats']:.0f} repeats)."
+        )
+        for kind, meaning in masking.KINDS.items():
+            if kind == "whole" or (kind, "whole") not in rows.index:
+                continue
+            text = f"- **{kind}** ({meaning}): {_change(rows.loc[(kind, 'whole')])}"
+            if (kind, kind) in rows.index:
+                own = rows.loc[(kind, kind)]
+                text += f"; trained on such pictures, {own['accuracy']:.1%}, {_verdict(own)}"
+            lines.append(text + ".")
+        if pictures is not None:
+            lines += _turned(pictures[pictures["recipe"] == recipe])
+    lines.append(
+        "\nWhat this cannot show: an accuracy that stays when a part is hidden only proves that "
+        "the rest suffices, not that the part is never used; one that falls may fall because such "
+        "pictures look strange. Masks are rectangles: no one has drawn where cloth ends and "
+        "background begins. These are linear probes of fixed ImageNet features; networks trained "
+        "from scratch may look elsewhere. Chance is one in the number of motifs."
+    )
+    return "\n".join(lines)
+
+
+def describe_heat(heat: pd.DataFrame) -> str:
+    """Say in words where the heat maps lie, in Markdown.
+
+    Args:
+        heat: rows of ``heat.csv``.
+    """
+    area = explain.areas()
+    lines = []
+    for recipe, rows in heat.groupby("recipe", sort=False):
+        shares = rows[list(area.index)].mean()
+        text = (
+            f"`{recipe}`: its heat maps have {shares['centre']:.0%} of their heat in the middle "
+            f"half of the picture (an even map: {area['centre']:.0%}), {shares['band']:.0%} in the "
+            f"strip of the watermark ({area['band']:.0%}) and {shares['seal']:.1%} in the corner "
+            f"of the seal ({area['seal']:.1%})."
+        )
+        centre = rows.groupby("predicted")["centre"].mean()
+        text += " The middle half by answer: " + ", ".join(
+            f"{motif} {share:.0%}" for motif, share in centre.items()
+        )
+        lines.append(text + ".")
+    return "\n".join(lines)
+
+
+def _change(row: pd.Series) -> str:
+    sure = row["change_lower"] > 0 or row["change_upper"] < 0
+    points = f"{100 * row['change']:+.1f} points ({_range(row)})"
+    text = f"a model trained on whole pictures has {row['accuracy']:.1%}, {points}"
+    return text if sure else text + ", no difference that these pictures can show"
+
+
+def _verdict(row: pd.Series) -> str:
+    text = f"{100 * row['change']:+.1f} points ({_range(row)})"
+    if row["change_upper"] < 0:
+        return text + ": something is lost"
+    if row["change_lower"] > 0:
+        return text + ": the rest was in the way"
+    return text + ": nothing that these pictures can show is lost"
+
+
+def _range(row: pd.Series) -> str:
+    return f"{100 * row['change_lower']:+.1f} to {100 * row['change_upper']:+.1f}"
+
+
+def _turned(pictures: pd.DataFrame) -> list[str]:
+    """Say to which motif an added watermark turns the others' pictures, if it is there."""
+    added = pictures[pictures["kind"] == "watermark added"].reset_index(drop=True)
+    whole = pictures[(pictures["kind"] == "whole")].reset_index(drop=True)
+    if added.empty:
+        return []
+    parts = []
+    for column in (c for c in pictures if c.startswith("said_")):
+        motif = column.removeprefix("said_")
+        others = (added["motif"] != motif).to_numpy()
+        before, after = whole.loc[others, column].mean(), added.loc[others, column].mean()
+        low, high = group_interval(
+            added.loc[others, column] - whole.loc[others, column], added.loc[others, "group"]
+        )
+        parts.append(
+            f"{motif} for {before:.0%} before and {after:.0%} after "
+            f"({100 * low:+.1f} to {100 * high:+.1f} points)"
+        )
+    return [
+        "- Wrong answers when a watermark is printed on pictures of the other motifs: "
+        + "; ".join(parts)
+        + "."
+    ]
+
+
+def _first(column: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
+    table = pd.concat(tables, ignore_index=True)
+    return table[[column, *(c for c in table.columns if c != column)]]
