@@ -138,12 +138,14 @@ def _explain(options: argparse.Namespace) -> int:
     names = [name.strip() for name in options.recipes.split(",") if name.strip()]
     shortcuts.check_recipes(names)
     dataset = data.load(options.data, options.root)
-    folder = experiments.results_root(options.results) / dataset.name / "cv"
+    results = experiments.results_root(options.results) / dataset.name
+    folder = results / "cv"
     found = shortcuts.run(
         dataset,
         shortcuts.read_folds(folder / "folds.csv", dataset),
         folder,
         names,
+        watermarked=shortcuts.read_watermarks(results / "watermarks_by_eye.csv", dataset),
         weights_directory=options.weights or None,
         device=options.device,
     )

@@ -123,7 +123,13 @@ def shortcuts(table: pd.DataFrame, data_title: str, n_motifs: int = 3) -> Figure
         rows = table[table["recipe"] == name]
         styles = (
             (rows[rows["trained_on"] == "whole"], -0.2, _DARK, "", "trained on whole pictures"),
-            (rows[rows["trained_on"] != "whole"], 0.2, _LIGHT, "//", "trained on masked ones too"),
+            (
+                rows[rows["trained_on"] == rows["kind"]].query("kind != 'whole'"),
+                0.2,
+                _LIGHT,
+                "//",
+                "trained on masked ones too",
+            ),
         )
         for part, shift, colour, hatch, label in styles:
             part = part.set_index("kind").reindex(kinds)
@@ -150,6 +156,59 @@ def shortcuts(table: pd.DataFrame, data_title: str, n_motifs: int = 3) -> Figure
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     figure.suptitle(f"What is left when something is taken away\n{data_title}", fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def watermark(table: pd.DataFrame, data_title: str) -> Figure:
+    """Draw what a printed watermark does, by what the model was trained on.
+
+    Args:
+        table: rows of ``watermark.csv``; one panel a recipe.
+        data_title: title of the data set.
+    """
+    names = list(dict.fromkeys(table["recipe"]))
+    motif = table["motif"].iloc[0]
+    figure, panels = plt.subplots(
+        1,
+        len(names),
+        figsize=(4.4 * len(names) + 2.2, 2.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, name in zip(panels[0], names, strict=True):
+        rows = table[table["recipe"] == name]
+        y = np.arange(len(rows))[::-1]
+        axes.barh(
+            y + 0.2, rows["before"], height=0.38, color=_LIGHT, edgecolor="black", label="as it is"
+        )
+        axes.barh(
+            y - 0.2,
+            rows["after"],
+            height=0.38,
+            color=_DARK,
+            hatch="//",
+            edgecolor="black",
+            label="with a watermark printed on it",
+        )
+        for place, row in zip(y, rows.itertuples(), strict=True):
+            points = f"{100 * row.change:+.0f} ({100 * row.lower:+.0f} to {100 * row.upper:+.0f})"
+            axes.annotate(
+                points,
+                (max(row.before, row.after), place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+            )
+        axes.set_yticks(y, [f"trained on\n{text}" for text in rows["trained_on"]], fontsize=8)
+        axes.set(xlim=(0, 1), xlabel=f"share called {motif}", title=name)
+        axes.xaxis.set_major_formatter(PercentFormatter(1))
+        axes.grid(axis="x", alpha=0.3)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(f"Pictures of other motifs that are called {motif}\n{data_title}", fontsize=11)
     plt.close(figure)
     return figure
 

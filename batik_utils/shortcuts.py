@@ -11,6 +11,10 @@ twice for each kind of `masking.KINDS`:
   pictures look unlike anything it was trained on, which costs accuracy by itself.
 - trained and tested on masked ones: what there is to know in the part that is left.
 
+Where a person has listed the pictures that bear a shop's watermark (``watermarks_by_eye.csv``), two
+more trainings ask whether the probe has learned it: without the listed pictures, and, as a control,
+without as many others of the same motifs. Then a watermark is printed on pictures that have none.
+
 Nothing is chosen by any test picture: the probe's one setting is fixed. `run` also draws, out of
 fold, the heat maps of `explain` and counts where they lie. Introduced in notebook 04, section
 "What do the models look at?".
@@ -44,6 +48,8 @@ PENALTY = 0.01
 RECIPES = ("mobilenet_v2_probe", "efficientnet_lite0")
 #: Bootstrap samples behind each interval.
 SAMPLES = 10_000
+#: What a probe may be trained on, besides whole pictures and pictures masked as in its test.
+UNMARKED, CONTROL = "whole, watermarked left out", "whole, as many others left out"
 COLUMNS = (
     "recipe",
     "kind",
@@ -69,22 +75,26 @@ class Found:
         folder: where the files are.
         shortcuts: see `summarise`.
         shortcuts_pictures: see `answers`, with ``recipe``.
-        heat: one row a recipe and picture: ``recipe, path, motif, predicted`` and the share of the
-            heat in each of `masking.regions`; predicted and drawn by the probe of repeat 0 that
-            was not trained on the picture.
+        watermark: see `watermark_effect`, with ``recipe``; empty if no watermarks are listed.
+        heat: one row a recipe and picture: ``recipe, path, motif, watermark`` (listed or not),
+            ``predicted`` and the share of the heat in each of `masking.regions`; predicted and
+            drawn by the probe of repeat 0 that was not trained on the picture.
         randomisation: see `explain.randomisation`, with ``recipe``.
     """
 
     folder: Path
     shortcuts: pd.DataFrame
     shortcuts_pictures: pd.DataFrame
+    watermark: pd.DataFrame
     heat: pd.DataFrame
     randomisation: pd.DataFrame
 
     def __str__(self) -> str:
         parts = [
-            describe(self.shortcuts, self.shortcuts_pictures),
+            describe(self.shortcuts),
+            describe_watermark(self.watermark),
             describe_heat(self.heat),
+            LIMITS,
             *(
                 f"{recipe}\n{explain.describe_randomisation(rows)}"
                 for recipe, rows in self.randomisation.groupby("recipe", sort=False)
@@ -100,6 +110,7 @@ def run(
     folder: Path,
     names: Sequence[str] = RECIPES,
     *,
+    watermarked: Sequence[str] = (),
     weights_directory: str | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -111,6 +122,7 @@ def run(
         folds: of `splits.make_folds`, for this data set.
         folder: where the CSV files belong.
         names: recipes with a fixed backbone.
+        watermarked: paths of the pictures with a printed watermark, of `read_watermarks`.
         weights_directory: folder to look for pretrained weights first, or None.
         device: see `engine.choose_device`.
         progress: show bars.
@@ -123,7 +135,7 @@ def run(
     if list(folds["path"]) != list(dataset.manifest["path"]):
         raise BatikError("These folds belong to other pictures, or to another order of them.")
     labels = np.array(dataset.labels)
-    tables, per_picture, heats, randomised = [], [], [], []
+    tables, per_picture, effects, heats, randomised = [], [], [], [], []
     for recipe in chosen:
         model, _ = models.build(recipe, len(dataset.classes), weights_directory)
         model.to(engine.choose_device(device))
@@ -136,10 +148,13 @@ def run(
         for kind in bar:
             batch = masking.masked(pixels, kind)
             values[kind] = engine.features(model, preprocessing, batch).cpu().numpy()
-        pictures = answers(values, labels, folds, dataset.classes, progress=progress)
+        pictures = answers(
+            values, labels, folds, dataset.classes, watermarked=watermarked, progress=progress
+        )
         table = summarise(pictures, folds, dataset.classes)
         tables.append(table.assign(recipe=recipe.name, dataset=dataset.digest))
         per_picture.append(pictures.assign(recipe=recipe.name))
+        effects.append(watermark_effect(pictures, watermarked).assign(recipe=recipe.name))
 
         looks = []
         bar = tqdm(
@@ -157,7 +172,10 @@ def run(
             looks.append(
                 dataset.manifest.loc[test, ["path", "motif"]]
                 .reset_index(drop=True)
-                .assign(predicted=[dataset.classes[k] for k in predicted])
+                .assign(
+                    watermark=lambda rows: rows["path"].isin(list(watermarked)),
+                    predicted=[dataset.classes[k] for k in predicted],
+                )
                 .join(explain.where(maps))
             )
             if fold == 0:
@@ -182,10 +200,10 @@ def run(
     found = Found(
         folder,
         pd.concat(tables, ignore_index=True)[list(COLUMNS)],
-        *(_first("recipe", parts) for parts in (per_picture, heats, randomised)),
+        *(_first("recipe", parts) for parts in (per_picture, effects, heats, randomised)),
     )
     for name, table in vars(found).items():
-        if isinstance(table, pd.DataFrame):
+        if isinstance(table, pd.DataFrame) and len(table):
             rounded = table.round(dict.fromkeys(table.select_dtypes("floating").columns, 6))
             splits.save(rounded, folder / f"{name}.csv")
     return found
@@ -226,6 +244,33 @@ def read_folds(path: Path, dataset: Dataset) -> pd.DataFrame:
     return table
 
 
+def read_watermarks(path: Path, dataset: Dataset) -> list[str]:
+    """Read which pictures bear a printed watermark, as a person listed them.
+
+    Args:
+        path: CSV with the columns ``path`` and ``watermark`` (what it looks like).
+        dataset: the data set.
+
+    Returns:
+        Paths; none if there is no such file.
+
+    Raises:
+        BatikError: the file is damaged, or names a picture that is not there.
+    """
+    if not path.is_file():
+        log.warning("No list of watermarks at %s: what they do is not tested.", path)
+        return []
+    try:
+        listed = pd.read_csv(path, dtype=str, keep_default_na=False)["path"].tolist()
+    except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
+        raise BatikError(f"{path} is damaged ({error}): restore it with git, or remove it.") from (
+            error
+        )
+    if missing := sorted(set(listed) - set(dataset.manifest["path"])):
+        raise BatikError(f"{path} lists {missing[0]}, which is not in {dataset.root}: mend it.")
+    return listed
+
+
 def probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     """Fit standardised multinomial logistic regression.
 
@@ -264,6 +309,7 @@ def answers(
     folds: pd.DataFrame,
     classes: Sequence[str],
     *,
+    watermarked: Sequence[str] = (),
     progress: bool = True,
 ) -> pd.DataFrame:
     """Test a probe on every kind of picture, trained on whole ones and on its own kind.
@@ -274,6 +320,8 @@ def answers(
         labels: (N,) class indices.
         folds: of `splits.make_folds`.
         classes: motifs in class order.
+        watermarked: paths that are left out of two more trainings, see above; the control draws
+            others anew in each repeat.
         progress: show a bar.
 
     Returns:
@@ -282,30 +330,35 @@ def answers(
         answer.
     """
     labels = np.asarray(labels)
-    kinds = list(features)
-    pairs = [("whole", kind) for kind in kinds]
-    pairs += [(kind, kind) for kind in kinds if kind != "whole" and not kind.endswith("added")]
-    said = {pair: np.zeros((len(labels), len(classes))) for pair in pairs}
-    repeats = splits.n_repeats(folds)
-    trainings = list(dict.fromkeys(trained for trained, _ in pairs))
+    marked = folds["path"].isin(list(watermarked)).to_numpy()
+    own = {kind: [kind] for kind in features if kind != "whole" and not kind.endswith("added")}
+    #: what is trained on, and the kinds that are tested with it
+    tests = {"whole": list(features), **own}
+    if marked.any():
+        few = [kind for kind in ("whole", "band masked", "watermark added") if kind in features]
+        tests |= {UNMARKED: few, CONTROL: few}
+    said = {
+        (trained, kind): np.zeros((len(labels), len(classes)))
+        for trained, kinds in tests.items()
+        for kind in kinds
+    }
+    repeats, n_folds = splits.n_repeats(folds), splits.n_folds(folds)
     bar = tqdm(
-        total=repeats * splits.n_folds(folds) * len(trainings),
-        desc="Probes",
-        unit="probe",
-        disable=not progress,
+        total=repeats * n_folds * len(tests), desc="Probes", unit="probe", disable=not progress
     )
     with bar:
         for repeat in range(repeats):
             fold_of = folds[f"repeat_{repeat}"].to_numpy()
-            for fold in range(splits.n_folds(folds)):
+            left_out = {UNMARKED: marked, CONTROL: _as_many(marked, labels, repeat)}
+            for fold in range(n_folds):
                 test = np.flatnonzero(fold_of == fold)
-                train = np.flatnonzero(fold_of != fold)
-                for trained in trainings:
-                    fitted = probe(features[trained][train], labels[train])
-                    for pair in pairs:
-                        if pair[0] == trained:
-                            predicted = fitted.predict(features[pair[1]][test])
-                            said[pair][test, predicted] += 1 / repeats
+                for trained, kinds in tests.items():
+                    train = (fold_of != fold) & ~left_out.get(trained, np.False_)
+                    source = features[trained if trained in features else "whole"]
+                    fitted = probe(source[train], labels[train])
+                    for kind in kinds:
+                        predicted = fitted.predict(features[kind][test])
+                        said[trained, kind][test, predicted] += 1 / repeats
                     bar.update()
     tables = []
     for (trained, kind), shares in said.items():
@@ -316,6 +369,55 @@ def answers(
         table.insert(1, "trained_on", trained)
         tables.append(table)
     return pd.concat(tables, ignore_index=True).round(6)
+
+
+def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.DataFrame:
+    """Return what a printed watermark does to a probe that has, or has not, learned from some.
+
+    Args:
+        pictures: of `answers`, of one recipe.
+        watermarked: paths with a watermark of their own.
+
+    Returns:
+        One row a training on whole pictures: ``trained_on, motif`` (the one that most watermarked
+        pictures belong to); ``before`` and ``after``: the share of answers with that motif to the
+        other motifs' pictures without a watermark, as they are and with one printed on; ``change``,
+        ``lower, upper`` with a 95 % interval as in `summarise`; ``pictures``: how many; then the
+        share of right answers to the motif's own pictures as they are, ``right_marked`` and
+        ``right_unmarked``, and the number ``marked``. Empty if nothing is watermarked.
+    """
+    whole = pictures[pictures["kind"] == "whole"]
+    listed = whole[whole["path"].isin(list(watermarked)) & (whole["trained_on"] == "whole")]
+    if listed.empty:
+        return pd.DataFrame()
+    motif = listed["motif"].mode().iloc[0]
+    said = f"said_{motif}"
+    rows = []
+    for trained in ("whole", CONTROL, UNMARKED):
+        before = whole[whole["trained_on"] == trained].set_index("path")
+        after = pictures[
+            (pictures["kind"] == "watermark added") & (pictures["trained_on"] == trained)
+        ].set_index("path")
+        has = before.index.isin(list(watermarked))
+        own = before["motif"] == motif
+        change = (after[said] - before[said])[~own & ~has]
+        lower, upper = group_interval(change, before.loc[change.index, "group"])
+        rows.append(
+            {
+                "trained_on": trained,
+                "motif": motif,
+                "before": before.loc[change.index, said].mean(),
+                "after": after.loc[change.index, said].mean(),
+                "change": change.mean(),
+                "lower": lower,
+                "upper": upper,
+                "pictures": len(change),
+                "right_marked": before.loc[own & has, "right"].mean(),
+                "right_unmarked": before.loc[own & ~has, "right"].mean(),
+                "marked": int((own & has).sum()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def summarise(
@@ -397,12 +499,21 @@ def group_interval(
     return float(low), float(high)
 
 
-def describe(table: pd.DataFrame, pictures: pd.DataFrame | None = None) -> str:
-    """Say in words what the models live on, and what this cannot show, in Markdown.
+#: What none of the tables can show, for the reader of `describe`.
+LIMITS = (
+    "What this cannot show: an accuracy that stays when a part is hidden proves that the rest "
+    "suffices, not that the part is never used; one that falls may fall because such pictures look "
+    "strange. Masks are rectangles: nobody has drawn where cloth ends and background begins. A heat "
+    "map is coarse (7 × 7 places for 224 px) and says where, not what. All of this is about linear "
+    "probes of fixed ImageNet features; networks trained from scratch may look elsewhere."
+)
+
+
+def describe(table: pd.DataFrame) -> str:
+    """Say in words what the models live on, in Markdown.
 
     Args:
         table: rows of ``shortcuts.csv``.
-        pictures: rows of ``shortcuts_pictures.csv``, for the answers to an added watermark.
     """
     lines = []
     for recipe, rows in table.groupby("recipe", sort=False):
@@ -411,26 +522,59 @@ def describe(table: pd.DataFrame, pictures: pd.DataFrame | None = None) -> str:
         lines.append(
             f"`{recipe}`: **{whole['accuracy']:.1%}** on whole pictures "
             f"({whole['lower']:.0%} to {whole['upper']:.0%}; {whole['pictures']:.0f} pictures in "
-            f"{whole['groups']:.0f} groups of near-twins, {whole['repeats']:.0f} repeats)."
+            f"{whole['groups']:.0f} groups of near-twins, {whole['repeats']:.0f} repeats). Changes "
+            f"in points, with 95 % intervals:\n"
         )
         for kind, meaning in masking.KINDS.items():
             if kind == "whole" or (kind, "whole") not in rows.index:
                 continue
-            text = f"- **{kind}** ({meaning}): {_change(rows.loc[(kind, 'whole')])}"
+            row = rows.loc[(kind, "whole")]
+            text = f"- **{kind}** ({meaning}): {row['accuracy']:.1%}, {_change(row)}"
             if (kind, kind) in rows.index:
                 own = rows.loc[(kind, kind)]
-                text += f"; trained on such pictures, {own['accuracy']:.1%}, {_verdict(own)}"
+                text += f"; trained on such pictures {own['accuracy']:.1%}, {_change(own)}"
             lines.append(text + ".")
-        if pictures is not None:
-            lines += _turned(pictures[pictures["recipe"] == recipe])
-    lines.append(
-        "\nWhat this cannot show: an accuracy that stays when a part is hidden only proves that "
-        "the rest suffices, not that the part is never used; one that falls may fall because such "
-        "pictures look strange. Masks are rectangles: no one has drawn where cloth ends and "
-        "background begins. These are linear probes of fixed ImageNet features; networks trained "
-        "from scratch may look elsewhere. Chance is one in the number of motifs."
-    )
-    return "\n".join(lines)
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def describe_watermark(table: pd.DataFrame) -> str:
+    """Say in words whether the models have learned a watermark, in Markdown.
+
+    Args:
+        table: rows of ``watermark.csv``, or none.
+    """
+    if table.empty:
+        return "No pictures with a watermark are listed, so what it does was not tested."
+    lines = []
+    for recipe, rows in table.groupby("recipe", sort=False):
+        rows = rows.set_index("trained_on")
+        usual, control, without = (rows.loc[name] for name in ("whole", CONTROL, UNMARKED))
+        motif = usual["motif"]
+        text = (
+            f"`{recipe}`: a watermark printed on {usual['pictures']:.0f} pictures of other motifs "
+            f"makes the model call {usual['after']:.0%} of them {motif}, {usual['before']:.0%} "
+            f"without it ({_points(usual)}). "
+        )
+        if usual["lower"] > 0 and control["lower"] > 0 and without["change"] < control["change"]:
+            text += (
+                f"**It has learned to some extent that a watermark means {motif}**: trained "
+                f"without the {usual['marked']:.0f} watermarked pictures of {motif} the effect is "
+                f"{_points(without)}, trained without as many others {_points(control)}."
+            )
+        else:
+            text += (
+                f"Trained without the {usual['marked']:.0f} watermarked pictures the effect is "
+                f"{_points(without)}, trained without as many others {_points(control)}: **no "
+                f"proof that the watermark was learned.**"
+            )
+        text += (
+            f" Of those {usual['marked']:.0f} pictures it knows {usual['right_marked']:.0%} when "
+            f"it has seen others of their kind, and {without['right_marked']:.0%} when it has not "
+            f"({control['right_marked']:.0%} in the control)."
+        )
+        lines.append(text)
+    return "\n\n".join(lines)
 
 
 def describe_heat(heat: pd.DataFrame) -> str:
@@ -449,57 +593,39 @@ def describe_heat(heat: pd.DataFrame) -> str:
             f"strip of the watermark ({area['band']:.0%}) and {shares['seal']:.1%} in the corner "
             f"of the seal ({area['seal']:.1%})."
         )
-        centre = rows.groupby("predicted")["centre"].mean()
-        text += " The middle half by answer: " + ", ".join(
-            f"{motif} {share:.0%}" for motif, share in centre.items()
-        )
-        lines.append(text + ".")
-    return "\n".join(lines)
+        if rows["watermark"].any():
+            band = rows.groupby("watermark")["band"].mean()
+            text += (
+                f" On pictures with a watermark the strip has {band[True]:.0%}, on the others "
+                f"{band[False]:.0%}."
+            )
+        lines.append(text)
+    return "\n\n".join(lines)
 
 
 def _change(row: pd.Series) -> str:
+    text = f"{100 * row['change']:+.1f} ({_range(row, 'change_lower', 'change_upper')})"
     sure = row["change_lower"] > 0 or row["change_upper"] < 0
-    points = f"{100 * row['change']:+.1f} points ({_range(row)})"
-    text = f"a model trained on whole pictures has {row['accuracy']:.1%}, {points}"
-    return text if sure else text + ", no difference that these pictures can show"
+    return text if sure else f"{text}, which may be chance"
 
 
-def _verdict(row: pd.Series) -> str:
-    text = f"{100 * row['change']:+.1f} points ({_range(row)})"
-    if row["change_upper"] < 0:
-        return text + ": something is lost"
-    if row["change_lower"] > 0:
-        return text + ": the rest was in the way"
-    return text + ": nothing that these pictures can show is lost"
+def _points(row: pd.Series) -> str:
+    return f"{100 * row['change']:+.0f} points, {_range(row, 'lower', 'upper', 0)}"
 
 
-def _range(row: pd.Series) -> str:
-    return f"{100 * row['change_lower']:+.1f} to {100 * row['change_upper']:+.1f}"
+def _range(row: pd.Series, lower: str, upper: str, digits: int = 1) -> str:
+    return f"{100 * row[lower]:+.{digits}f} to {100 * row[upper]:+.{digits}f}"
 
 
-def _turned(pictures: pd.DataFrame) -> list[str]:
-    """Say to which motif an added watermark turns the others' pictures, if it is there."""
-    added = pictures[pictures["kind"] == "watermark added"].reset_index(drop=True)
-    whole = pictures[(pictures["kind"] == "whole")].reset_index(drop=True)
-    if added.empty:
-        return []
-    parts = []
-    for column in (c for c in pictures if c.startswith("said_")):
-        motif = column.removeprefix("said_")
-        others = (added["motif"] != motif).to_numpy()
-        before, after = whole.loc[others, column].mean(), added.loc[others, column].mean()
-        low, high = group_interval(
-            added.loc[others, column] - whole.loc[others, column], added.loc[others, "group"]
-        )
-        parts.append(
-            f"{motif} for {before:.0%} before and {after:.0%} after "
-            f"({100 * low:+.1f} to {100 * high:+.1f} points)"
-        )
-    return [
-        "- Wrong answers when a watermark is printed on pictures of the other motifs: "
-        + "; ".join(parts)
-        + "."
-    ]
+def _as_many(marked: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+    """Choose as many pictures of each class as are marked, among the others as far as they go."""
+    rng = np.random.default_rng(seed)
+    chosen = np.zeros_like(marked)
+    for label in np.unique(labels[marked]):
+        others = np.flatnonzero((labels == label) & ~marked)
+        n = min(int((marked & (labels == label)).sum()), len(others))
+        chosen[rng.choice(others, n, replace=False)] = True
+    return chosen
 
 
 def _first(column: str, tables: list[pd.DataFrame]) -> pd.DataFrame:
