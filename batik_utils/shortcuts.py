@@ -137,7 +137,8 @@ def run(
     labels = np.array(dataset.labels)
     tables, per_picture, effects, heats, randomised = [], [], [], [], []
     for recipe in chosen:
-        model, _ = models.build(recipe, len(dataset.classes), weights_directory)
+        with engine.seeded(0):  # for recipes without weights, and for the head
+            model, _ = models.build(recipe, len(dataset.classes), weights_directory)
         model.to(engine.choose_device(device))
         preprocessing = models.preprocessing_of(recipe)
         pixels = transforms.load_pixels(dataset, preprocessing, progress=progress)
@@ -164,7 +165,7 @@ def run(
             disable=not progress,
         )
         for fold in bar:
-            test = (folds["repeat_0"] == fold).to_numpy()
+            test = (folds["repeat_0"] == fold).to_numpy(copy=True)
             fitted = probe(values["whole"][~test], labels[~test])
             whole = as_classifier(model, fitted)
             predicted = fitted.predict(values["whole"][test])
@@ -382,8 +383,9 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
         One row a training on whole pictures: ``trained_on, motif`` (the one that most watermarked
         pictures belong to); ``before`` and ``after``: the share of answers with that motif to the
         other motifs' pictures without a watermark, as they are and with one printed on; ``change``,
-        ``lower, upper`` with a 95 % interval as in `summarise`; ``pictures``: how many; then the
-        share of right answers to the motif's own pictures as they are, ``right_marked`` and
+        ``lower, upper`` with a 95 % interval as in `summarise`; ``less``: how much smaller the
+        change is than in the control, paired by picture, with ``less_lower, less_upper``;
+        ``pictures``: how many; then the share of right answers to the motif's own pictures as they are, ``right_marked`` and
         ``right_unmarked``, and the number ``marked``. Empty if nothing is watermarked.
     """
     whole = pictures[pictures["kind"] == "whole"]
@@ -393,7 +395,8 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
     motif = listed["motif"].mode().iloc[0]
     said = f"said_{motif}"
     rows = []
-    for trained in ("whole", CONTROL, UNMARKED):
+    in_control = None
+    for trained in (CONTROL, "whole", UNMARKED):
         before = whole[whole["trained_on"] == trained].set_index("path")
         after = pictures[
             (pictures["kind"] == "watermark added") & (pictures["trained_on"] == trained)
@@ -401,7 +404,10 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
         has = before.index.isin(list(watermarked))
         own = before["motif"] == motif
         change = (after[said] - before[said])[~own & ~has]
-        lower, upper = group_interval(change, before.loc[change.index, "group"])
+        group = before.loc[change.index, "group"]
+        lower, upper = group_interval(change, group)
+        in_control = change if in_control is None else in_control
+        less = group_interval(in_control - change, group)
         rows.append(
             {
                 "trained_on": trained,
@@ -411,6 +417,9 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
                 "change": change.mean(),
                 "lower": lower,
                 "upper": upper,
+                "less": (in_control - change).mean(),
+                "less_lower": less[0],
+                "less_upper": less[1],
                 "pictures": len(change),
                 "right_marked": before.loc[own & has, "right"].mean(),
                 "right_unmarked": before.loc[own & ~has, "right"].mean(),
@@ -502,10 +511,11 @@ def group_interval(
 #: What none of the tables can show, for the reader of `describe`.
 LIMITS = (
     "What this cannot show: an accuracy that stays when a part is hidden proves that the rest "
-    "suffices, not that the part is never used; one that falls may fall because such pictures look "
-    "strange. Masks are rectangles: nobody has drawn where cloth ends and background begins. A heat "
-    "map is coarse (7 × 7 places for 224 px) and says where, not what. All of this is about linear "
-    "probes of fixed ImageNet features; networks trained from scratch may look elsewhere."
+    "suffices, not that the part is never used; one that falls may fall because such pictures "
+    "look strange. Masks are rectangles: nobody has drawn where cloth ends and background begins. "
+    "A heat map is coarse (7 × 7 places for 224 px) and says where, not what. All of this is "
+    "about linear probes of fixed ImageNet features; networks trained from scratch may look "
+    "elsewhere."
 )
 
 
@@ -556,11 +566,13 @@ def describe_watermark(table: pd.DataFrame) -> str:
             f"makes the model call {usual['after']:.0%} of them {motif}, {usual['before']:.0%} "
             f"without it ({_points(usual)}). "
         )
-        if usual["lower"] > 0 and control["lower"] > 0 and without["change"] < control["change"]:
+        if usual["lower"] > 0 and without["less_lower"] > 0:
             text += (
-                f"**It has learned to some extent that a watermark means {motif}**: trained "
-                f"without the {usual['marked']:.0f} watermarked pictures of {motif} the effect is "
-                f"{_points(without)}, trained without as many others {_points(control)}."
+                f"**It has learned that a watermark means {motif}**: trained without the "
+                f"{usual['marked']:.0f} watermarked pictures of {motif} the effect is "
+                f"{_points(without)}, trained without as many others {_points(control)} (a "
+                f"difference of {100 * without['less']:.0f} points, "
+                f"{_range(without, 'less_lower', 'less_upper', 0)})."
             )
         else:
             text += (

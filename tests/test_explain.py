@@ -239,7 +239,7 @@ def test_random_weights_change_grad_cam_and_leave_edges_alone(red_or_green):
 
 
 def test_maps_without_contrast_are_counted_not_correlated(red_or_green):
-    model, pixels, targets = red_or_green
+    model, pixels, _ = red_or_green
 
     def blank_later(own, preprocessing, pixels, targets, calls=[0]):  # noqa: B006
         calls[0] += 1
