@@ -172,7 +172,7 @@ def watermark(table: pd.DataFrame, data_title: str) -> Figure:
     figure, panels = plt.subplots(
         1,
         len(names),
-        figsize=(4.4 * len(names) + 2.2, 2.8),
+        figsize=(4.2 * len(names) + 1.8, 3.1),
         sharey=True,
         squeeze=False,
         layout="constrained",
@@ -202,7 +202,8 @@ def watermark(table: pd.DataFrame, data_title: str) -> Figure:
                 va="center",
                 fontsize=8,
             )
-        axes.set_yticks(y, [f"trained on\n{text}" for text in rows["trained_on"]], fontsize=8)
+        trained = rows["trained_on"].str.replace("whole", "whole pictures").str.replace(", ", ",\n")
+        axes.set_yticks(y, "trained on " + trained, fontsize=8)
         axes.set(xlim=(0, 1), xlabel=f"share called {motif}", title=name)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", alpha=0.3)
@@ -248,7 +249,13 @@ def randomisation(table: pd.DataFrame, data_title: str) -> Figure:
             axes.fill_between(part["stage"], part["lower"], part["upper"], color=colour, alpha=0.15)
         other = rows["other_pictures"].iloc[0]
         axes.axhline(other, color="black", linewidth=0.8, linestyle=":")
-        axes.annotate("two different pictures", (0, other), fontsize=7, va="bottom")
+        axes.annotate(
+            "two different pictures",
+            (part["stage"].max(), other),
+            fontsize=7,
+            va="bottom",
+            ha="right",
+        )
         part = rows[rows["explanation"] == rows["explanation"].iloc[0]]
         labels = ["none", *(str(n) for n in part["layers"].iloc[1:])]
         axes.set_xticks(part["stage"], labels)

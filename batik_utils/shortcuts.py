@@ -385,8 +385,9 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
         other motifs' pictures without a watermark, as they are and with one printed on; ``change``,
         ``lower, upper`` with a 95 % interval as in `summarise`; ``less``: how much smaller the
         change is than in the control, paired by picture, with ``less_lower, less_upper``;
-        ``pictures``: how many; then the share of right answers to the motif's own pictures as they are, ``right_marked`` and
-        ``right_unmarked``, and the number ``marked``. Empty if nothing is watermarked.
+        ``pictures``: how many; then the share of right answers to the motif's own pictures as they
+        are, ``right_marked`` and ``right_unmarked``, and the number ``marked``. Empty if nothing is
+        watermarked.
     """
     whole = pictures[pictures["kind"] == "whole"]
     listed = whole[whole["path"].isin(list(watermarked)) & (whole["trained_on"] == "whole")]
@@ -583,7 +584,8 @@ def describe_watermark(table: pd.DataFrame) -> str:
         text += (
             f" Of those {usual['marked']:.0f} pictures it knows {usual['right_marked']:.0%} when "
             f"it has seen others of their kind, and {without['right_marked']:.0%} when it has not "
-            f"({control['right_marked']:.0%} in the control)."
+            f"({control['right_marked']:.0%} in the control); they come from one shop and may "
+            f"share more than its watermark."
         )
         lines.append(text)
     return "\n\n".join(lines)
