@@ -406,9 +406,8 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
         own = before["motif"] == motif
         change = (after[said] - before[said])[~own & ~has]
         group = before.loc[change.index, "group"]
-        lower, upper = group_interval(change, group)
         in_control = change if in_control is None else in_control
-        less = group_interval(in_control - change, group)
+        (lower, upper), less = group_intervals([change, in_control - change], group)
         rows.append(
             {
                 "trained_on": trained,
@@ -456,41 +455,41 @@ def summarise(
     counts = pictures.groupby(["kind", "trained_on"], sort=False).size()
     if not len(base) or set(counts) != {len(folds)} or set(base["motif"]) != set(classes):
         raise BatikError("Every kind needs an answer for every picture, whole ones included.")
-    rows = []
+    rows, values = [], []
     for (kind, trained), table in pictures.groupby(["kind", "trained_on"], sort=False):
-        paired = table["right"].to_numpy() - base["right"].to_numpy()
-        lower, upper = group_interval(table["right"], table["group"], seed=seed)
-        change = group_interval(paired, table["group"], seed=seed)
+        right = table["right"].to_numpy()
+        values += [right, right - base["right"].to_numpy()]
         rows.append(
             {
                 "kind": kind,
                 "trained_on": trained,
-                "accuracy": table["right"].mean(),
-                "lower": lower,
-                "upper": upper,
-                "change": paired.mean(),
-                "change_lower": change[0],
-                "change_upper": change[1],
                 "repeats": splits.n_repeats(folds),
                 "pictures": len(table),
                 "groups": table["group"].nunique(),
             }
         )
-    return pd.DataFrame(rows)
+    intervals = group_intervals(values, base["group"], seed=seed)
+    for row, right, change, of_right, of_change in zip(
+        rows, values[::2], values[1::2], intervals[::2], intervals[1::2], strict=True
+    ):
+        row |= {"accuracy": right.mean(), "lower": of_right[0], "upper": of_right[1]}
+        row |= {"change": change.mean(), "change_lower": of_change[0], "change_upper": of_change[1]}
+    columns = [c for c in COLUMNS if c not in ("recipe", "dataset")]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def group_interval(
-    values: Sequence[float],
+def group_intervals(
+    values: Sequence[np.ndarray],
     groups: Sequence[str],
     *,
     confidence: float = 0.95,
     samples: int = SAMPLES,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Return the bootstrap interval of a mean whose values come in groups.
+) -> np.ndarray:
+    """Return the bootstrap intervals of means whose values come in groups.
 
     Args:
-        values: (N,) numbers.
+        values: K times (N,) numbers; all see the same draws.
         groups: (N,) group of each; whole groups are drawn (the cluster bootstrap, Field and Welsh,
             2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
         confidence: e.g. 0.95.
@@ -498,15 +497,15 @@ def group_interval(
         seed: of the draws.
 
     Returns:
-        Lower and upper percentile.
+        (K, 2): lower and upper percentiles.
     """
-    table = pd.DataFrame({"value": np.asarray(values), "group": np.asarray(groups)})
-    by_group = table.groupby("group", sort=True)["value"].agg(["sum", "count"]).to_numpy()
-    n = len(by_group)
+    names, member = np.unique(np.asarray(groups), return_inverse=True)
+    n = len(names)
+    sizes = np.bincount(member, minlength=n)
+    sums = np.stack([np.bincount(member, np.asarray(v, float), n) for v in values], axis=1)
     times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
-    sums = times @ by_group
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    means = (times @ sums) / (times @ sizes)[:, None]
+    return np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T
 
 
 #: What none of the tables can show, for the reader of `describe`.
