@@ -34,7 +34,16 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm.auto import tqdm
 
-from batik_utils import engine, explain, masking, models, recipes, splits, transforms
+from batik_utils import (
+    engine,
+    explain,
+    masking,
+    models,
+    recipes,
+    significance,
+    splits,
+    transforms,
+)
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.models import Classifier
@@ -46,8 +55,6 @@ log = logging.getLogger(__name__)
 PENALTY = 0.01
 #: Networks looked into unless others are named.
 RECIPES = ("mobilenet_v2_probe", "efficientnet_lite0")
-#: Bootstrap samples behind each interval.
-SAMPLES = 10_000
 #: What a probe may be trained on, besides whole pictures and pictures masked as in its test.
 UNMARKED, CONTROL = "whole, watermarked left out", "whole, as many others left out"
 COLUMNS = (
@@ -228,23 +235,6 @@ def check_recipes(names: Sequence[str]) -> list[Recipe]:
     return chosen
 
 
-def read_folds(path: Path, dataset: Dataset) -> pd.DataFrame:
-    """Read the folds of `splits.make_folds` that belong to a data set.
-
-    Raises:
-        BatikError: no such file, or made for other pictures.
-    """
-    if not path.is_file():
-        raise BatikError(f"No folds at {path}: make them with splits.make_folds and save them.")
-    table = pd.read_csv(path, keep_default_na=False)
-    if set(table["dataset"]) != {dataset.digest}:
-        raise BatikError(
-            f"The folds {path} were made for other pictures than those in {dataset.root}: use the "
-            f"data set that they were made for, or another results folder."
-        )
-    return table
-
-
 def read_watermarks(path: Path, dataset: Dataset) -> list[str]:
     """Read which pictures bear a printed watermark, as a person listed them.
 
@@ -407,7 +397,8 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
         change = (after[said] - before[said])[~own & ~has]
         group = before.loc[change.index, "group"]
         in_control = change if in_control is None else in_control
-        (lower, upper), less = group_intervals([change, in_control - change], group)
+        lower, upper = significance.group_bootstrap(change, group)
+        less = significance.group_bootstrap(in_control - change, group)
         rows.append(
             {
                 "trained_on": trained,
@@ -468,7 +459,7 @@ def summarise(
                 "groups": table["group"].nunique(),
             }
         )
-    intervals = group_intervals(values, base["group"], seed=seed)
+    intervals = significance.group_bootstraps(np.stack(values, 1), base["group"], seed=seed).T
     for row, right, change, of_right, of_change in zip(
         rows, values[::2], values[1::2], intervals[::2], intervals[1::2], strict=True
     ):
@@ -476,36 +467,6 @@ def summarise(
         row |= {"change": change.mean(), "change_lower": of_change[0], "change_upper": of_change[1]}
     columns = [c for c in COLUMNS if c not in ("recipe", "dataset")]
     return pd.DataFrame(rows, columns=columns)
-
-
-def group_intervals(
-    values: Sequence[np.ndarray],
-    groups: Sequence[str],
-    *,
-    confidence: float = 0.95,
-    samples: int = SAMPLES,
-    seed: int = 0,
-) -> np.ndarray:
-    """Return the bootstrap intervals of means whose values come in groups.
-
-    Args:
-        values: K times (N,) numbers; all see the same draws.
-        groups: (N,) group of each; whole groups are drawn (the cluster bootstrap, Field and Welsh,
-            2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x).
-        confidence: e.g. 0.95.
-        samples: number of bootstrap samples.
-        seed: of the draws.
-
-    Returns:
-        (K, 2): lower and upper percentiles.
-    """
-    names, member = np.unique(np.asarray(groups), return_inverse=True)
-    n = len(names)
-    sizes = np.bincount(member, minlength=n)
-    sums = np.stack([np.bincount(member, np.asarray(v, float), n) for v in values], axis=1)
-    times = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=samples)
-    means = (times @ sums) / (times @ sizes)[:, None]
-    return np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T
 
 
 #: What none of the tables can show, for the reader of `describe`.

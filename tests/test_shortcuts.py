@@ -239,31 +239,7 @@ def test_the_control_leaves_out_as_many_of_each_motif_and_none_that_is_marked():
     assert (found != shortcuts._as_many(marked, labels, seed=1)).any()
 
 
-# --- statistics and probes --------------------------------------------------------------------
-
-
-def interval(values, groups):
-    return shortcuts.group_intervals([np.asarray(values)], groups)[0].tolist()
-
-
-def test_the_bootstrap_of_single_pictures_is_the_normal_interval():
-    values = np.repeat([0.0, 1.0], [120, 280])
-    low, high = interval(values, [str(i) for i in range(400)])
-    error = np.sqrt(0.7 * 0.3 / 400)
-    assert low == pytest.approx(0.7 - 1.96 * error, abs=0.004)
-    assert high == pytest.approx(0.7 + 1.96 * error, abs=0.004)
-
-
-def test_twins_are_no_further_evidence():
-    values = np.repeat([0.0, 1.0], [30, 70])
-    names = [f"g{i}" for i in range(100)]
-    alone = interval(values, names)
-    # every picture four times, its copies in its group: the same interval
-    assert interval(np.tile(values, 4), names * 4) == pytest.approx(alone)
-    # counted as four pictures it would be half as wide
-    wrong = interval(np.tile(values, 4), [f"g{i}" for i in range(400)])
-    assert np.diff(wrong)[0] == pytest.approx(np.diff(alone)[0] / 2, rel=0.1)
-    assert interval([1, 1, 1], list("aab")) == [1, 1]
+# --- probes -----------------------------------------------------------------------------------
 
 
 def test_a_probe_becomes_a_network_that_says_the_same(toy):
@@ -332,11 +308,9 @@ def test_wrong_settings_are_refused_before_any_picture_is_opened(small_dataset, 
     assert "trains its backbone" in capsys.readouterr().err
     assert main(["explain", "--recipes", " , "]) == 2
     assert "No recipe was named" in capsys.readouterr().err
-    with pytest.raises(BatikError, match="No folds at"):
-        shortcuts.read_folds(tmp_path / "folds.csv", small_dataset)
-    (tmp_path / "folds.csv").write_text("path,dataset\na,other\n")
-    with pytest.raises(BatikError, match="made for other pictures"):
-        shortcuts.read_folds(tmp_path / "folds.csv", small_dataset)
+    other = small_dataset.manifest.assign(group="g", repeat_0=0).iloc[::-1]
+    with pytest.raises(BatikError, match="another order"):
+        shortcuts.run(small_dataset, other, tmp_path, ["efficientnet_lite0"])
 
 
 def test_a_list_of_watermarks_must_name_pictures(small_dataset, tmp_path):
