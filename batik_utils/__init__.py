@@ -7,6 +7,7 @@ A picture travels one way, and the modules stand in that order::
     preprocessing, transforms, weights, recipes, scratch, models
     engine, baselines
     metrics, out_of_fold, calibration, significance, plots, plots_cv
+    masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
     parameters, run, colab, __main__

@@ -141,6 +141,28 @@ def _audit(options: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(options: argparse.Namespace) -> int:
+    from batik_utils import data, engine, experiments, shortcuts, splits
+
+    engine.choose_device(options.device)
+    names = [name.strip() for name in options.recipes.split(",") if name.strip()]
+    shortcuts.check_recipes(names)
+    dataset = data.load(options.data, options.root)
+    results = experiments.results_root(options.results) / dataset.name
+    folder = results / "cv"
+    found = shortcuts.run(
+        dataset,
+        splits.open_or_make_folds(dataset, folder / "folds.csv", results / "duplicate_groups.csv"),
+        folder,
+        names,
+        watermarked=shortcuts.read_watermarks(results / "watermarks_by_eye.csv", dataset),
+        weights_directory=options.weights or None,
+        device=options.device,
+    )
+    _say(found)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -252,6 +274,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--planted", type=int, default=24, help="planted copies a kind, 0 for none (default: 24)"
     )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+
+    command = add("explain", _explain, "Show what fixed networks look at, on masked pictures.")
+    command.add_argument(
+        "--recipes",
+        default="mobilenet_v2_probe,efficientnet_lite0",
+        help="recipes with a fixed backbone, comma separated (default: %(default)s)",
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
     return parser

@@ -92,9 +92,31 @@ def group_bootstrap(
     gives the same (a test compares them), but draws anew for every recipe; one matrix product
     serves all recipes and pairs.
     """
-    means = _resampled(np.asarray(values, dtype=float)[:, None], groups, n, seed)
-    lower, upper = _percentiles(means, confidence)
+    lower, upper = group_bootstraps(np.asarray(values)[:, None], groups, n, seed, confidence)
     return float(lower[0]), float(upper[0])
+
+
+def group_bootstraps(
+    values: np.ndarray,
+    groups: Sequence,
+    n: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> np.ndarray:
+    """Return the intervals of `group_bootstrap` for several columns, which share the draws.
+
+    Args:
+        values: (N, M) values a picture.
+        groups: see `group_bootstrap`, as all the others.
+        n: likewise.
+        seed: likewise.
+        confidence: likewise.
+
+    Returns:
+        (2, M): lower ends, upper ends.
+    """
+    means = _resampled(np.asarray(values, dtype=float), groups, n, seed)
+    return _percentiles(means, confidence)
 
 
 def group_sign_flip(
