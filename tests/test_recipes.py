@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 from conftest import ROOT
 
-from batik_utils import models, recipes, tuning, weights
+from batik_utils import baselines, models, recipes, tuning, weights
 from batik_utils.errors import BatikError
 from batik_utils.recipes import RECIPES, Recipe
 
@@ -154,8 +154,11 @@ def test_recipes_that_do_not_do_what_they_are_called_say_so():
 def test_a_recipe_is_plain_and_names_things_that_exist(recipe):
     assert Recipe(**asdict(recipe)) == recipe
     assert all(isinstance(v, str | int | float | None) for v in asdict(recipe).values())
-    assert recipe.architecture in models.ARCHITECTURES
     assert recipe.frozen in models.FROZEN
+    if recipe.family == "baseline":
+        assert recipe.architecture in baselines.BASELINES and recipe.note
+        return
+    assert recipe.architecture in models.ARCHITECTURES
     assert bool(recipe.weights) == bool(recipe.head) == (not recipe.name.startswith("scratch"))
     assert not recipe.head or recipe.head in models.HEADS
     assert not recipe.weights or recipe.weights in weights.WEIGHTS
@@ -191,6 +194,7 @@ def test_with_epochs():
     assert short == replace(recipe, epochs=2, fine_tune_epochs=2)
     assert recipes.with_epochs(recipe, 50).fine_tune_epochs == recipe.fine_tune_epochs
     assert recipes.with_epochs(recipes.get("scratch1"), 3).fine_tune_epochs == 0
+    assert recipes.with_epochs(recipes.get("majority"), 3).epochs == 0
     with pytest.raises(BatikError, match="-1"):
         recipes.with_epochs(recipe, -1)
 
