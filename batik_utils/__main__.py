@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from batik_utils import __version__
 from batik_utils.errors import BatikError
@@ -163,6 +164,21 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build(options: argparse.Namespace) -> int:
+    from batik_utils import build, data, experiments
+
+    dataset = data.load(options.data, options.root)
+    found = build.run(
+        dataset,
+        experiments.results_root(options.results),
+        options.weights or None,
+        output=Path(options.output) if options.output else None,
+        evaluate_only=options.evaluate,
+    )
+    _say(found)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -284,6 +300,16 @@ def _parser() -> argparse.ArgumentParser:
         help="recipes with a fixed backbone, comma separated (default: %(default)s)",
     )
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+
+    command = add("build", _build, "Test the final model's making, and make it from all pictures.")
+    command.add_argument(
+        "--output", default="", help="folder of the model (default: <results>/<data set>/model)"
+    )
+    command.add_argument(
+        "--evaluate", action="store_true", help="only the tests, which go to cv/final"
+    )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
     return parser

@@ -14,6 +14,7 @@ Sources: Lin et al., Network in Network, 2014 (mean); Xu et al., deep TEN, 2017,
 statistics of Huang & Belongie, 2017 (https://arxiv.org/abs/1703.06868), for mean with deviation.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +74,14 @@ class Taps(nn.Module):
             raise BatikError(f"Taps must ascend from 0 to {len(stages) - 1}, not {taps}.")
         starts = [0, *(tap + 1 for tap in taps)]
         self.pieces = nn.ModuleList(
-            nn.Sequential(*stages[a:b]) for a, b in zip(starts, starts[1:], strict=False)
+            nn.Sequential(*stages[a:b]) for a, b in itertools.pairwise(starts)
         )
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
         self.register_buffer("shift", 255 * mean)
         self.register_buffer("scale", 1 / (255 * std))
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Return the maps of a batch."""
         maps, x = [], (pixels - self.shift) * self.scale
         for piece in self.pieces:
             x = piece(x)
@@ -92,10 +94,12 @@ class Embedding(nn.Module):
 
     Args:
         branches: cut backbones.
+        provenance: where each one's weights come from.
     """
 
-    def __init__(self, branches: Sequence[Taps]):
+    def __init__(self, branches: Sequence[Taps], provenance: Sequence[str] = ()):
         super().__init__()
+        self.provenance = tuple(provenance)
         self.branches = nn.ModuleList(branches)
         self.requires_grad_(False)
         self.eval()
@@ -103,6 +107,12 @@ class Embedding(nn.Module):
     def train(self, mode: bool = True) -> "Embedding":
         """Stay in evaluation mode: the backbones are frozen, batch norm too."""
         return super().train(False)
+
+    def widths(self) -> list[list[int]]:
+        """Return the number of channels at each tap of each branch."""
+        with torch.inference_mode():
+            small = torch.zeros(1, 3, 64, 64)
+            return [[x.shape[1] for x in branch(small)] for branch in self.branches]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return (N, F) float32 features of uint8 pixels (N, S, S, 3), RGB."""
@@ -138,10 +148,11 @@ def build(
         BatikError: unknown recipe, unfit architecture or taps.
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
-    built = []
+    built, provenance = [], []
     for branch in branches:
         recipe = recipes.get(branch.recipe)
-        classifier, _ = models.build(recipe, 2, weights_directory)
+        classifier, source = models.build(recipe, 2, weights_directory)
+        provenance.append(source)
         built.append(
             Taps(
                 _stages(recipe.architecture, classifier.backbone),
@@ -149,7 +160,7 @@ def build(
                 WEIGHTS[recipe.weights].preprocessing,
             )
         )
-    network = Embedding(built)
+    network = Embedding(built, provenance)
     if half:
         for name, tensor in network.state_dict().items():
             if is_stored_half(name, tensor):
@@ -183,6 +194,32 @@ _STAGES: dict[str, Callable[[nn.Module], list[nn.Module]]] = {
 }
 
 
+def columns(
+    branches: Sequence[Branch], widths: Sequence[Sequence[int]], wanted: Sequence[Branch]
+) -> np.ndarray:
+    """Return which columns of a network's features a smaller network would give.
+
+    Args:
+        branches: of the network.
+        widths: of it.
+        wanted: branches of the smaller network, in the network's order, with fewer taps.
+
+    Raises:
+        BatikError: a branch or tap that the network does not have.
+    """
+    taps = {branch.recipe: branch.taps for branch in wanted}
+    found, start, missing = [], 0, {(b.recipe, tap) for b in wanted for tap in b.taps}
+    for branch, channels in zip(branches, widths, strict=True):
+        for tap, width in zip(branch.taps, channels, strict=True):
+            if tap in taps.get(branch.recipe, ()):
+                found.append(np.arange(start, start + 2 * width))
+                missing.discard((branch.recipe, tap))
+            start += 2 * width
+    if missing:
+        raise BatikError(f"The network has no tap {sorted(missing)[0]}.")
+    return np.concatenate(found)
+
+
 def pixels_of(picture: Image.Image, size: int = SIZE) -> np.ndarray:
     """Return uint8 pixels (size, size, 3) of an upright RGB picture, squashed to a square."""
     squashed = to_pixels(picture, Preprocessing(size, interpolation=INTERPOLATION))
@@ -191,7 +228,7 @@ def pixels_of(picture: Image.Image, size: int = SIZE) -> np.ndarray:
 
 def features_of(
     network: nn.Module,
-    paths: Sequence[Path],
+    sources: Sequence[Path | Image.Image],
     change: Callable[[Image.Image, int], Image.Image] | None = None,
     *,
     size: int = SIZE,
@@ -202,7 +239,7 @@ def features_of(
 
     Args:
         network: of `build`.
-        paths: picture files.
+        sources: picture files, or opened RGB pictures.
         change: applied to each opened picture, with its number; None leaves them as they are.
         size: side of the square (px).
         batch: pictures at once; it moves nothing but memory.
@@ -216,13 +253,15 @@ def features_of(
     """
 
     def pixels(index: int) -> np.ndarray:
-        picture = pictures.open_picture(paths[index])
+        picture = sources[index]
+        if not isinstance(picture, Image.Image):
+            picture = pictures.open_picture(picture)
         return pixels_of(change(picture, index) if change else picture, size)
 
     rows = []
-    starts = range(0, len(paths), batch)
+    starts = range(0, len(sources), batch)
     for start in tqdm(starts, desc="Features", unit="batch", disable=not progress):
-        stack = np.stack([pixels(i) for i in range(start, min(start + batch, len(paths)))])
+        stack = np.stack([pixels(i) for i in range(start, min(start + batch, len(sources)))])
         with torch.inference_mode():
             rows.append(network(torch.from_numpy(stack)).numpy())
     return np.concatenate(rows)

@@ -111,9 +111,7 @@ def check(path: str | Path, network: nn.Module, pixels: np.ndarray) -> float:
     with torch.inference_mode():
         ours = network(torch.from_numpy(pixels))
     ours = ours if isinstance(ours, tuple) else (ours,)
-    difference = max(
-        float(np.abs(a - b.numpy()).max()) for a, b in zip(theirs, ours, strict=True)
-    )
+    difference = max(float(np.abs(a - b.numpy()).max()) for a, b in zip(theirs, ours, strict=True))
     if not difference <= TOLERANCE:  # also a NaN
         raise BatikError(
             f"{path} differs from the torch network by {difference:.2g}, more than {TOLERANCE:g}: "

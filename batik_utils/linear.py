@@ -83,6 +83,12 @@ class Linear:
         return np.asarray(features, dtype=np.float64) @ self.weight + self.bias
 
 
+def rescaled(scaled: Linear, scaler: Scaler) -> Linear:
+    """Return the classifier of raw features that equals one of scaled features."""
+    weight = scaled.weight / scaler.scale[:, None]
+    return Linear(weight, scaled.bias - scaler.mean @ weight)
+
+
 def fit(features: np.ndarray, labels: np.ndarray, head: Head, scaler: Scaler) -> Linear:
     """Fit a classifier.
 
@@ -100,8 +106,7 @@ def fit(features: np.ndarray, labels: np.ndarray, head: Head, scaler: Scaler) ->
     """
     scaled = scaler(features)
     dual, bias = fit_dual(scaled @ scaled.T, labels, head)
-    weight = (scaled.T @ dual) / scaler.scale[:, None]
-    return Linear(weight, bias - scaler.mean @ weight)
+    return rescaled(Linear(scaled.T @ dual, bias), scaler)
 
 
 def fit_dual(gram: np.ndarray, labels: np.ndarray, head: Head) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ Introduced in notebook 05.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
@@ -27,7 +28,6 @@ from batik_utils.errors import BatikError
 Score = Callable[[np.ndarray], np.ndarray]
 #: Ridge of every covariance and of every linear score here; features vary by about 1.
 RIDGE = 1.0
-_UNSCALED = 1.0
 
 
 def max_probability(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
@@ -88,6 +88,50 @@ def background_by_motif(known: np.ndarray, labels: np.ndarray, other: np.ndarray
     return score
 
 
+@dataclass(frozen=True)
+class Familiarity:
+    """The score of the final model: energy and background, each over its own spread, added.
+
+    Attributes:
+        motifs: gives the logits whose log-sum-exp is the energy.
+        background: its logit of "known" less that of "other" is the second part.
+        spread: standard deviation of each part over pictures that it did not learn from.
+    """
+
+    motifs: linear.Linear
+    background: linear.Linear
+    spread: tuple[float, float]
+
+    def parts(self, x: np.ndarray) -> np.ndarray:
+        """Return (M, 2) energy and background of scaled features (M, F)."""
+        known_or_not = self.background.logits(x)
+        return np.stack(
+            [logsumexp(self.motifs.logits(x), axis=1), known_or_not[:, 1] - known_or_not[:, 0]], 1
+        )
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return (M,) scores of scaled features (M, F)."""
+        return (self.parts(x) / np.asarray(self.spread)).sum(1)
+
+
+def combined(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Familiarity:
+    """Energy and background together: one asks which motif, the other whether any."""
+    # each part's spread from the half of the pictures that it did not learn from
+    odd, other_odd = np.arange(len(known)) % 2 == 1, np.arange(len(other)) % 2 == 1
+    half = _combined(known[~odd], labels[~odd], other[~other_odd], (1.0, 1.0))
+    spread = half.parts(np.concatenate([known[odd], other[other_odd]])).std(0)
+    return _combined(known, labels, other, (float(spread[0]), float(spread[1])))
+
+
+def _combined(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, spread: tuple[float, float]
+) -> Familiarity:
+    features = np.concatenate([known, other])
+    is_known = np.r_[np.ones(len(known), int), np.zeros(len(other), int)]
+    motifs = linear.fit(known, labels, linear.Head("lda", RIDGE), _identity(known))
+    return Familiarity(motifs, fit_background(features, is_known), spread)
+
+
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Score]] = {
     "max_probability": max_probability,
     "energy": energy,
@@ -96,6 +140,7 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Score]] = {
     "relative_mahalanobis": relative_mahalanobis,
     "background": background,
     "background_by_motif": background_by_motif,
+    "combined": combined,
 }
 
 
@@ -167,7 +212,7 @@ def _motif_logits(known: np.ndarray, labels: np.ndarray) -> Score:
 
 def _identity(features: np.ndarray) -> linear.Scaler:
     n_features = features.shape[1]
-    return linear.Scaler(np.zeros(n_features), np.full(n_features, _UNSCALED))
+    return linear.Scaler(np.zeros(n_features), np.ones(n_features))
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
