@@ -10,7 +10,7 @@ A picture travels one way, and the modules stand in that order::
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
-    embedding, linear, rejection, selection, foreign, export, final, model_card, build
+    views, embedding, linear, rejection, selection, foreign, export, final, model_card, build
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

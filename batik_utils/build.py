@@ -90,7 +90,7 @@ def run(
         dataset, groups, weights_directory, foreign=foreign.pictures(), progress=progress
     )
     bank = material.bank()
-    options = selection.candidates(bank.subsets)
+    options = selection.candidates(bank.subsets, final.HEADS, final.COPIES)
     clock = time.perf_counter()
     outcome = selection.nested(bank, fold_of, options, progress=progress)
     seconds = time.perf_counter() - clock

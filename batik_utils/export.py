@@ -98,6 +98,8 @@ def to_onnx(
 def check(path: str | Path, network: nn.Module, pixels: np.ndarray) -> float:
     """Return the largest difference between the file's answers and the network's.
 
+    Differences are relative where answers are larger than 1.
+
     Args:
         path: ONNX file.
         network: what it was made from.
@@ -111,7 +113,10 @@ def check(path: str | Path, network: nn.Module, pixels: np.ndarray) -> float:
     with torch.inference_mode():
         ours = network(torch.from_numpy(pixels))
     ours = ours if isinstance(ours, tuple) else (ours,)
-    difference = max(float(np.abs(a - b.numpy()).max()) for a, b in zip(theirs, ours, strict=True))
+    difference = max(
+        float((np.abs(a - b.numpy()) / np.maximum(1, np.abs(b.numpy()))).max())
+        for a, b in zip(theirs, ours, strict=True)
+    )
     if not difference <= TOLERANCE:  # also a NaN
         raise BatikError(
             f"{path} differs from the torch network by {difference:.2g}, more than {TOLERANCE:g}: "

@@ -11,7 +11,7 @@ computed once and kept in the cache folder. Introduced in notebook 05.
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from batik_utils import embedding, linear, rejection, selection
+from batik_utils import embedding, linear, rejection, selection, views
 from batik_utils.data import Dataset
 from batik_utils.embedding import Branch
 from batik_utils.errors import BatikError
@@ -34,21 +34,34 @@ BRANCHES = (
 )
 #: Which of the five places make a set of features.
 _TAPS = {"last": (4,), "three": (1, 3, 4), "five": (0, 1, 2, 3, 4)}
+#: Sets of features to choose from: which backbones, and which of the five places.
+_SETS = (
+    ("efficientnet_lite0", "three"),
+    ("efficientnet_lite0", "five"),
+    ("mobilenet_v2", "three"),
+    ("both", "three"),
+    ("both", "last"),
+)
+#: Heads to choose from; logistic regression was tried before (``ablation.csv``).
+HEADS = (linear.Head("lda", 0.3), linear.Head("lda", 1.0))
 #: Pictures of other motifs are set aside in this many lots, whole motifs together.
 LOTS = 5
 #: Pictures taken of each other motif, spread evenly over its files.
 OTHERS_PER_MOTIF = 20
 RECALL = 0.95
+#: Changed copies of each picture that are learned from.
+COPIES = 1
 
 
 def subsets() -> dict[str, tuple[Branch, ...]]:
     """Return the sets of features to choose from, by name: backbones, and where they are read."""
     found = {}
-    for taps, places in _TAPS.items():
-        cut = [Branch(b.recipe, tuple(b.taps[i] for i in places)) for b in BRANCHES]
-        for branch in cut:
-            found[f"{branch.recipe}/{taps}"] = (branch,)
-        found[f"both/{taps}"] = tuple(cut)
+    for recipe, taps in _SETS:
+        found[f"{recipe}/{taps}"] = tuple(
+            Branch(branch.recipe, tuple(branch.taps[i] for i in _TAPS[taps]))
+            for branch in BRANCHES
+            if recipe in (branch.recipe, "both")
+        )
     return found
 
 
@@ -90,7 +103,18 @@ class FinalNetwork(nn.Module):
         self.classes = motifs.weight.shape[1]
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
-        self.register_buffer("spread", torch.tensor(familiarity.spread, dtype=torch.float32))
+        typical = familiarity.typical
+        for name, values in (
+            ("spread", familiarity.spread),
+            ("centre", scaler.mean),
+            ("scale", scaler.scale),
+            ("means", typical.means),
+            ("axes", typical.axes),
+            ("shrink", typical.shrink),
+            ("start", familiarity.start),
+            ("unit", familiarity.unit),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,7 +127,11 @@ class FinalNetwork(nn.Module):
         values = features @ self.weight + self.bias
         energy = torch.logsumexp(values[:, k:-1], 1)
         familiarity = energy / self.spread[0] + values[:, -1] / self.spread[1]
-        return torch.softmax(values[:, :k], 1), familiarity
+        gaps = (features[:, None] - self.centre) / self.scale - self.means  # (N, K, F)
+        lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
+        nearness = -lengths.amin(1) / rejection.RIDGE
+        too_far = torch.relu((self.start - nearness) / self.unit)
+        return torch.softmax(values[:, :k], 1), familiarity - too_far
 
 
 @dataclass(frozen=True)
@@ -115,6 +143,7 @@ class Material:
         labels: (N,) class indices.
         groups: (N,) groups of near-twins.
         features: (N, F).
+        copies: each (N, F), of changed copies of the pictures (`batik_utils.views`).
         others: one row a picture of another motif: ``path, motif, group``; none is a near-twin of
             a picture of the motifs.
         other_features: (M, F).
@@ -127,6 +156,7 @@ class Material:
     labels: np.ndarray
     groups: np.ndarray
     features: np.ndarray = field(repr=False)
+    copies: tuple[np.ndarray, ...] = field(repr=False)
     others: pd.DataFrame = field(repr=False)
     other_features: np.ndarray = field(repr=False)
     foreign: dict[str, np.ndarray] = field(repr=False)
@@ -136,7 +166,12 @@ class Material:
     def bank(self) -> selection.Bank:
         """Return what selection works on; other motifs' pictures alone scale the features."""
         return selection.Bank.of(
-            self.features, self.other_features, self.columns, self.labels, self.groups
+            self.features,
+            self.other_features,
+            self.columns,
+            self.labels,
+            self.groups,
+            self.copies,
         )
 
 
@@ -208,6 +243,9 @@ def gather(
         labels=np.asarray(dataset.labels),
         groups=np.asarray([group_of[path] for path in paths]),
         features=store.features(dataset.paths, progress=progress),
+        copies=tuple(
+            store.features(dataset.paths, copy=k, progress=progress) for k in range(1, COPIES + 1)
+        ),
         others=others,
         other_features=store.features(
             [dataset.root / p for p in others["path"]], progress=progress
@@ -243,20 +281,34 @@ class FeatureCache:
         folder = Path(os.environ.get("BATIK_CACHE_DIR", default))
         self.path = folder / "features" / f"{digest.hexdigest()[:16]}.npz"
 
-    def features(self, paths: Sequence[Path], *, progress: bool = True) -> np.ndarray:
-        """Return (N, F) features of picture files.
+    def features(
+        self, paths: Sequence[Path], *, copy: int = 0, progress: bool = True
+    ) -> np.ndarray:
+        """Return (N, F) features of picture files, or of a changed copy of each.
+
+        Args:
+            paths: picture files.
+            copy: 0 for the pictures; else the number of the copy, which decides, with the place in
+                ``paths``, how it is changed.
+            progress: show a bar.
 
         Raises:
             PictureError: a file is no whole picture.
         """
         names = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+        if copy:
+            names = [f"{name} copy {copy} of {i}" for i, name in enumerate(names)]
         known = self._read()
         missing = [i for i, name in enumerate(names) if name not in known]
         starts = range(0, len(missing), self.STRIDE)
         for start in tqdm(starts, desc="Features", unit="lot", disable=not progress or not missing):
             lot = missing[start : start + self.STRIDE]
             rows = embedding.features_of(
-                self.network, [paths[i] for i in lot], size=self.size, progress=False
+                self.network,
+                [paths[i] for i in lot],
+                _copier(copy, lot) if copy else None,
+                size=self.size,
+                progress=False,
             )
             known.update(zip((names[i] for i in lot), rows, strict=True))
             self._write(known)
@@ -273,6 +325,13 @@ class FeatureCache:
         part = self.path.with_suffix(".part.npz")
         np.savez(part, names=np.array(list(known)), rows=np.stack(list(known.values())))
         part.replace(self.path)
+
+
+def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image.Image]:
+    def change(picture: Image.Image, index: int) -> Image.Image:
+        return views.changed(picture, np.random.default_rng([copy, lot[index]]))
+
+    return change
 
 
 @dataclass(frozen=True)
@@ -372,7 +431,13 @@ def fit(
     columns = material.columns[candidate.subset]
     scaler = linear.Scaler.of(material.other_features[:, columns])
     known, other = material.features[:, columns], material.other_features[:, columns]
-    motifs = linear.fit(known, material.labels, candidate.head, scaler)
+    rows = [material.features, *material.copies[: candidate.copies]]
+    motifs = linear.fit(
+        np.concatenate(rows)[:, columns],
+        np.tile(material.labels, len(rows)),
+        candidate.head,
+        scaler,
+    )
     familiarity = rejection.combined(scaler(known), material.labels, scaler(other))
     wanted = (subsets() if sets is None else sets)[candidate.subset]
     network = embedding.build(wanted, weights_directory)

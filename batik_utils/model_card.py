@@ -59,8 +59,10 @@ for judging authenticity, origin or value of a cloth, and not for other motifs: 
 groups of near-twins, scraped from the web: shop photographs, watermarks, garments on people, wrong
 and doubtful labels. {largest["size"]} of 50 sidoluhur pictures are one shop's paper goods with one
 print. Many tambal pictures carry one shop's watermark band. Pictures of 17 other motifs of the
-same set ({rejection["other_pictures"]}, at most {rejection["others_per_motif"]} a motif, no near-twins of
-the three) serve "none of these" and the scale of the features.
+same set ({rejection["other_pictures"]}, at most {rejection["others_per_motif"]} a motif, no
+near-twins of the three) serve "none of these" and the scale of the features. Changed copies of the
+pictures are learned from, too (crops, drawn watermarks, other grounds, colours), so that a shop's
+habits tell less.
 
 ## Results
 

@@ -48,11 +48,31 @@ def nearest(known: np.ndarray, labels: np.ndarray, other: np.ndarray, k: int = 5
     return lambda x: np.sort(_unit(x) @ reference.T, axis=1)[:, -k:].mean(1)
 
 
-def mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+@dataclass(frozen=True)
+class Mahalanobis:
+    """Negative squared distance to the nearest of some means, under one covariance plus ridge.
+
+    Attributes:
+        means: (K, F).
+        axes: (F, r), orthonormal: the covariance's directions.
+        shrink: (r,) v / (v + ridge) for each direction's variance v.
+    """
+
+    means: np.ndarray
+    axes: np.ndarray
+    shrink: np.ndarray
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Return (M,) scores of scaled features (M, F)."""
+        gaps = (x - mean for mean in self.means)
+        lengths = [(g**2).sum(1) - ((g @ self.axes) ** 2) @ self.shrink for g in gaps]
+        return -np.min(lengths, axis=0) / RIDGE
+
+
+def mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Mahalanobis:
     """Distance to the nearest motif, one covariance for all (Lee et al., 2018), negative."""
     means = _means(known, labels)
-    whiten = _whitener(known - means[labels])
-    return lambda x: -np.stack([whiten(x - mean) for mean in means], 1).min(1)
+    return _mahalanobis(means, known - means[labels])
 
 
 def relative_mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
@@ -60,8 +80,8 @@ def relative_mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarra
     near = mahalanobis(known, labels, other)
     everything = np.concatenate([known, other])
     mean = everything.mean(0)
-    whiten = _whitener(everything - mean)
-    return lambda x: near(x) + whiten(x - mean)
+    far = _mahalanobis(mean[None], everything - mean)
+    return lambda x: near(x) - far(x)
 
 
 def background(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
@@ -90,46 +110,75 @@ def background_by_motif(known: np.ndarray, labels: np.ndarray, other: np.ndarray
 
 @dataclass(frozen=True)
 class Familiarity:
-    """The score of the final model: energy and background, each over its own spread, added.
+    """The score of the final model.
+
+    Energy and background, each over its own spread, are added: one asks which motif, the other
+    whether any. Both are linear, so a picture of something else altogether may score high by
+    chance; therefore what lies farther from every motif than nearly all known pictures do loses as
+    much as it is too far.
 
     Attributes:
         motifs: gives the logits whose log-sum-exp is the energy.
         background: its logit of "known" less that of "other" is the second part.
         spread: standard deviation of each part over pictures that it did not learn from.
+        typical: nearness to the motifs.
+        start: nearness under which a picture loses.
+        unit: standard deviation of the nearness of known pictures that it did not learn from.
     """
 
     motifs: linear.Linear
     background: linear.Linear
     spread: tuple[float, float]
-
-    def parts(self, x: np.ndarray) -> np.ndarray:
-        """Return (M, 2) energy and background of scaled features (M, F)."""
-        known_or_not = self.background.logits(x)
-        return np.stack(
-            [logsumexp(self.motifs.logits(x), axis=1), known_or_not[:, 1] - known_or_not[:, 0]], 1
-        )
+    typical: Mahalanobis
+    start: float
+    unit: float
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (M,) scores of scaled features (M, F)."""
-        return (self.parts(x) / np.asarray(self.spread)).sum(1)
+        parts = _parts(self.motifs, self.background, x)
+        too_far = np.maximum(0, (self.start - self.typical(x)) / self.unit)
+        return (parts / np.asarray(self.spread)).sum(1) - too_far
+
+
+#: Share of known pictures that lie too far.
+TOO_FAR = 0.05
 
 
 def combined(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Familiarity:
-    """Energy and background together: one asks which motif, the other whether any."""
+    """Energy, background and distance together, see `Familiarity`."""
     # each part's spread from the half of the pictures that it did not learn from
     odd, other_odd = np.arange(len(known)) % 2 == 1, np.arange(len(other)) % 2 == 1
-    half = _combined(known[~odd], labels[~odd], other[~other_odd], (1.0, 1.0))
-    spread = half.parts(np.concatenate([known[odd], other[other_odd]])).std(0)
-    return _combined(known, labels, other, (float(spread[0]), float(spread[1])))
+    half = _linear_parts(known[~odd], labels[~odd], other[~other_odd])
+    spread = _parts(*half, np.concatenate([known[odd], other[other_odd]])).std(0)
+    fold = np.arange(len(known)) % 5
+    nearness = np.empty(len(known))
+    for f in range(5):
+        away = fold != f
+        nearness[~away] = mahalanobis(known[away], labels[away], other)(known[~away])
+    motifs, background_of = _linear_parts(known, labels, other)
+    return Familiarity(
+        motifs,
+        background_of,
+        (float(spread[0]), float(spread[1])),
+        mahalanobis(known, labels, other),
+        float(np.quantile(nearness, TOO_FAR)),
+        float(nearness.std()),
+    )
 
 
-def _combined(
-    known: np.ndarray, labels: np.ndarray, other: np.ndarray, spread: tuple[float, float]
-) -> Familiarity:
+def _parts(motifs: linear.Linear, known_or_not: linear.Linear, x: np.ndarray) -> np.ndarray:
+    """Return (M, 2) energy and background of scaled features (M, F)."""
+    logits = known_or_not.logits(x)
+    return np.stack([logsumexp(motifs.logits(x), axis=1), logits[:, 1] - logits[:, 0]], 1)
+
+
+def _linear_parts(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray
+) -> tuple[linear.Linear, linear.Linear]:
     features = np.concatenate([known, other])
     is_known = np.r_[np.ones(len(known), int), np.zeros(len(other), int)]
     motifs = linear.fit(known, labels, linear.Head("lda", RIDGE), _identity(known))
-    return Familiarity(motifs, fit_background(features, is_known), spread)
+    return motifs, fit_background(features, is_known)
 
 
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Score]] = {
@@ -223,12 +272,11 @@ def _means(known: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack([known[labels == c].mean(0) for c in range(labels.max() + 1)])
 
 
-def _whitener(residuals: np.ndarray) -> Score:
-    """Return squared lengths under the inverse of the residuals' covariance plus ridge."""
+def _mahalanobis(means: np.ndarray, residuals: np.ndarray) -> Mahalanobis:
+    """Return the distance to means under the residuals' covariance plus ridge."""
     n = len(residuals)
     values, vectors = np.linalg.eigh(residuals @ residuals.T / n)
     keep = values > max(values[-1], 1e-300) * 1e-10
     values, vectors = values[keep], vectors[:, keep]
-    axes = residuals.T @ (vectors / np.sqrt(n * values))  # (F, r), orthonormal
-    shrink = values / (values + RIDGE)
-    return lambda x: ((x**2).sum(1) - ((x @ axes) ** 2) @ shrink) / RIDGE
+    axes = residuals.T @ (vectors / np.sqrt(n * values))
+    return Mahalanobis(means, axes, values / (values + RIDGE))

@@ -36,15 +36,17 @@ class Candidate:
     Attributes:
         subset: which of the bank's sets of features.
         head: the classifier on them.
+        copies: how many changed copies of each picture are learned from, too.
     """
 
     subset: str
     head: Head
+    copies: int = 0
 
     @property
     def name(self) -> str:
-        """Short name, e.g. ``both/three lda 1``."""
-        return f"{self.subset} {self.head.method} {self.head.strength:g}"
+        """Short name, e.g. ``both/three lda 1 copies 2``."""
+        return f"{self.subset} {self.head.method} {self.head.strength:g} copies {self.copies}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Bank:
     Attributes:
         labels: (N,) class indices.
         groups: (N,) group of near-twins of each picture.
-        grams: by subset (N, N) products of scaled features.
+        grams: by subset (V N, V N) products of scaled features: of the pictures, and behind them of
+            V - 1 changed copies of each.
     """
 
     labels: np.ndarray
@@ -69,6 +72,7 @@ class Bank:
         subsets: dict[str, np.ndarray],
         labels: np.ndarray,
         groups: Sequence[str],
+        copies: Sequence[np.ndarray] = (),
     ) -> "Bank":
         """Make a bank.
 
@@ -79,14 +83,19 @@ class Bank:
             subsets: names of sets of features, and which columns they are.
             labels: (N,) class indices.
             groups: (N,) groups of near-twins.
+            copies: each (N, F), of changed copies of the pictures.
+
+        Raises:
+            BatikError: numbers of pictures differ.
         """
-        if not len(features) == len(labels) == len(groups):
+        rows = [features, *copies]
+        if not {len(x) for x in rows} == {len(labels)} == {len(groups)}:
             raise BatikError(
-                f"{len(features)} pictures, {len(labels)} labels and {len(groups)} groups do not "
-                f"belong together."
+                f"{[len(x) for x in rows]} pictures and copies, {len(labels)} labels and "
+                f"{len(groups)} groups do not belong together."
             )
         scaler = linear.Scaler.of(reference)
-        scaled = scaler(features)
+        scaled = scaler(np.concatenate(rows))
         grams = {name: scaled[:, c] @ scaled[:, c].T for name, c in subsets.items()}
         return cls(np.asarray(labels), np.asarray(groups), grams)
 
@@ -96,19 +105,32 @@ class Bank:
         return tuple(self.grams)
 
 
-def candidates(subsets: Sequence[str], heads: Sequence[Head] = HEADS) -> list[Candidate]:
+def candidates(
+    subsets: Sequence[str], heads: Sequence[Head] = HEADS, copies: int = 0
+) -> list[Candidate]:
     """Return every combination; the first of equals is chosen."""
-    return [Candidate(subset, head) for subset in subsets for head in heads]
+    return [Candidate(subset, head, copies) for subset in subsets for head in heads]
 
 
-def predict(bank: Bank, candidate: Candidate, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Return (M, K) logits of the test pictures, by indices, learned from the training pictures."""
-    gram = bank.grams[candidate.subset]
-    dual, bias = linear.fit_dual(gram[np.ix_(train, train)], bank.labels[train], candidate.head)
-    return gram[np.ix_(test, train)] @ dual + bias
+def predict(
+    bank: Bank, candidate: Candidate, train: np.ndarray, test: np.ndarray, copy: int = 0
+) -> np.ndarray:
+    """Return (M, K) logits of the test pictures, learned from the training pictures.
+
+    Args:
+        bank: the pictures.
+        candidate: how.
+        train: indices of pictures.
+        test: indices of pictures.
+        copy: which copy of the test pictures is tested; 0 for the pictures themselves.
+    """
+    n, gram = len(bank.labels), bank.grams[candidate.subset]
+    rows = np.concatenate([train + n * k for k in range(candidate.copies + 1)])
+    dual, bias = linear.fit_dual(gram[np.ix_(rows, rows)], bank.labels[rows % n], candidate.head)
+    return gram[np.ix_(test + n * copy, rows)] @ dual + bias
 
 
-def out_of_fold(bank: Bank, candidate: Candidate, fold_of: np.ndarray) -> np.ndarray:
+def out_of_fold(bank: Bank, candidate: Candidate, fold_of: np.ndarray, copy: int = 0) -> np.ndarray:
     """Return (N, K) logits, each picture's learned from the pictures of all other folds.
 
     Args:
@@ -116,12 +138,13 @@ def out_of_fold(bank: Bank, candidate: Candidate, fold_of: np.ndarray) -> np.nda
         candidate: how.
         fold_of: (N,) fold of each picture; a negative one is neither learned from nor predicted
             (its logits are NaN).
+        copy: which copy of the pictures is tested; 0 for the pictures themselves.
     """
     used = np.flatnonzero(fold_of >= 0)
     logits = np.full((len(fold_of), bank.labels.max() + 1), np.nan)
     for fold in np.unique(fold_of[used]):
         test = used[fold_of[used] == fold]
-        logits[test] = predict(bank, candidate, used[fold_of[used] != fold], test)
+        logits[test] = predict(bank, candidate, used[fold_of[used] != fold], test, copy)
     return logits
 
 
@@ -131,7 +154,7 @@ class Choice:
 
     Attributes:
         candidate: the best one.
-        accuracy: of it, inside.
+        accuracy: of it, inside, on pictures and changed copies.
         temperature: that calibrates it, from its own inner predictions.
         table: accuracy and calibrated log-loss (nats) of every candidate, in order.
     """
@@ -147,7 +170,9 @@ def choose(
 ) -> Choice:
     """Choose by cross-validation of some pictures alone.
 
-    The most accurate candidate wins; among equals the one with the least calibrated log-loss.
+    The most accurate candidate wins; among equals the one with the least calibrated log-loss. The
+    accuracy is over the pictures held out and the copies of them that a candidate would learn
+    from: what only works on pictures as the shops made them shall not win.
 
     Args:
         bank: the pictures.
@@ -169,13 +194,17 @@ def choose(
     truth = np.tile(bank.labels[train], INNER_REPEATS)
     rows, temperatures = [], []
     for option in options:
-        logits = np.concatenate([out_of_fold(bank, option, d)[train] for d in divisions])
+        tested = [
+            np.concatenate([out_of_fold(bank, option, d, copy)[train] for d in divisions])
+            for copy in range(option.copies + 1)
+        ]
+        logits = tested[0]
         t = linear.temperature(logits, truth)
         chance = linear.softmax(logits / t)[np.arange(len(truth)), truth]
         rows.append(
             {
                 "candidate": option.name,
-                "accuracy": float((logits.argmax(1) == truth).mean()),
+                "accuracy": float(np.mean([x.argmax(1) == truth for x in tested])),
                 "nll": float(-np.log(np.maximum(chance, 1e-12)).mean()),
             }
         )
