@@ -44,8 +44,6 @@ from batik_utils.results import RUN_COLUMNS
 log = logging.getLogger(__name__)
 
 RECIPE = "final"
-#: Set of features on which all scores of "none of these" are compared: fixed, not chosen.
-REJECTION_SUBSET = "both/three"
 #: Who doubts a label without having seen what a model answers.
 _INDEPENDENT = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
 
@@ -94,7 +92,10 @@ def run(
     clock = time.perf_counter()
     outcome = selection.nested(bank, fold_of, options, progress=progress)
     seconds = time.perf_counter() - clock
-    tested = final.leave_motifs_out(material, fold_of[:, 0], material.columns[REJECTION_SUBSET])
+    choice = selection.choose(bank, np.arange(len(material.labels)), options, seed=0)
+    log.info("Chosen from all pictures: %s", choice.candidate.name)
+    columns = material.columns[choice.candidate.subset]
+    tested = final.leave_motifs_out(material, fold_of[:, 0], columns)
     place = home / "cv" / "final"
     place.mkdir(parents=True, exist_ok=True)
     runs, predictions = rows(dataset, outcome, fold_of, material.provenance, seconds, started)
@@ -112,8 +113,6 @@ def run(
         _write_json(place / "metrics.json", found)
         return place
 
-    choice = selection.choose(bank, np.arange(len(material.labels)), options, seed=0)
-    log.info("Chosen from all pictures: %s", choice.candidate.name)
     network = final.fit(material, choice, weights_directory)
     folder = output or home / "model"
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +127,6 @@ def run(
     pixels = np.stack([embedding.pixels_of(pictures.open_picture(path)) for path in some])
     difference = export.check(folder / "model.onnx", network, pixels)
     threshold = rejection.threshold_at_recall(tested.known["combined"], final.RECALL)
-    columns = material.columns[choice.candidate.subset]
     with torch.inference_mode():
         own, _ = network.answer(torch.from_numpy(material.features[:, columns]).float())
     found |= {

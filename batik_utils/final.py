@@ -251,7 +251,7 @@ def gather(
             [dataset.root / p for p in others["path"]], progress=progress
         ),
         foreign={
-            kind: embedding.features_of(network, found, size=size, progress=progress)
+            kind: store.features(found, progress=progress)
             for kind, found in (foreign or {}).items()
         },
         columns=columns,
@@ -282,20 +282,20 @@ class FeatureCache:
         self.path = folder / "features" / f"{digest.hexdigest()[:16]}.npz"
 
     def features(
-        self, paths: Sequence[Path], *, copy: int = 0, progress: bool = True
+        self, sources: Sequence[Path | Image.Image], *, copy: int = 0, progress: bool = True
     ) -> np.ndarray:
-        """Return (N, F) features of picture files, or of a changed copy of each.
+        """Return (N, F) features of pictures, or of a changed copy of each.
 
         Args:
-            paths: picture files.
+            sources: picture files, or opened RGB pictures.
             copy: 0 for the pictures; else the number of the copy, which decides, with the place in
-                ``paths``, how it is changed.
+                ``sources``, how it is changed.
             progress: show a bar.
 
         Raises:
             PictureError: a file is no whole picture.
         """
-        names = [hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths]
+        names = [_content(source) for source in sources]
         if copy:
             names = [f"{name} copy {copy} of {i}" for i, name in enumerate(names)]
         known = self._read()
@@ -305,7 +305,7 @@ class FeatureCache:
             lot = missing[start : start + self.STRIDE]
             rows = embedding.features_of(
                 self.network,
-                [paths[i] for i in lot],
+                [sources[i] for i in lot],
                 _copier(copy, lot) if copy else None,
                 size=self.size,
                 progress=False,
@@ -325,6 +325,13 @@ class FeatureCache:
         part = self.path.with_suffix(".part.npz")
         np.savez(part, names=np.array(list(known)), rows=np.stack(list(known.values())))
         part.replace(self.path)
+
+
+def _content(source: Path | Image.Image) -> str:
+    """Return the sha256 of a file, or of an opened picture's size and pixels."""
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.size} ".encode() + source.tobytes()).hexdigest()
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
 def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image.Image]:

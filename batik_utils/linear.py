@@ -13,6 +13,7 @@ takes milliseconds, and cross-validation with an inner one thousands of them.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 
 from batik_utils.errors import BatikError
 
@@ -145,11 +146,13 @@ def _lda(
     """
     n = len(gram)
     average = onehot / counts  # (N, K): means of classes are average.T @ scaled
-    centre = np.eye(n) - onehot @ average.T  # residuals are centre @ scaled
-    inner = centre @ gram @ centre.T / n
+    # products of the residuals, scaled less the mean of its class, with the pictures
+    left = gram - onehot @ (average.T @ gram)
+    inner = (left - (left @ average) @ onehot.T) / n
     inner[np.diag_indices(n)] += ridge
-    solved = np.linalg.solve(inner, centre @ (gram @ average))
-    coefficients = (average - centre.T @ solved / n) / ridge
+    solved = scipy.linalg.solve(inner, left @ average, assume_a="pos")
+    back = solved - average @ (onehot.T @ solved)
+    coefficients = (average - back / n) / ridge
     bias = -0.5 * np.einsum("nk,nk->k", average, gram @ coefficients)
     return coefficients, bias
 

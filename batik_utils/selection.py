@@ -112,39 +112,40 @@ def candidates(
     return [Candidate(subset, head, copies) for subset in subsets for head in heads]
 
 
-def predict(
-    bank: Bank, candidate: Candidate, train: np.ndarray, test: np.ndarray, copy: int = 0
-) -> np.ndarray:
-    """Return (M, K) logits of the test pictures, learned from the training pictures.
+def predict(bank: Bank, candidate: Candidate, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Return (M, K) logits of test rows, learned from the training pictures.
 
     Args:
         bank: the pictures.
         candidate: how.
         train: indices of pictures.
-        test: indices of pictures.
-        copy: which copy of the test pictures is tested; 0 for the pictures themselves.
+        test: rows of the bank: indices of pictures, or behind all pictures their copies.
     """
     n, gram = len(bank.labels), bank.grams[candidate.subset]
     rows = np.concatenate([train + n * k for k in range(candidate.copies + 1)])
     dual, bias = linear.fit_dual(gram[np.ix_(rows, rows)], bank.labels[rows % n], candidate.head)
-    return gram[np.ix_(test + n * copy, rows)] @ dual + bias
+    return gram[np.ix_(test, rows)] @ dual + bias
 
 
-def out_of_fold(bank: Bank, candidate: Candidate, fold_of: np.ndarray, copy: int = 0) -> np.ndarray:
-    """Return (N, K) logits, each picture's learned from the pictures of all other folds.
+def out_of_fold(
+    bank: Bank, candidate: Candidate, fold_of: np.ndarray, copies: int = 0
+) -> np.ndarray:
+    """Return (1 + copies, N, K) logits, each learned from the pictures of all other folds.
 
     Args:
         bank: the pictures.
         candidate: how.
         fold_of: (N,) fold of each picture; a negative one is neither learned from nor predicted
             (its logits are NaN).
-        copy: which copy of the pictures is tested; 0 for the pictures themselves.
+        copies: how many copies of the pictures are tested beside them.
     """
-    used = np.flatnonzero(fold_of >= 0)
-    logits = np.full((len(fold_of), bank.labels.max() + 1), np.nan)
+    used, n = np.flatnonzero(fold_of >= 0), len(fold_of)
+    logits = np.full((1 + copies, n, bank.labels.max() + 1), np.nan)
     for fold in np.unique(fold_of[used]):
         test = used[fold_of[used] == fold]
-        logits[test] = predict(bank, candidate, used[fold_of[used] != fold], test, copy)
+        rows = np.concatenate([test + n * k for k in range(1 + copies)])
+        found = predict(bank, candidate, used[fold_of[used] != fold], rows)
+        logits[:, test] = found.reshape(1 + copies, len(test), -1)
     return logits
 
 
@@ -194,17 +195,15 @@ def choose(
     truth = np.tile(bank.labels[train], INNER_REPEATS)
     rows, temperatures = [], []
     for option in options:
-        tested = [
-            np.concatenate([out_of_fold(bank, option, d, copy)[train] for d in divisions])
-            for copy in range(option.copies + 1)
-        ]
+        tested = [out_of_fold(bank, option, d, option.copies)[:, train] for d in divisions]
+        tested = np.concatenate(tested, axis=1)  # (1 + copies, repeats of pictures, K)
         logits = tested[0]
         t = linear.temperature(logits, truth)
         chance = linear.softmax(logits / t)[np.arange(len(truth)), truth]
         rows.append(
             {
                 "candidate": option.name,
-                "accuracy": float(np.mean([x.argmax(1) == truth for x in tested])),
+                "accuracy": float((tested.argmax(2) == truth).mean()),
                 "nll": float(-np.log(np.maximum(chance, 1e-12)).mean()),
             }
         )

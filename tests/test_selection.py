@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from batik_utils import selection
+from batik_utils import linear, selection
 from batik_utils.errors import BatikError
 from batik_utils.linear import Head
 
@@ -68,7 +68,7 @@ def test_labels_of_tested_pictures_change_nothing(material):
 
 def test_out_of_fold_is_blind_to_the_fold_itself(bank):
     fold_of = np.arange(N) // 3 % 5
-    logits = selection.out_of_fold(bank, OPTIONS[2], fold_of)
+    logits = selection.out_of_fold(bank, OPTIONS[2], fold_of)[0]
     train, test = np.flatnonzero(fold_of != 1), np.flatnonzero(fold_of == 1)
     assert np.allclose(logits[test], selection.predict(bank, OPTIONS[2], train, test))
 
@@ -80,9 +80,9 @@ def test_inner_folds_keep_near_twins_together(material, monkeypatch):
     seen = []
     true = selection.out_of_fold
 
-    def spy(bank, option, fold_of):
+    def spy(bank, option, fold_of, copies):
         seen.append(fold_of)
-        return true(bank, option, fold_of)
+        return true(bank, option, fold_of, copies)
 
     monkeypatch.setattr(selection, "out_of_fold", spy)
     selection.choose(bank, np.arange(N), OPTIONS[:1], seed=0)
@@ -93,3 +93,23 @@ def test_what_does_not_belong_together_is_refused(material):
     features, reference, sets, labels, groups = material
     with pytest.raises(BatikError, match="belong together"):
         selection.Bank.of(features[:-1], reference, sets, labels, groups)
+
+
+def test_copies_of_training_pictures_are_learned_from_and_tested(material):
+    features, reference, sets, labels, groups = material
+    rng = np.random.default_rng(5)
+    copy = features + rng.normal(size=features.shape)
+    bank = selection.Bank.of(features, reference, sets, labels, groups, [copy])
+    option = selection.Candidate("useful", Head("lda", 1.0), copies=1)
+    fold_of = np.arange(N) // 3 % 5
+    found = selection.out_of_fold(bank, option, fold_of, copies=1)
+    assert found.shape == (2, N, 3)
+    # by hand: both rows of each training picture, neither of a tested one
+    train, test = fold_of != 0, fold_of == 0
+    scaler = linear.Scaler.of(reference)
+    columns = sets["useful"]
+    both = np.concatenate([scaler(features)[train], scaler(copy)[train]])[:, columns]
+    identity = linear.Scaler(np.zeros(8), np.ones(8))
+    fitted = linear.fit(both, np.tile(labels[train], 2), option.head, identity)
+    assert np.allclose(found[0, test], fitted.logits(scaler(features)[test][:, columns]))
+    assert np.allclose(found[1, test], fitted.logits(scaler(copy)[test][:, columns]))
