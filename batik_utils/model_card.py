@@ -33,10 +33,10 @@ Made by `python -m batik_utils build`, code {found["git"]}. All numbers: `metric
 ## What it is
 
 One ONNX file ({model["megabytes"]:.1f} MB, {model["parameters"] / 1e6:.1f} million numbers,
-kernels stored as float16, computed in float32). Frozen ImageNet networks, side by side in one
-graph, look at a picture squashed to a square; mean and standard deviation of their maps go into a
-linear classifier ({model["candidate"]}), whose probabilities are calibrated by one temperature
-({model["temperature"]:.2f}, from cross-validation).
+kernels stored as float16, computed in float32). Frozen ImageNet layers ({len(model["weights"])}
+network) look at a picture squashed to a square; mean and standard deviation of their maps go into
+a linear classifier, whose probabilities are calibrated by one temperature
+({model["temperature"]:.2f}, from cross-validation). Chosen: {model["candidate"]}.
 
 - Input `pixels`: uint8 (N, size, size, 3), RGB, see `preprocessing.json`.
 - Output `probabilities`: (N, 3), order in `labels.json`, given that it is one of the three motifs.
@@ -93,14 +93,15 @@ All scores that were compared: `../cv/final/rejection.csv`; accuracy against cov
 - Pictures of other sources were not at hand; on them it may be better or worse than stated here.
 - "None of these" misses many pictures of related motifs (sidomukti, ceplok and others look like
   sidoluhur, and the set itself files some pictures under both).
+- Fine-grained noise and pages of text may pass as familiar.
 - A picture is squashed to a square: very long strips lose their pattern.
 - With {found["pictures"]} pictures every number above is uncertain by several points.
 
 ## Licences
 
-Code: see LICENSE of the project. EfficientNet-Lite weights: Google, Apache-2.0. MobileNetV2
-weights: see the file's origin above and `batik_utils/weights.py`. The photographs belong to their
-makers, their licence is unclear; none is contained in the model or shown here.
+Code: see LICENSE of the project. Weights: EfficientNet-Lite is Google's, Apache-2.0; of others see
+`batik_utils/weights.py`. The photographs belong to their makers, their licence is unclear; none is
+contained in the model or shown here.
 """
 
 
