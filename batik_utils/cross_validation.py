@@ -15,6 +15,9 @@ from batik_utils.results import Store
 #: doubts what models get wrong, so leaving that out would flatter every model.
 _INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
 
+#: Said where `shortcuts.run` was not.
+NO_EXPLANATIONS = "Not looked at here: `python -m batik_utils explain` does."
+
 
 def read(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return runs, predictions and folds of a data set's cross-validation.
@@ -255,6 +258,22 @@ def learning(results: Path) -> pd.DataFrame | None:
     runs, _, _ = read(results)
     full = runs[runs["recipe"].isin(thin["recipe"]) & runs["seed"].isin(thin["seed"])]
     return out_of_fold.learning_table(pd.concat([thin, full], ignore_index=True))
+
+
+def explanations(results: Path) -> dict[str, pd.DataFrame] | None:
+    """Return what `shortcuts.run` left: ``shortcuts, watermark, heat`` and ``randomisation``.
+
+    Args:
+        results: ``<results>/<data set>``.
+
+    Returns:
+        Tables by name; None where it was not run.
+    """
+    names = ("shortcuts", "watermark", "heat", "randomisation")
+    paths = {name: results / "cv" / f"{name}.csv" for name in names}
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    return {name: pd.read_csv(path) for name, path in paths.items()}
 
 
 def hardest(difficulty: pd.DataFrame, most: int = 10) -> pd.DataFrame:

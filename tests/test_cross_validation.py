@@ -175,3 +175,12 @@ def test_hardest_pictures_first(results):
     assert table["wrong"].tolist() == ["100%", "100%", "67%"]
     assert table["recipes that fail"].tolist() == ["3 of 3", "3 of 3", "2 of 3"]
     assert set(table["mostly called"]) == {"sidoluhur"}
+
+
+def test_explanations_are_read_all_or_none(results):
+    names = ("shortcuts", "watermark", "heat", "randomisation")
+    for name in names:
+        assert cross_validation.explanations(results) is None
+        pd.DataFrame({"kind": [name]}).to_csv(results / "cv" / f"{name}.csv", index=False)
+    read = cross_validation.explanations(results)
+    assert [table["kind"].item() for table in read.values()] == list(names)
