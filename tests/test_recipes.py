@@ -122,6 +122,11 @@ def test_published_accuracies_are_shares_of_15_pictures():
             "fix_efficientnet_b2",
             {"fine_tune_size", "fine_tune_epochs"},
         ),
+        (
+            "scratch_ours",
+            "scratch_small",
+            {"dropout", "epochs", "learning_rate", "label_smoothing"},
+        ),
         # two published rows are one and the same training
         ("noisy_student_b2_modified", "fix_efficientnet_b2_modified", set()),
     ],
