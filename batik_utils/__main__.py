@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from batik_utils import __version__
 from batik_utils.errors import BatikError
@@ -131,6 +132,47 @@ def _audit(options: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(options: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from batik_utils import predict
+
+    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
+    paths = predict.files(options.file)
+    # counting ten thousand names takes a moment, and gives the bar an end
+    paths = list(paths)
+    answers = predictor.stream(paths, batch=options.batch, workers=options.workers)
+    if options.csv:
+        answers = predict.write_csv(answers, predictor.classes, Path(options.csv))
+    verdicts, motifs = Counter(), Counter()
+    log = logging.getLogger("batik_utils.predict")
+    bar = tqdm(answers, total=len(paths), unit="picture", disable=None)
+    with logging_redirect_tqdm():
+        for answer in bar:
+            verdicts[answer.verdict] += 1
+            motifs[answer.motif or ""] += 1
+            if answer.verdict == "refused":
+                log.warning("%s: %s", answer.name, answer.reason)
+            elif not options.csv:
+                what = answer.motif or "none of these"
+                tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
+    if not paths:
+        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
+    found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
+    log.info(
+        "%d pictures: %s; none of these %d, refused %d, not sure %d",
+        len(paths),
+        found,
+        verdicts["none"],
+        verdicts["refused"],
+        verdicts["unsure"],
+    )
+    return 1 if verdicts["refused"] == len(paths) else 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -224,6 +266,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
+
+    def add_model(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--model",
+            default="",
+            help="model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)",
+        )
+        command.add_argument(
+            "--threads", type=int, default=0, help="of one run of the model, 0: all cores (default)"
+        )
+
+    command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
+    command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
+    command.add_argument("--csv", default="", help="write the answers to this table instead")
+    command.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
+    command.add_argument(
+        "--workers", type=int, default=2, help="threads that open pictures (default: 2)"
+    )
+    add_model(command)
     return parser
 
 
