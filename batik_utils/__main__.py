@@ -173,6 +173,21 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if verdicts["refused"] == len(paths) else 0
 
 
+def _app(options: argparse.Namespace) -> int:
+    if options.export_space:
+        from batik_utils import space
+
+        _say(space.export(Path(options.export_space), options.model or None))
+        return 0
+    from batik_utils import app, predict
+
+    for chatty in ("httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
+    app.serve(predictor, host=options.host, port=options.port, share=options.share)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -283,6 +298,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
     command.add_argument(
         "--workers", type=int, default=2, help="threads that open pictures (default: 2)"
+    )
+    add_model(command)
+
+    command = add("app", _app, "Start the application: a page, and an API for programs.")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address, 0.0.0.0 for all (default: 127.0.0.1)"
+    )
+    command.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
+    command.add_argument(
+        "--share", action="store_true", help="also a public link through gradio.live, for 72 hours"
+    )
+    command.add_argument(
+        "--export-space",
+        default="",
+        metavar="DIR",
+        help="write a Hugging Face Space of package and model to this folder, and do nothing else",
     )
     add_model(command)
     return parser

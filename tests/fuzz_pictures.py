@@ -1,4 +1,4 @@
-"""A longer fuzzing run than a test may take: ``python tests/fuzz_pictures.py --files 20000``.
+"""A longer fuzzing run than a test may take: ``PYTHONPATH=. python tests/fuzz_pictures.py``.
 
 Mutates the files of `picture_zoo` (bytes changed, cut, doubled, moved, two files spliced) and sends
 them through the app's own door. Ends with figures; exit status 1 if a file did anything else than
@@ -13,9 +13,6 @@ import sys
 import time
 import traceback
 import warnings
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
 
 import picture_zoo
 from tqdm import tqdm
