@@ -7,7 +7,7 @@ A picture travels one way, and the modules stand in that order::
     preprocessing, transforms, weights, recipes, scratch, models
     engine, metrics, plots, checkpoints, results
     experiments, tuning, audit, comparison
-    predict, occlusion, texts, app, space
+    predict, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

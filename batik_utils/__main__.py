@@ -188,6 +188,13 @@ def _app(options: argparse.Namespace) -> int:
     return 0
 
 
+def _web(options: argparse.Namespace) -> int:
+    from batik_utils import web
+
+    _say(web.build(Path(options.output), options.model or None))
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -282,15 +289,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
 
-    def add_model(command: argparse.ArgumentParser) -> None:
+    def add_model(command: argparse.ArgumentParser, *, threads: bool = True) -> None:
         command.add_argument(
             "--model",
             default="",
             help="model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)",
         )
-        command.add_argument(
-            "--threads", type=int, default=0, help="of one run of the model, 0: all cores (default)"
-        )
+        if threads:
+            command.add_argument(
+                "--threads",
+                type=int,
+                default=0,
+                help="of one run of the model, 0: all cores (default)",
+            )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
     command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
@@ -316,6 +327,12 @@ def _parser() -> argparse.ArgumentParser:
         help="write a Hugging Face Space of package and model to this folder, and do nothing else",
     )
     add_model(command)
+
+    command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
+    command.add_argument(
+        "--output", default="build/web", help="folder for the page (default: build/web)"
+    )
+    add_model(command, threads=False)
     return parser
 
 

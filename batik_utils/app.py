@@ -53,11 +53,16 @@ _CSS = """
 .answer p { margin: .3rem 0; }
 .answer .quiet { color: var(--neutral-600); }
 .dark .answer .quiet { color: var(--neutral-300); }
-#language .wrap { flex-wrap: nowrap; }
+@media (max-width: 480px) {
+  .gradio-container main { padding: .6rem !important; }
+  #language { min-width: 0 !important; }
+  .tab-container button { padding-inline: .5rem !important; font-size: .85rem; }
+}
 .scroll { overflow-x: auto; }
-table.answers { border-collapse: collapse; width: 100%; }
+table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
 .answers th, .answers td { text-align: left; font-weight: inherit; padding: .4rem .6rem;
-  border-bottom: 1px solid var(--border-color-primary); vertical-align: top; }
+  border: 0 solid var(--border-color-primary) !important; border-bottom-width: 1px !important;
+  vertical-align: top; }
 .answers thead th { font-weight: 600; }
 .answers tbody th { overflow-wrap: anywhere; min-width: 8rem; }
 .answer dl { margin: .8rem 0 0; }
@@ -80,6 +85,16 @@ table.answers { border-collapse: collapse; width: 100%; }
 _SET_LANGUAGE = (
     "(code, ...rest) => { document.documentElement.lang = code; return [code, ...rest]; }"
 )
+# Gradio's example buttons hold a picture without a name, which a screen reader cannot tell apart
+_NAME_EXAMPLES = """() => {
+  const name = () => document.querySelectorAll("#examples button").forEach((button, k) => {
+    const words = (document.documentElement.lang === "id" ? "Contoh " : "Example ") + (k + 1);
+    if (button.ariaLabel !== words) button.ariaLabel = words;
+  });
+  new MutationObserver(name).observe(document.documentElement,
+    {subtree: true, childList: true, attributes: true, attributeFilter: ["lang"]});
+  name();
+}"""
 
 
 def answer_html(answer: Prediction | None, language: str) -> str:
@@ -207,13 +222,14 @@ def build(predictor: Predictor) -> "gradio.Blocks":
                     buttons=["fullscreen"],
                     elem_id="picture",
                 )
-                examples = gr.Examples(
-                    _draw_examples(room),
-                    picture,
-                    cache_examples=False,
+                drawn = _draw_examples(room)
+                # not gr.Examples: it resets the picture's label to the first language
+                examples = gr.Dataset(
+                    components=[gr.Image(render=False)],
+                    samples=[[str(path)] for path in drawn],
+                    type="index",
                     label=texts.say(start, "examples"),
                     elem_id="examples",
-                    api_visibility="private",
                 )
             with gr.Column():
                 answer = gr.HTML(
@@ -350,6 +366,11 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             return as_json(predictor.predict([file])[0])
 
         quiet = {"api_visibility": "private", "show_progress": "minimal"}
+
+        def take(number: int) -> str:
+            return str(drawn[number])
+
+        examples.click(take, examples, picture, queue=False, **quiet)
         picture.change(
             _guarded(look, gr),
             [picture, language],
@@ -375,7 +396,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             api_visibility="private",
         ).then(forget, api_visibility="private", queue=False)
         everything = [
-            *(head, language, tab_one, tab_many, tab_about, picture, examples.dataset, answer, why),
+            *(head, language, tab_one, tab_many, tab_about, picture, examples, answer, why),
             *(heat, heat_note, files, note, go, line, answers, csv, about, card_box),
         ]
         language.change(
@@ -440,7 +461,7 @@ def serve(
             share=share,
             prevent_thread_lock=True,
             quiet=True,
-            show_error=True,
+            show_error=False,
             max_file_size=MAX_MEGABYTES * 1_000_000,
             max_threads=16,
             footer_links=["api"],
@@ -453,6 +474,7 @@ def serve(
                 font_mono=["ui-monospace", "monospace"],
             ),
             css=_CSS,
+            js=_NAME_EXAMPLES,
             app_kwargs={"routes": [Route("/health", health)]},
         )
     except OSError as error:
@@ -526,12 +548,10 @@ def _uploaded(payload: Any) -> str | None:
     return str(path)
 
 
-def _draw_examples(folder: Path) -> list[list[str]]:
-    paths = []
-    for motif, seed in EXAMPLES:
-        path = folder / f"{motif}-{seed}.png"
+def _draw_examples(folder: Path) -> list[Path]:
+    paths = [folder / f"{motif}-{seed}.png" for motif, seed in EXAMPLES]
+    for path, (motif, seed) in zip(paths, EXAMPLES, strict=True):
         synthetic.draw(motif, seed).save(path)
-        paths.append([str(path)])
     return paths
 
 

@@ -141,6 +141,9 @@ _SAY = {
         "**Your pictures.** They are only used for your answer and deleted from the server "
         "after {minutes} minutes at the latest. Nothing is passed on, nothing is counted.",
         "card": "Model card",
+        "example": "Example",
+        "web_private": "Your picture stays here: this page works in your browser and sends "
+        "nothing. It reads JPEG, PNG, WebP, GIF and BMP.",
     },
     "id": {
         "title": "Motif batik apa ini?",
@@ -207,6 +210,9 @@ _SAY = {
         "**Gambar Anda.** Hanya dipakai untuk jawaban Anda dan dihapus dari server paling "
         "lambat setelah {minutes} menit. Tidak ada yang diteruskan, tidak ada yang dihitung.",
         "card": "Kartu model",
+        "example": "Contoh",
+        "web_private": "Gambar Anda tetap di sini: halaman ini bekerja di peramban Anda dan tidak "
+        "mengirim apa pun. Yang dapat dibaca: JPEG, PNG, WebP, GIF, dan BMP.",
     },
 }
 
@@ -223,6 +229,11 @@ def say(language: str, key: str, **values: object) -> str:
         BatikError: an unknown language.
     """
     return _table(language)[key].format(**values)
+
+
+def all_said(language: str) -> dict[str, str]:
+    """Return every sentence with its places still open, for the page in the browser alone."""
+    return {key: words for key, words in _table(language).items() if isinstance(words, str)}
 
 
 def headers(language: str) -> list[str]:

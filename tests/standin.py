@@ -48,7 +48,7 @@ def write(folder: Path, *, framing: Framing | None = None) -> Path:
     mean = x.mean(axis=0)
     gram = (x - mean) @ (x - mean).T
     dual = np.linalg.solve(gram + 0.03 * np.eye(len(x)), np.eye(3)[y] - 1 / 3)
-    weights = (x - mean).T @ dual * 12
+    weights = (x - mean).T @ dual * 4
     # familiarity: minus the squared length of what the known cloth's main directions leave over
     _, _, axes = np.linalg.svd(x - mean, full_matrices=False)
     axes = axes[:16].T
