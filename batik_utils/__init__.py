@@ -10,6 +10,7 @@ A picture travels one way, and the modules stand in that order::
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
+    predict, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.
