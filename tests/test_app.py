@@ -156,7 +156,7 @@ def test_the_heat_map_finds_the_place_that_decides(predictor):
     model = OnePlace(predictor.framing)
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:8, :8] = 255
-    heat = occlusion.heat_map(model, Image.fromarray(pixels), "betawi")
+    heat = occlusion.heat_map(model, Image.fromarray(pixels), "betawi", grid=8)
     assert heat.shape == (8, 8)
     assert np.unravel_index(heat.argmax(), heat.shape) == (0, 0)
     assert heat[0, 0] > 0.9
