@@ -5,8 +5,11 @@ A picture travels one way, and the modules stand in that order::
     errors, motifs, pictures, synthetic, data
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
-    engine, metrics, plots, checkpoints, results
-    experiments, tuning, audit, comparison
+    engine, baselines
+    metrics, out_of_fold, calibration, significance, plots, plots_cv
+    masking, explain, shortcuts, plots_explain
+    checkpoints, results
+    experiments, tuning, cost, audit, comparison, cross_validation
     predict, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 

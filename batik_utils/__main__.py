@@ -74,46 +74,56 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from batik_utils import data, engine, experiments, recipes
+    from batik_utils import experiments, recipes
 
     # a wrong word must not wait for the pictures to be read
     recipes.select(options.recipes)
-    engine.choose_device(options.device)
-    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
-    setup = experiments.prepare(
-        dataset,
-        options.grid,
-        results=options.results,
-        device=options.device,
-        precision=options.precision,
-        weights_directory=options.weights,
+    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
+    outcome = experiments.run_grid(
+        setup, options.recipes, options.seeds, epochs=options.epochs, n_train=options.n_train
     )
-    outcome = experiments.run_grid(setup, options.recipes, options.seeds, epochs=options.epochs)
     _say(outcome)
     _say(setup.store.folder)
     return 0
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from batik_utils import data, engine, experiments, recipes, tuning
+    from batik_utils import recipes, tuning
 
     recipes.get(options.recipe)
-    engine.choose_device(options.device)
-    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
-    setup = experiments.prepare(
-        dataset,
-        options.grid,
-        results=options.results,
-        device=options.device,
-        precision=options.precision,
-        weights_directory=options.weights,
-    )
+    setup = _setup(options)
     table = tuning.search(
         setup, options.recipe, options.trials, folds=options.folds, seed=options.seed
     )
     _say(tuning.summary(table))
     _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
     return 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from batik_utils import cost, recipes
+
+    recipes.select(options.recipes)
+    setup = _setup(options)
+    _say(cost.measure(setup, options.recipes).to_string(index=False))
+    _say(setup.store.folder / "cost.csv")
+    return 0
+
+
+def _setup(options: argparse.Namespace, **settings: int):
+    from batik_utils import data, engine, experiments
+
+    engine.choose_device(options.device)
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    return experiments.prepare(
+        dataset,
+        options.grid,
+        results=options.results,
+        device=options.device,
+        precision=options.precision,
+        weights_directory=options.weights,
+        **settings,
+    )
 
 
 def _audit(options: argparse.Namespace) -> int:
@@ -127,6 +137,28 @@ def _audit(options: argparse.Namespace) -> int:
         experiments.results_root(options.results),
         per_kind=options.planted,
         weights_directory=options.weights or None,
+    )
+    _say(found)
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from batik_utils import data, engine, experiments, shortcuts, splits
+
+    engine.choose_device(options.device)
+    names = [name.strip() for name in options.recipes.split(",") if name.strip()]
+    shortcuts.check_recipes(names)
+    dataset = data.load(options.data, options.root)
+    results = experiments.results_root(options.results) / dataset.name
+    folder = results / "cv"
+    found = shortcuts.run(
+        dataset,
+        splits.open_or_make_folds(dataset, folder / "folds.csv", results / "duplicate_groups.csv"),
+        folder,
+        names,
+        watermarked=shortcuts.read_watermarks(results / "watermarks_by_eye.csv", dataset),
+        weights_directory=options.weights or None,
+        device=options.device,
     )
     _say(found)
     return 0
@@ -252,7 +284,10 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_training(command: argparse.ArgumentParser) -> None:
         command.add_argument(
-            "--grid", default="course", help="split: course, or stratified-<seed> (default: course)"
+            "--grid",
+            default="course",
+            help="split: course, stratified-<seed>, cv (folds, twins together) or cv-ungrouped "
+            "(default: course)",
         )
         command.add_argument(
             "--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'"
@@ -267,8 +302,19 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--recipes", default="all", help="recipes or families, comma separated (default: all)"
     )
-    command.add_argument("--seeds", type=int, default=3, help="seeds a recipe (default: 3)")
+    command.add_argument(
+        "--seeds", type=int, default=3, help="seeds a recipe; of cv, its repeats (default: 3)"
+    )
     command.add_argument("--epochs", type=int, default=0, help="0: as each recipe says (default)")
+    command.add_argument(
+        "--n-train",
+        type=int,
+        default=0,
+        help="at most so many training pictures a motif, 0 for all",
+    )
+    command.add_argument(
+        "--folds", type=int, default=0, help="folds of cv; 0: as there are, or 10 (default)"
+    )
     add_training(command)
 
     command = add("tune", _tune, "Search a recipe's settings on the training pictures alone.")
@@ -280,12 +326,28 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
     add_training(command)
 
+    command = add("cost", _cost, "Measure what recipes cost in use: milliseconds and megabytes.")
+    command.add_argument(
+        "--recipes", default="all", help="recipes or families, comma separated (default: all)"
+    )
+    add_training(command)
+
     command = add("audit", _audit, "List near-duplicates and doubtful labels of a data set.")
     command.add_argument("--classes", default="all", help="motifs, or 'all' (default)")
     command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
     command.add_argument(
         "--planted", type=int, default=24, help="planted copies a kind, 0 for none (default: 24)"
     )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+
+    command = add("explain", _explain, "Show what fixed networks look at, on masked pictures.")
+    command.add_argument(
+        "--recipes",
+        default="mobilenet_v2_probe,efficientnet_lite0",
+        help="recipes with a fixed backbone, comma separated (default: %(default)s)",
+    )
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
 

@@ -176,6 +176,29 @@ def folder_of(dataset: Dataset, results: Path) -> Path:
     return Path(results) / name
 
 
+def groups_of(
+    dataset: Dataset, results: Path, *, weights_directory: str | None = None, progress: bool = True
+) -> Path:
+    """Return the data set's ``duplicate_groups.csv``, auditing it first where that is missing.
+
+    Args:
+        dataset: the data set.
+        results: the results folder.
+        weights_directory: folder to look for pretrained weights first, or None.
+        progress: show bars.
+    """
+    path = folder_of(dataset, results) / "duplicate_groups.csv"
+    if not path.is_file():
+        run(
+            dataset,
+            results,
+            per_kind=0,
+            weights_directory=weights_directory,
+            progress=progress,
+        )
+    return path
+
+
 def only(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     """Return the part of a data set that belongs to some motifs."""
     manifest = dataset.manifest[dataset.manifest["motif"].isin(classes)].reset_index(drop=True)

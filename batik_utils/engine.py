@@ -309,8 +309,8 @@ def views_of(
 
 
 def seconds_since(start: float) -> float:
-    """Return the seconds since a `time.perf_counter` reading, to a millisecond."""
-    return round(time.perf_counter() - start, 3)
+    """Return the seconds since a `time.perf_counter` reading, in milliseconds, at least one."""
+    return max(0.001, round(time.perf_counter() - start, 3))
 
 
 def _cosine(progress: float) -> float:

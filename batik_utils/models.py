@@ -192,8 +192,9 @@ def _efficientnet_pytorch(name: str, n_features: int) -> Callable[[Recipe], Part
         from efficientnet_pytorch import EfficientNet
 
         backbone = EfficientNet.from_name(name, include_top=False)
-        # without its top the library pools to (N, F, 1, 1) and stops there
-        backbone._avg_pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        # without its top the library pools to (N, F, 1, 1) and stops there; the identity gives
+        # the last maps a place of their own, as the activation before it is used twice (explain)
+        backbone._avg_pooling = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         return backbone, n_features, None
 
     return build_efficientnet

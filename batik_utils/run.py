@@ -30,7 +30,7 @@ NOTEBOOKS = (
 _KERNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
 
 #: What ``SMOKE=1`` means: every step runs, on little data, once.
-SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1"}
+SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1", "FOLDS": "5"}
 
 
 class NotebookFailed(BatikError):

@@ -119,6 +119,26 @@ def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
     )
 
 
+def thin(table: pd.DataFrame, n_train: int, seed: int) -> pd.DataFrame:
+    """Leave at most so many training pictures of each motif, drawn at random; the test stays.
+
+    A smaller draw of the same seed is part of a larger one.
+
+    Args:
+        table: of `make` or `of_fold`.
+        n_train: training pictures a motif, at least 1.
+        seed: of the draw.
+
+    Raises:
+        BatikError: fewer than one picture is asked for.
+    """
+    if n_train < 1:
+        raise BatikError(f"At least one training picture a motif is needed, not {n_train}.")
+    order = table[table["subset"] == "train"].sample(frac=1, random_state=seed)
+    kept = order.groupby("motif").head(n_train).index
+    return table[(table["subset"] != "train") | table.index.isin(kept)].reset_index(drop=True)
+
+
 def n_repeats(table: pd.DataFrame) -> int:
     """Return the number of divisions in a table of `make_folds`."""
     return sum(column.startswith("repeat_") for column in table.columns)
@@ -150,26 +170,7 @@ def read(path: Path, dataset: Dataset) -> pd.DataFrame:
     Raises:
         BatikError: no such file, made for other pictures, or damaged.
     """
-    if not path.is_file():
-        raise BatikError(f"No split at {path}: make one with splits.make and save it.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise BatikError(f"The split {path} is damaged ({error}): remove the file.") from error
-    if tuple(table.columns) != COLUMNS:
-        raise BatikError(f"{path} is no split: it should have the columns {', '.join(COLUMNS)}.")
-    made_for = sorted(set(table["dataset"])) or ["none"]
-    if made_for != [dataset.digest]:
-        raise BatikError(
-            f"The split {path} was made for other pictures (digest {made_for[0][:8]}…, this data "
-            f"set has {dataset.digest[:8]}…): remove the file to make a new split, or use the data "
-            f"set it was made for."
-        )
-    # the digest leaves open how a motif's folder is spelt: file names say which picture is meant
-    own = dict(zip(_keys(dataset.manifest), dataset.manifest["path"], strict=True))
-    if len(own) == len(dataset.manifest):
-        table["path"] = [own.get(k, p) for k, p in zip(_keys(table), table["path"], strict=True)]
-    return _checked(table, dataset, str(path))
+    return _checked(_read_own(path, dataset, COLUMNS, "split"), dataset, str(path))
 
 
 def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
@@ -178,6 +179,51 @@ def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
         return read(path, dataset)
     table = make(name, dataset)
     save(table, path)
+    return table
+
+
+def open_or_make_folds(
+    dataset: Dataset, path: Path, groups: Path | None, *, folds: int = 0, repeats: int = 5
+) -> pd.DataFrame:
+    """Read the folds saved at ``path``, or make and save them.
+
+    Args:
+        dataset: the data set.
+        path: CSV of `make_folds`.
+        groups: CSV of `duplicates.group`, which the audit writes; read only to make new folds.
+            None to take every picture for a group of its own.
+        folds: number of folds that there must be; 0 for as many as there are, or 10 new ones.
+        repeats: number of repeats of new folds.
+
+    Raises:
+        BatikError: folds of other pictures or of another number, a damaged file, or no groups.
+    """
+    if not path.exists():
+        if groups is None:
+            alone = dataset.manifest["path"]
+            known = pd.DataFrame({"path": alone, "group": alone})
+        elif groups.is_file():
+            known = pd.read_csv(groups, dtype=str, keep_default_na=False)
+        else:
+            raise BatikError(
+                f"Folds need to know near-twins, and there is no {groups}: run 'python -m "
+                f"batik_utils audit' with the same --data, --root and --results first."
+            )
+        table = make_folds(dataset, known, repeats=repeats, folds=folds or 10)
+        save(table, path)
+        return table
+    table = _read_own(path, dataset, FOLD_COLUMNS, "folds")
+    for repeat in range(n_repeats(table)):
+        column = pd.to_numeric(table[f"repeat_{repeat}"], errors="coerce")
+        if column.isna().any() or (table.groupby(column)["path"].count() < 1).any():
+            raise BatikError(f"{path} has no fold number in column repeat_{repeat}: restore it.")
+        table[f"repeat_{repeat}"] = column.astype(int)
+    _check_complete(table, dataset, str(path))
+    if folds and n_folds(table) != folds:
+        raise BatikError(
+            f"{path} has {n_folds(table)} folds, not {folds}: ask for as many, or move it and its "
+            f"results away."
+        )
     return table
 
 
@@ -219,6 +265,34 @@ def twins_in_training(
     ).reset_index(drop=True)
 
 
+def _read_own(path: Path, dataset: Dataset, columns: tuple[str, ...], kind: str) -> pd.DataFrame:
+    """Read a table of this data set's pictures; the paths are spelt as the data set spells them."""
+    if not path.is_file():
+        raise BatikError(f"No {kind} at {path}: make one with splits.make and save it.")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except ValueError as error:  # pandas' own errors are ValueErrors
+        raise BatikError(f"The {kind} {path} is damaged ({error}): remove the file.") from error
+    wanted = [*columns, *(c for c in table.columns if kind == "folds" and c.startswith("repeat_"))]
+    if list(table.columns) != wanted or (kind == "folds" and len(wanted) == len(columns)):
+        raise BatikError(
+            f"{path} is no {kind}: it should have the columns {', '.join(columns)}"
+            + (", repeat_0 and so on." if kind == "folds" else ".")
+        )
+    made_for = sorted(set(table["dataset"])) or ["none"]
+    if made_for != [dataset.digest]:
+        raise BatikError(
+            f"The {kind} {path} was made for other pictures (digest {made_for[0][:8]}…, this data "
+            f"set has {dataset.digest[:8]}…): remove the file to make a new one, or use the data "
+            f"set it was made for."
+        )
+    # the digest leaves open how a motif's folder is spelt: file names say which picture is meant
+    own = dict(zip(_keys(dataset.manifest), dataset.manifest["path"], strict=True))
+    if len(own) == len(dataset.manifest):
+        table["path"] = [own.get(k, p) for k, p in zip(_keys(table), table["path"], strict=True)]
+    return table
+
+
 def _keys(table: pd.DataFrame) -> list[tuple[str, str]]:
     return [(m, Path(p).name) for m, p in zip(table["motif"], table["path"], strict=True)]
 
@@ -254,11 +328,7 @@ def _stratified(dataset: Dataset, seed: int) -> list[str]:
 
 
 def _checked(table: pd.DataFrame, dataset: Dataset, name: str) -> pd.DataFrame:
-    if sorted(table["path"]) != sorted(dataset.manifest["path"]):
-        raise BatikError(
-            f"The split {name} does not hold each picture of {dataset.root} exactly once: remove "
-            f"it and make a new one."
-        )
+    _check_complete(table, dataset, name)
     unknown = set(table["subset"]) - set(SUBSETS)
     if unknown:
         raise BatikError(f"The split {name} has unknown subsets {sorted(unknown)}.")
@@ -270,3 +340,11 @@ def _checked(table: pd.DataFrame, dataset: Dataset, name: str) -> pd.DataFrame:
                 f"{dataset.root}: add pictures, or use another split."
             )
     return table.reset_index(drop=True)
+
+
+def _check_complete(table: pd.DataFrame, dataset: Dataset, name: str) -> None:
+    if sorted(table["path"]) != sorted(dataset.manifest["path"]):
+        raise BatikError(
+            f"The split {name} does not hold each picture of {dataset.root} exactly once: remove "
+            f"it and make a new one."
+        )

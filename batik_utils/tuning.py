@@ -121,6 +121,10 @@ def search(
     recipe = recipes.get(name)
     if trials < 1:
         raise BatikError(f"A search needs at least 1 trial, not {trials}.")
+    if recipe.family == "baseline":
+        raise BatikError(f"Recipe '{name}' is a baseline: it has nothing to search.")
+    if setup.folds is not None:
+        raise BatikError("A search needs one set of training pictures: use --grid course.")
     if recipe.fine_tune_epochs:
         raise BatikError(f"Recipe '{name}' trains in two stages: a search takes one-stage recipes.")
     objective = _Objective(setup, recipe, folds, seed)

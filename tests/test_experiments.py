@@ -1,5 +1,6 @@
 """Whole runs of a toy recipe: what is written, reused, interrupted and refused."""
 
+import copy
 import logging
 from dataclasses import replace
 from datetime import datetime
@@ -312,3 +313,91 @@ def test_an_outdated_checkpoint_is_trained_again_and_says_so(setup, caplog):
     assert saved.recipe.name == "toy"
     assert "another version of the recipe table" in caplog.text
     assert "Training it again" in caplog.text
+
+
+# --- folds ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folded(small_dataset, tmp_path, toy) -> experiments.Setup:
+    results = tmp_path / "results" / small_dataset.name
+    results.mkdir(parents=True)
+    paths = small_dataset.manifest["path"]
+    pd.DataFrame({"path": paths, "group": paths}).to_csv(
+        results / "duplicate_groups.csv", index=False
+    )
+    return experiments.prepare(
+        small_dataset, "cv", results=tmp_path / "results", device="cpu", folds=4, repeats=2
+    )
+
+
+def test_without_an_audit_there_are_no_folds(small_dataset, tmp_path):
+    with pytest.raises(BatikError, match="batik_utils audit"):
+        experiments.prepare(small_dataset, "cv", results=tmp_path)
+
+
+def test_a_grid_of_folds_tests_every_picture_once_a_repeat_and_resumes(folded, small_dataset):
+    first = grid(folded, "toy,majority", seeds=1)
+    expected = [f"majority-e0-f{k}-s0" for k in range(4)] + [f"toy-e2-f{k}-s0" for k in range(4)]
+    assert list(first.trained) == expected  # in table order, fold by fold
+    second = grid(folded, "toy,majority", seeds=2)
+    assert (len(second.trained), set(second.reused)) == (8, set(first.trained))
+    runs, predictions = folded.store.read("runs"), folded.store.read("predictions")
+    assert set(runs["split"]) == {"cv"} and set(runs["n_train"]) == {18}
+    joined = predictions.merge(runs[["run", "recipe", "seed", "fold"]])
+    for (_, seed), part in joined.groupby(["recipe", "seed"]):
+        assert sorted(part["path"]) == sorted(small_dataset.manifest["path"])
+        fold_of = dict(zip(folded.folds["path"], folded.folds[f"repeat_{seed}"], strict=True))
+        assert part["fold"].tolist() == [fold_of[path] for path in part["path"]]
+    history = folded.store.read("history")
+    assert set(history["run"]) == {r for r in runs["run"] if r.startswith("toy")}
+    assert history["validation_loss"].isna().all()
+
+
+def test_a_thinner_grid_has_names_of_its_own(folded):
+    grid(folded, "toy")
+    thin = grid(folded, "toy", n_train=2)
+    assert thin.trained[0] == "toy-e2-f0-s0-n2" and not thin.reused
+    assert set(folded.store.read("runs")["n_train"]) == {18}
+    runs = experiments.Store(folded.store.folder / "learning").read("runs")
+    assert runs["run"].tolist() == list(thin.trained)
+    assert set(runs["n_train"]) == {6}
+    assert len(grid(folded, "toy", n_train=2).reused) == 4
+    with pytest.raises(BatikError, match="-1"):
+        grid(folded, "toy", n_train=-1)
+
+
+def test_more_repeats_than_the_folds_have_are_refused(folded):
+    with pytest.raises(BatikError, match=r"folds.csv has 2 repeats.*3 seeds"):
+        grid(folded, "toy", seeds=3)
+
+
+@pytest.mark.parametrize("augment", [0.0, 0.5])
+def test_a_fixed_backbone_runs_once_for_all_folds(folded, toy, monkeypatch, augment):
+    fixed = replace(toy, name="fixed", frozen="backbone", augment=augment)
+    monkeypatch.setitem(recipes.RECIPES, "fixed", fixed)
+    # as after loading weights: the same backbone in each run, whatever the seed
+    weightless = models.build_untrained(fixed, 3)
+    monkeypatch.setattr(models, "build", lambda *_: (copy.deepcopy(weightless), "same"))
+    calls = []
+    original = engine.views_of
+    monkeypatch.setattr(
+        engine, "views_of", lambda *given, **more: calls.append(1) or original(*given, **more)
+    )
+    grid(folded, "fixed", seeds=2)
+    assert len(calls) == (2 if augment else 1)
+    if not augment:  # the same losses as without sharing
+        shared = folded.store.read("history")
+        here = folded.at(1, 2)
+        here.folds = None
+        _, alone = experiments.train(here, fixed, 1, record=False, progress=False)
+        mine = shared.loc[shared["run"] == "fixed-e2-f2-s1", "train_loss"]
+        np.testing.assert_allclose(mine, alone["train_loss"], rtol=1e-4)
+
+
+def test_a_baseline_leaves_a_row_like_any_other(folded):
+    grid(folded, "colour_histogram")
+    row = folded.store.read("runs").iloc[0]
+    assert (row["family"], row["weights"], row["params"]) == ("baseline", "none", 0)
+    assert row["accuracy"] > 0.8  # the toy motifs differ in colour
+    assert row["train_seconds"] > 0

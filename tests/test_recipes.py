@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 from conftest import ROOT
 
-from batik_utils import models, recipes, tuning, weights
+from batik_utils import baselines, models, recipes, tuning, weights
 from batik_utils.errors import BatikError
 from batik_utils.recipes import RECIPES, Recipe
 
@@ -29,6 +29,7 @@ PUBLISHED_TRANSFER = {
 }
 OURS = {
     "scratch_ours",
+    "scratch_small",
     "scratch_tuned",
     "mobilenet_v2_modified_trained",
     "mobilenet_v2_probe",
@@ -121,6 +122,11 @@ def test_published_accuracies_are_shares_of_15_pictures():
             "fix_efficientnet_b2",
             {"fine_tune_size", "fine_tune_epochs"},
         ),
+        (
+            "scratch_ours",
+            "scratch_small",
+            {"dropout", "epochs", "learning_rate", "label_smoothing"},
+        ),
         # two published rows are one and the same training
         ("noisy_student_b2_modified", "fix_efficientnet_b2_modified", set()),
     ],
@@ -131,7 +137,7 @@ def test_twins_differ_in_what_they_correct_alone(ours, theirs, expected):
 
 @pytest.mark.parametrize(
     ("tuned", "base"),
-    [("scratch_tuned", "scratch_ours"), ("mobilenet_v2_tuned", "mobilenet_v2_probe")],
+    [("scratch_tuned", "scratch_small"), ("mobilenet_v2_tuned", "mobilenet_v2_probe")],
 )
 def test_tuned_recipes_hold_what_the_committed_search_found(tuned, base):
     assert differences(tuned, base) <= set(tuning.PARAMETERS)
@@ -154,8 +160,11 @@ def test_recipes_that_do_not_do_what_they_are_called_say_so():
 def test_a_recipe_is_plain_and_names_things_that_exist(recipe):
     assert Recipe(**asdict(recipe)) == recipe
     assert all(isinstance(v, str | int | float | None) for v in asdict(recipe).values())
-    assert recipe.architecture in models.ARCHITECTURES
     assert recipe.frozen in models.FROZEN
+    if recipe.family == "baseline":
+        assert recipe.architecture in baselines.BASELINES and recipe.note
+        return
+    assert recipe.architecture in models.ARCHITECTURES
     assert bool(recipe.weights) == bool(recipe.head) == (not recipe.name.startswith("scratch"))
     assert not recipe.head or recipe.head in models.HEADS
     assert not recipe.weights or recipe.weights in weights.WEIGHTS
@@ -191,6 +200,7 @@ def test_with_epochs():
     assert short == replace(recipe, epochs=2, fine_tune_epochs=2)
     assert recipes.with_epochs(recipe, 50).fine_tune_epochs == recipe.fine_tune_epochs
     assert recipes.with_epochs(recipes.get("scratch1"), 3).fine_tune_epochs == 0
+    assert recipes.with_epochs(recipes.get("majority"), 3).epochs == 0
     with pytest.raises(BatikError, match="-1"):
         recipes.with_epochs(recipe, -1)
 

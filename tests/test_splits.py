@@ -198,3 +198,133 @@ def test_a_damaged_split_is_refused_in_a_sentence(tmp_path, damage):
 def test_the_published_split_of_the_real_pictures(real_dataset):
     table = splits.make("course", real_dataset)
     assert Counter(table["subset"]) == {"train": 120, "test": 15, "validation": 15}
+
+
+# --- folds ------------------------------------------------------------------------------------
+
+
+def twins(dataset: data.Dataset, *together: tuple[str, ...]) -> pd.DataFrame:
+    """Groups as `duplicates.group` gives them, by path; pictures of other motifs may be there."""
+    leader = {path: members[0] for members in together for path in members}
+    paths = [*dataset.manifest["path"], "batik-bali/1.jpg"]
+    return pd.DataFrame({"path": paths, "group": [leader.get(p, p) for p in paths]})
+
+
+GROUPS = twins(
+    COURSE,
+    tuple(f"batik-sidoluhur/{n}.jpg" for n in range(1, 18)),
+    ("batik-tambal/1.jpg", "batik-tambal/50.jpg"),
+    ("batik-betawi/3.jpg", "batik-bali/1.jpg"),
+)
+
+
+def test_folds_test_every_picture_once_a_repeat_and_never_part_twins():
+    table = splits.make_folds(COURSE, GROUPS, repeats=3, folds=10)
+    assert list(table["path"]) == list(COURSE.manifest["path"])
+    assert (splits.n_repeats(table), splits.n_folds(table)) == (3, 10)
+    for repeat in range(3):
+        column = f"repeat_{repeat}"
+        assert table.groupby("group")[column].nunique().max() == 1
+        assert sorted(table[column].unique()) == list(range(10))
+        tested = []
+        for fold in range(10):
+            split = splits.of_fold(table, repeat, fold)
+            train, test = (splits.indices(split, COURSE, s) for s in ("train", "test"))
+            assert not splits.indices(split, COURSE, "validation")
+            assert sorted(train + test) == list(range(150))
+            tested += test
+        assert sorted(tested) == list(range(150))
+    assert (table["repeat_0"] != table["repeat_1"]).any()
+
+
+def test_folds_follow_the_repeat_and_nothing_else():
+    few, many = (splits.make_folds(COURSE, GROUPS, repeats=n) for n in (1, 2))
+    pd.testing.assert_series_equal(few["repeat_0"], many["repeat_0"])
+
+
+def test_folds_without_twins_are_stratified():
+    table = splits.make_folds(COURSE, twins(COURSE), repeats=1)
+    assert set(table.groupby(["motif", "repeat_0"]).size()) == {5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dataset": UNEVEN, "groups": twins(UNEVEN)}, "'tambal' has 3 groups.*10 folds"),
+        ({"groups": GROUPS.iloc[1:]}, "1 pictures have no group.*betawi/1.jpg.*audit"),
+        ({"repeats": 0}, "1 repeat"),
+        ({"folds": 1}, "2 folds"),
+    ],
+)
+def test_impossible_folds_are_refused(settings, message):
+    with pytest.raises(BatikError, match=message):
+        splits.make_folds(**{"dataset": COURSE, "groups": GROUPS} | settings)
+
+
+@pytest.mark.parametrize(("repeat", "fold"), [(1, 0), (0, 10), (0, -1)])
+def test_a_fold_that_is_not_there_is_refused(repeat, fold):
+    table = splits.make_folds(COURSE, GROUPS, repeats=1)
+    with pytest.raises(BatikError, match=r"no (repeat|fold)"):
+        splits.of_fold(table, repeat, fold)
+
+
+def test_folds_are_saved_once_and_kept(tmp_path):
+    path, groups = tmp_path / "cv" / "folds.csv", tmp_path / "duplicate_groups.csv"
+    with pytest.raises(BatikError, match="audit"):
+        splits.open_or_make_folds(COURSE, path, groups)
+    GROUPS.to_csv(groups, index=False)
+    made = splits.open_or_make_folds(COURSE, path, groups, repeats=2)
+    groups.unlink()  # what is fixed once does not follow a later audit
+    pd.testing.assert_frame_equal(splits.open_or_make_folds(COURSE, path, groups), made)
+    assert splits.n_folds(made) == 10
+    with pytest.raises(BatikError, match="has 10 folds, not 5"):
+        splits.open_or_make_folds(COURSE, path, groups, folds=5)
+
+
+def test_folds_without_groups_part_twins(tmp_path):
+    table = splits.open_or_make_folds(COURSE, tmp_path / "folds.csv", None)
+    assert table["group"].tolist() == table["path"].tolist()
+    assert set(table.groupby(["motif", "repeat_0"]).size()) == {5}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.drop(columns=["repeat_0", "repeat_1"]), "is no folds"),
+        (lambda t: t.assign(repeat_1="x"), "repeat_1"),
+        (lambda t: t.iloc[1:], "exactly once"),
+        (lambda t: t.assign(dataset="0" * 64), "other pictures"),
+    ],
+)
+def test_damaged_folds_are_refused_in_a_sentence(tmp_path, damage, message):
+    path = tmp_path / "folds.csv"
+    splits.save(damage(splits.make_folds(COURSE, GROUPS, repeats=2)), path)
+    with pytest.raises(BatikError, match=message):
+        splits.open_or_make_folds(COURSE, path, tmp_path / "none.csv")
+
+
+@pytest.mark.real
+def test_the_committed_folds_are_those_of_the_committed_groups(real_dataset):
+    results = Path(__file__).parents[1] / "results" / "kaggle"
+    groups = pd.read_csv(results / "duplicate_groups.csv")
+    there = splits.open_or_make_folds(real_dataset, results / "cv" / "folds.csv", Path("none"))
+    pd.testing.assert_frame_equal(there, splits.make_folds(real_dataset, groups))
+
+
+def test_a_thinner_training_set_leaves_the_test_alone_and_nests():
+    table = splits.of_fold(splits.make_folds(COURSE, GROUPS, repeats=1), 0, 0)
+    sizes = {}
+    for n_train in (5, 20, 1000):
+        thin = splits.thin(table, n_train, seed=4)
+        kept = thin[thin["subset"] == "train"]
+        whole = table[table["subset"] == "train"].groupby("motif").size()
+        assert kept.groupby("motif").size().equals(whole.clip(upper=n_train))
+        assert set(thin.loc[thin["subset"] == "test", "path"]) == set(
+            table.loc[table["subset"] == "test", "path"]
+        )
+        sizes[n_train] = set(kept["path"])
+    assert sizes[5] < sizes[20] < sizes[1000]
+    other = splits.thin(table, 5, seed=5)
+    assert set(other.loc[other["subset"] == "train", "path"]) != sizes[5]
+    with pytest.raises(BatikError, match="not 0"):
+        splits.thin(table, 0, seed=4)
