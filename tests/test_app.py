@@ -236,6 +236,14 @@ def test_a_taken_port_is_a_sentence(server, model_folder, capsys):
     assert f"Port {port} on 127.0.0.1 cannot be used" in capsys.readouterr().err
 
 
+def test_an_old_gradio_is_a_sentence(predictor, monkeypatch):
+    import gradio
+
+    monkeypatch.setattr(gradio, "__version__", "5.49.1")
+    with pytest.raises(BatikError, match=r"Gradio 5.49.1 is too old: pip install --upgrade"):
+        app.serve(predictor, port=0, wait=False)
+
+
 # ---- the Space
 
 
