@@ -26,6 +26,8 @@ from batik_utils.predict import Prediction, Predictor
 if TYPE_CHECKING:
     import gradio
 
+#: Oldest Gradio that has what `serve` asks of it.
+GRADIO = (6, 31)
 #: Uploaded files may have this many megabytes.
 MAX_MEGABYTES = 20
 #: Pictures that the page takes at once; the command line takes any number.
@@ -444,7 +446,7 @@ def serve(
         The address of the page.
 
     Raises:
-        BatikError: the port is taken.
+        BatikError: the port is taken, or Gradio is too old.
     """
     import gradio as gr
     from starlette.responses import JSONResponse
@@ -453,6 +455,13 @@ def serve(
     def health(request: object) -> JSONResponse:
         return JSONResponse({"status": "ok", "model": predictor.folder.name})
 
+    found = tuple(int(part) for part in gr.__version__.split(".")[:2])
+    if found < GRADIO:
+        # Colab brings its own
+        raise BatikError(
+            f"Gradio {gr.__version__} is too old: pip install --upgrade "
+            f"'gradio>={GRADIO[0]}.{GRADIO[1]}', then restart."
+        )
     page = build(predictor)
     try:
         _, address, public = page.launch(

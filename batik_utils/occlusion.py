@@ -19,7 +19,7 @@ from batik_utils.preprocessing import Framing, frame
 #: Drops in probability under this stay pale in the overlay, whatever the largest is.
 LEAST = 0.05
 #: Places a side; a place is hidden with half of each neighbour.
-GRID = 8
+GRID = 6
 
 
 def heat_map(

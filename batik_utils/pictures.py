@@ -47,7 +47,7 @@ class PictureError(BatikError):
 
     Attributes:
         kind: the reason in one word, for programs and translations: ``empty``, ``bytes``,
-            ``pixels``, ``unreadable``, ``format``, ``damaged`` or ``small``.
+            ``pixels``, ``unreadable``, ``format``, ``damaged``, ``small`` or ``plain``.
     """
 
     def __init__(self, message: str, kind: str):

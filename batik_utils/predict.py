@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: A smaller picture shows no motif (px, the shorter side).
 MIN_SIDE = 32
+#: A picture whose pixels spread less than this shows one colour (standard deviation, 0 to 255).
+MIN_SPREAD = 2.0
 #: Calibrated probability from which an answer is called sure: at least 7 of 10 such are right.
 SURE_FROM = 0.7
 #: Pictures that go through the model at once.
@@ -210,7 +212,11 @@ class Predictor:
     def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | PictureError]":
         name = str(source) if isinstance(source, (str, Path)) else f"picture {number}"
         try:
-            return name, frame(self.open(source), self.framing)
+            pixels = frame(self.open(source), self.framing)
+            # a network names a motif for anything, even an empty page
+            if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
+                raise PictureError("it shows hardly anything but one colour", "plain")
+            return name, pixels
         except PictureError as error:
             return name, error
 

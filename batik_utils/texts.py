@@ -130,6 +130,7 @@ _SAY = {
         "kind_format": "This is not a picture in JPEG, PNG, WebP, GIF, BMP or TIFF format.",
         "kind_damaged": "The picture is damaged or incomplete.",
         "kind_small": "The picture is too small to show a motif: 32 pixels a side are needed.",
+        "kind_plain": "The picture shows hardly anything but one colour.",
         "failed": "Something went wrong here. Please try again, or with another picture.",
         "probabilities": "How likely, if it is one of the three",
         "about_text": "**What it is.** A neural network that was trained on 150 web photographs of "
@@ -199,6 +200,7 @@ _SAY = {
         "kind_damaged": "Gambar ini rusak atau tidak lengkap.",
         "kind_small": "Gambar ini terlalu kecil untuk menampakkan motif: setiap sisi harus "
         "paling sedikit 32 piksel.",
+        "kind_plain": "Gambar ini hampir hanya menampakkan satu warna.",
         "failed": "Ada yang tidak beres. Silakan coba lagi, atau dengan gambar lain.",
         "probabilities": "Seberapa mungkin, jika salah satu dari ketiganya",
         "about_text": "**Apa ini?** Jaringan saraf yang dilatih dengan 150 foto dari web untuk "

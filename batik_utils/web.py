@@ -66,6 +66,7 @@ def build(folder: Path, model: Path | str | None = None, package: Path | None = 
             "bytes": pictures.MAX_BYTES,
             "pixels": pictures.MAX_PIXELS,
             "side": predict.MIN_SIDE,
+            "spread": predict.MIN_SPREAD,
         },
         "examples": examples,
         "texts": {

@@ -1,8 +1,8 @@
-"""Load on the application: ``PYTHONPATH=. python tests/load_app.py`` (20 users, a minute, loopback).
+"""Load on the application, on loopback: ``PYTHONPATH=. python tests/load_app.py``.
 
-Starts the application in a process of its own, lets users upload a picture and wait for the answer
-again and again, and ends with figures: answers, errors, median and 95th percentile of the waiting
-time, and the server's memory at the start, in the middle and at the end. Exit status 1 on errors.
+Starts the application in a process of its own, lets 20 users for a minute upload a picture and wait
+for the answer again and again, and ends with figures: answers, errors, median and 95th percentile
+of the waiting time, the server's processor time, and its memory. Exit status 1 on errors.
 """
 
 import argparse
@@ -90,6 +90,7 @@ def _measure(options: argparse.Namespace, url: str, server: subprocess.Popen) ->
     with httpx.Client(timeout=60) as client:
         one_answer(client, url, contents[0])
     waits, errors, memory = [], [], [process.memory_info().rss / 1e6]
+    before = sum(process.cpu_times()[:2])
     end = time.monotonic() + options.seconds
 
     def user(number: int) -> None:
@@ -112,10 +113,13 @@ def _measure(options: argparse.Namespace, url: str, server: subprocess.Popen) ->
         time.sleep(1)
         memory.append(process.memory_info().rss / 1e6)
     half = memory[len(memory) // 2]
+    busy = (sum(process.cpu_times()[:2]) - before) / max(1, len(waits))
     sys.stdout.write(
         f"{options.users} users, {options.seconds} s: {len(waits)} answers, {len(errors)} errors; "
-        f"waiting time median {np.median(waits):.2f} s, 95 % under {np.quantile(waits, 0.95):.2f} s, "
-        f"longest {max(waits):.2f} s; server memory {memory[0]:.0f} MB at the start, {half:.0f} MB "
+        f"waiting time median {np.median(waits):.2f} s, "
+        f"95 % under {np.quantile(waits, 0.95):.2f} s, longest {max(waits):.2f} s; "
+        f"server {1000 * busy:.0f} ms of processor an answer, "
+        f"memory {memory[0]:.0f} MB at the start, {half:.0f} MB "
         f"in the middle, {memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most\n"
     )
     for error in errors[:5]:

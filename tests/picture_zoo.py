@@ -95,13 +95,9 @@ def good() -> dict[str, bytes]:
         "TIFF, CMYK": encode(CLOTH.convert("CMYK"), "TIFF"),
         "TIFF of 16 bit": encode(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
         "TIFF of floats": encode(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
-        "TIFF of floats that are no numbers": encode(
-            Image.fromarray(np.full((64, 96), np.nan, np.float32)), "TIFF"
-        ),
         "TIFF of several pages": encode(CLOTH, "TIFF", save_all=True, append_images=frames[1:]),
         "TIFF, Lab": encode(Image.merge("LAB", CLOTH.split()), "TIFF"),
-        "a strip of 32 x 10,000": encode(Image.new("RGB", (32, 10_000), "teal"), "PNG"),
-        "one colour": encode(Image.new("RGB", (64, 64), "white"), "PNG"),
+        "a strip of 32 x 10,000": encode(CLOTH.resize((32, 10_000)), "PNG"),
     }
 
 
@@ -145,6 +141,12 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "1 x 10,000": (encode(tiny.resize((1, 10_000)), "PNG"), "small"),
         "10,000 x 1": (encode(tiny.resize((10_000, 1)), "JPEG"), "small"),
         "31 x 500": (encode(tiny.resize((31, 500)), "PNG"), "small"),
+        "one colour": (encode(Image.new("RGB", (64, 64), "white"), "PNG"), "plain"),
+        "nothing to be seen": (encode(Image.new("RGBA", (64, 64)), "PNG"), "plain"),
+        "TIFF of floats that are no numbers": (
+            encode(Image.fromarray(np.full((64, 96), np.nan, np.float32)), "TIFF"),
+            "plain",
+        ),
         "a bomb of 12,000 x 12,000": (png(12_000, 12_000, bytes(99)), "pixels"),
         "a bomb of 60,000 x 60,000": (png(60_000, 60_000, bytes(99)), "pixels"),
         "a PNG with a negative side": (png(2**31, 5, bytes(99)), "pixels"),

@@ -156,7 +156,7 @@ def test_the_heat_map_finds_the_place_that_decides(predictor):
     model = OnePlace(predictor.framing)
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:8, :8] = 255
-    heat = occlusion.heat_map(model, Image.fromarray(pixels), "betawi")
+    heat = occlusion.heat_map(model, Image.fromarray(pixels), "betawi", grid=8)
     assert heat.shape == (8, 8)
     assert np.unravel_index(heat.argmax(), heat.shape) == (0, 0)
     assert heat[0, 0] > 0.9
@@ -234,6 +234,14 @@ def test_a_taken_port_is_a_sentence(server, model_folder, capsys):
     port = server.rsplit(":", 1)[1]
     assert main(["app", "--model", str(model_folder), "--port", port]) == 2
     assert f"Port {port} on 127.0.0.1 cannot be used" in capsys.readouterr().err
+
+
+def test_an_old_gradio_is_a_sentence(predictor, monkeypatch):
+    import gradio
+
+    monkeypatch.setattr(gradio, "__version__", "5.49.1")
+    with pytest.raises(BatikError, match=r"Gradio 5.49.1 is too old: pip install --upgrade"):
+        app.serve(predictor, port=0, wait=False)
 
 
 # ---- the Space

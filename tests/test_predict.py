@@ -209,8 +209,6 @@ def test_the_committed_model_answers(tmp_path):
     for answer in answers:
         assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-4)
         assert math.isfinite(answer.familiarity)
-    blank = predictor.predict([Image.new("RGB", (300, 300), "white")])[0]
-    assert (blank.motif, blank.verdict) == (None, "none")
 
 
 # ---- framing

@@ -138,7 +138,17 @@ def test_its_answers_agree_with_pythons(page, predictor):
 
 @needs_browser
 @pytest.mark.parametrize(
-    "name", ["an empty file", "HTML", "SVG with a script", "PDF", "half a PNG", "1 x 1", "31 x 500"]
+    "name",
+    [
+        "an empty file",
+        "HTML",
+        "SVG with a script",
+        "PDF",
+        "half a PNG",
+        "1 x 1",
+        "31 x 500",
+        "one colour",
+    ],
 )
 def test_it_refuses_what_python_refuses(page, name):
     content, kind = picture_zoo.bad()[name]

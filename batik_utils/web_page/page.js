@@ -141,6 +141,19 @@ async function open(file, limits) {
   return pen.getImageData(0, 0, width, height);
 }
 
+// Largest standard deviation of a channel, 0 to 255.
+function spread(rgb) {
+  return Math.max(...[0, 1, 2].map((channel) => {
+    let sum = 0, squares = 0;
+    for (let k = channel; k < rgb.length; k += 3) {
+      sum += rgb[k];
+      squares += rgb[k] ** 2;
+    }
+    const n = rgb.length / 3;
+    return Math.sqrt(Math.max(0, squares / n - (sum / n) ** 2));
+  }));
+}
+
 let data, session, last = null;
 const $ = (id) => document.getElementById(id);
 const say = (key, values = {}) => data.texts[$("language").value].say[key]
@@ -164,7 +177,9 @@ async function classify(file) {
     throw error;
   }
   const size = data.framing.size;
-  const input = new ort.Tensor("uint8", frame(pixels, data.framing), [1, size, size, 3]);
+  const framed = frame(pixels, data.framing);
+  if (spread(framed) < data.limits.spread) return { verdict: "refused", kind: "plain" };
+  const input = new ort.Tensor("uint8", framed, [1, size, size, 3]);
   const found = await session.run({ pixels: input });
   const p = Array.from(found.probabilities.data);
   const familiarity = found.familiarity.data[0];
