@@ -227,6 +227,21 @@ def _web(options: argparse.Namespace) -> int:
     return 0
 
 
+def _build(options: argparse.Namespace) -> int:
+    from batik_utils import build, data, experiments
+
+    dataset = data.load(options.data, options.root)
+    found = build.run(
+        dataset,
+        experiments.results_root(options.results),
+        options.weights or None,
+        output=Path(options.output) if options.output else None,
+        evaluate_only=options.evaluate,
+    )
+    _say(found)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -395,6 +410,16 @@ def _parser() -> argparse.ArgumentParser:
         "--output", default="build/web", help="folder for the page (default: build/web)"
     )
     add_model(command, threads=False)
+
+    command = add("build", _build, "Test the final model's making, and make it from all pictures.")
+    command.add_argument(
+        "--output", default="", help="folder of the model (default: <results>/<data set>/model)"
+    )
+    command.add_argument(
+        "--evaluate", action="store_true", help="only the tests, which go to cv/final"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
     return parser
 
 

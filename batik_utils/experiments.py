@@ -76,7 +76,7 @@ class Setup:
     folds: pd.DataFrame | None = None
     fold: int = 0
     n_train: int = 0
-    git: str = field(default_factory=lambda: _git_commit())
+    git: str = field(default_factory=lambda: git_commit())
     # computed once, and shared by the set-ups of all folds
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
     _views: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)
@@ -563,7 +563,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _git_commit() -> str:
+def git_commit() -> str:
     """Return the short commit of this checkout, with ``+`` if files differ; empty outside git."""
     here = Path(__file__).resolve().parent
 

@@ -1,0 +1,451 @@
+"""The deployed model: one network that holds two frozen backbones and a few linear functions.
+
+Run it::
+
+    python -m batik_utils build --data folder --root path/to/indonesian-batik-motifs
+
+A uint8 picture (448 px, squashed) goes in; calibrated probabilities of the motifs and a familiarity
+come out. All is decided by `batik_utils.selection` and `batik_utils.rejection` on features that are
+computed once and kept in the cache folder. Introduced in notebook 05.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from batik_utils import embedding, linear, rejection, selection, views
+from batik_utils.data import Dataset
+from batik_utils.embedding import Branch
+from batik_utils.errors import BatikError
+
+#: All places where maps are read before anything is chosen.
+BRANCHES = (
+    Branch("efficientnet_lite0", (2, 3, 4, 5, 6)),
+    Branch("mobilenet_v2", (6, 10, 13, 16, 17)),
+)
+#: Which of the five places make a set of features.
+_TAPS = {"last": (4,), "three": (1, 3, 4), "five": (0, 1, 2, 3, 4)}
+#: Sets of features to choose from: which backbones, and which of the five places.
+_SETS = (
+    ("efficientnet_lite0", "three"),
+    ("efficientnet_lite0", "five"),
+    ("mobilenet_v2", "three"),
+    ("both", "three"),
+    ("both", "last"),
+)
+#: Heads to choose from; logistic regression was tried before (``ablation.csv``).
+HEADS = (linear.Head("lda", 0.3), linear.Head("lda", 1.0))
+#: Pictures of other motifs are set aside in this many lots, whole motifs together.
+LOTS = 5
+#: Pictures taken of each other motif, spread evenly over its files.
+OTHERS_PER_MOTIF = 20
+RECALL = 0.95
+#: Changed copies of each picture that are learned from.
+COPIES = 1
+
+
+def subsets() -> dict[str, tuple[Branch, ...]]:
+    """Return the sets of features to choose from, by name: backbones, and where they are read."""
+    found = {}
+    for recipe, taps in _SETS:
+        found[f"{recipe}/{taps}"] = tuple(
+            Branch(branch.recipe, tuple(branch.taps[i] for i in _TAPS[taps]))
+            for branch in BRANCHES
+            if recipe in (branch.recipe, "both")
+        )
+    return found
+
+
+class FinalNetwork(nn.Module):
+    """Pixels to probabilities and familiarity.
+
+    Args:
+        network: pixels to features (N, F).
+        motifs: logits of the motifs, on raw features.
+        temperature: by which these logits are divided.
+        familiarity: of scaled features.
+        scaler: of the features, for the familiarity.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        motifs: linear.Linear,
+        temperature: float,
+        familiarity: rejection.Familiarity,
+        scaler: linear.Scaler,
+    ):
+        super().__init__()
+        self.network = network
+        energy = linear.rescaled(familiarity.motifs, scaler)
+        background = linear.rescaled(familiarity.background, scaler)
+        # one product for all linear functions: motifs, energy, known less other
+        weight = np.concatenate(
+            [
+                motifs.weight / temperature,
+                energy.weight,
+                background.weight[:, 1:] - background.weight[:, :1],
+            ],
+            axis=1,
+        )
+        bias = np.concatenate(
+            [motifs.bias / temperature, energy.bias, background.bias[1:] - background.bias[:1]]
+        )
+        self.classes = motifs.weight.shape[1]
+        self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
+        self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
+        typical = familiarity.typical
+        for name, values in (
+            ("spread", familiarity.spread),
+            ("centre", scaler.mean),
+            ("scale", scaler.scale),
+            ("means", typical.means),
+            ("axes", typical.axes),
+            ("shrink", typical.shrink),
+            ("start", familiarity.start),
+            ("unit", familiarity.unit),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        self.eval()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (N, K) probabilities and (N,) familiarity of uint8 pixels (N, S, S, 3)."""
+        return self.answer(self.network(pixels))
+
+    def answer(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same from features (N, F)."""
+        k = self.classes
+        values = features @ self.weight + self.bias
+        energy = torch.logsumexp(values[:, k:-1], 1)
+        familiarity = energy / self.spread[0] + values[:, -1] / self.spread[1]
+        gaps = (features[:, None] - self.centre) / self.scale - self.means  # (N, K, F)
+        lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
+        nearness = -lengths.amin(1) / rejection.RIDGE
+        too_far = torch.relu((self.start - nearness) / self.unit)
+        return torch.softmax(values[:, :k], 1), familiarity - too_far
+
+
+@dataclass(frozen=True)
+class Material:
+    """Features of everything that the final model learns from or is tested on.
+
+    Attributes:
+        paths: (N,) of the pictures of the motifs.
+        labels: (N,) class indices.
+        groups: (N,) groups of near-twins.
+        features: (N, F).
+        copies: each (N, F), of changed copies of the pictures (`batik_utils.views`).
+        others: one row a picture of another motif: ``path, motif, group``; none is a near-twin of
+            a picture of the motifs.
+        other_features: (M, F).
+        foreign: name to features of pictures that show no batik.
+        columns: of the features, by set.
+        provenance: where the backbones' weights come from.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    features: np.ndarray = field(repr=False)
+    copies: tuple[np.ndarray, ...] = field(repr=False)
+    others: pd.DataFrame = field(repr=False)
+    other_features: np.ndarray = field(repr=False)
+    foreign: dict[str, np.ndarray] = field(repr=False)
+    columns: dict[str, np.ndarray] = field(repr=False)
+    provenance: tuple[str, ...] = ()
+
+    def bank(self) -> selection.Bank:
+        """Return what selection works on; other motifs' pictures alone scale the features."""
+        return selection.Bank.of(
+            self.features,
+            self.other_features,
+            self.columns,
+            self.labels,
+            self.groups,
+            self.copies,
+        )
+
+
+def other_pictures(groups: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return pictures of other motifs that are no near-twins of one of the motifs.
+
+    At most `OTHERS_PER_MOTIF` of each motif are taken: more cost time and gave little.
+
+    Args:
+        groups: ``path, motif, group`` over all motifs (``duplicate_groups.csv``).
+        classes: the motifs.
+
+    Raises:
+        BatikError: there are none.
+    """
+    ours = set(groups.loc[groups["motif"].isin(classes), "group"])
+    others = groups[~groups["motif"].isin(classes) & ~groups["group"].isin(ours)]
+    if others["motif"].nunique() < 2:
+        raise BatikError(
+            f"'None of these' is learned from pictures of other motifs than {', '.join(classes)}, "
+            f"and there are {len(others)}: use a data folder with more motifs, and run "
+            f"'python -m batik_utils audit' on it."
+        )
+    rank = others.groupby("motif").cumcount()
+    size = others.groupby("motif")["path"].transform("size")
+    # the first of each of so many equal stretches
+    taken = rank * OTHERS_PER_MOTIF // size != (rank - 1) * OTHERS_PER_MOTIF // size
+    return others[taken | (size <= OTHERS_PER_MOTIF)].reset_index(drop=True)
+
+
+def gather(
+    dataset: Dataset,
+    groups: pd.DataFrame,
+    weights_directory: str | Path | None = None,
+    *,
+    foreign: dict[str, Sequence[Path | Image.Image]] | None = None,
+    branches: Sequence[Branch] = BRANCHES,
+    sets: dict[str, tuple[Branch, ...]] | None = None,
+    size: int = embedding.SIZE,
+    progress: bool = True,
+) -> Material:
+    """Compute all features; what was computed before is taken from the cache folder.
+
+    Args:
+        dataset: pictures of the motifs.
+        groups: near-twins over all motifs below the same root.
+        weights_directory: folder to look for pretrained weights first.
+        foreign: pictures that show no batik, by kind, for tests alone.
+        branches: all backbones and taps.
+        sets: sets of features to choose from; None for `subsets`.
+        size: side of the square (px).
+        progress: show bars.
+    """
+    network = embedding.build(branches, weights_directory)
+    widths = network.widths()
+    sets = subsets() if sets is None else sets
+    columns = {name: embedding.columns(branches, widths, cut) for name, cut in sets.items()}
+    paths = dataset.manifest["path"].to_numpy()
+    group_of = dict(zip(groups["path"], groups["group"], strict=True))
+    if missing := [path for path in paths if path not in group_of]:
+        raise BatikError(
+            f"{len(missing)} pictures have no group of near-twins (first: {missing[0]}): run "
+            f"'python -m batik_utils audit' first."
+        )
+    others = other_pictures(groups, dataset.classes)
+    store = FeatureCache(network, size)
+    return Material(
+        paths=paths,
+        labels=np.asarray(dataset.labels),
+        groups=np.asarray([group_of[path] for path in paths]),
+        features=store.features(dataset.paths, progress=progress),
+        copies=tuple(
+            store.features(dataset.paths, copy=k, progress=progress) for k in range(1, COPIES + 1)
+        ),
+        others=others,
+        other_features=store.features(
+            [dataset.root / p for p in others["path"]], progress=progress
+        ),
+        foreign={
+            kind: store.features(found, progress=progress)
+            for kind, found in (foreign or {}).items()
+        },
+        columns=columns,
+        provenance=network.provenance,
+    )
+
+
+class FeatureCache:
+    """Features by the content of the file, kept in ``BATIK_CACHE_DIR``; safe to interrupt.
+
+    Args:
+        network: pixels to features; another one has another cache.
+        size: side of the square (px).
+    """
+
+    #: Pictures between two savings.
+    STRIDE = 40
+
+    def __init__(self, network: nn.Module, size: int):
+        self.network = network
+        self.size = size
+        digest = hashlib.sha256(f"{size} {embedding.INTERPOLATION}".encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.numpy().tobytes())
+        default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "batik"
+        folder = Path(os.environ.get("BATIK_CACHE_DIR", default))
+        self.path = folder / "features" / f"{digest.hexdigest()[:16]}.npz"
+
+    def features(
+        self, sources: Sequence[Path | Image.Image], *, copy: int = 0, progress: bool = True
+    ) -> np.ndarray:
+        """Return (N, F) features of pictures, or of a changed copy of each.
+
+        Args:
+            sources: picture files, or opened RGB pictures.
+            copy: 0 for the pictures; else the number of the copy, which decides, with the place in
+                ``sources``, how it is changed.
+            progress: show a bar.
+
+        Raises:
+            PictureError: a file is no whole picture.
+        """
+        names = [_content(source) for source in sources]
+        if copy:
+            names = [f"{name} copy {copy} of {i}" for i, name in enumerate(names)]
+        known = self._read()
+        missing = [i for i, name in enumerate(names) if name not in known]
+        starts = range(0, len(missing), self.STRIDE)
+        for start in tqdm(starts, desc="Features", unit="lot", disable=not progress or not missing):
+            lot = missing[start : start + self.STRIDE]
+            rows = embedding.features_of(
+                self.network,
+                [sources[i] for i in lot],
+                _copier(copy, lot) if copy else None,
+                size=self.size,
+                progress=False,
+            )
+            known.update(zip((names[i] for i in lot), rows, strict=True))
+            self._write(known)
+        return np.stack([known[name] for name in names])
+
+    def _read(self) -> dict[str, np.ndarray]:
+        if not self.path.is_file():
+            return {}
+        with np.load(self.path) as saved:
+            return dict(zip(saved["names"].tolist(), saved["rows"], strict=True))
+
+    def _write(self, known: dict[str, np.ndarray]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part.npz")
+        np.savez(part, names=np.array(list(known)), rows=np.stack(list(known.values())))
+        part.replace(self.path)
+
+
+def _content(source: Path | Image.Image) -> str:
+    """Return the sha256 of a file, or of an opened picture's size and pixels."""
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.size} ".encode() + source.tobytes()).hexdigest()
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+
+
+def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image.Image]:
+    def change(picture: Image.Image, index: int) -> Image.Image:
+        return views.changed(picture, np.random.default_rng([copy, lot[index]]))
+
+    return change
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """How well scores tell motifs that they never saw.
+
+    Attributes:
+        table: one row a score and kind of other pictures: ``score, other, n_known, n_other, auroc,
+            fpr_at_95, fpr_at_90``.
+        known: by score, (N,) of the pictures of the motifs while they were not learned from.
+        other: by score, (M,) of other motifs' pictures while their motif was not learned from.
+    """
+
+    table: pd.DataFrame
+    known: dict[str, np.ndarray]
+    other: dict[str, np.ndarray]
+
+
+def leave_motifs_out(
+    material: Material,
+    fold_of: np.ndarray,
+    columns: np.ndarray,
+    scores: dict | None = None,
+    seed: int = 0,
+) -> Rejection:
+    """Test scores on pictures and motifs that they did not learn from.
+
+    Other motifs are divided at random into `LOTS` lots. While a fold of the motifs' pictures is
+    tested, one lot is, too: nothing of its motifs, nor a near-twin, is learned from. Pictures that
+    show no batik are never learned from.
+
+    Args:
+        material: features.
+        fold_of: (N,) fold in which a picture of the motifs is tested.
+        columns: which features.
+        scores: of `rejection.SCORES`; None for all.
+        seed: of the lots.
+    """
+    scores = rejection.SCORES if scores is None else scores
+    scaler = linear.Scaler.of(material.other_features[:, columns])
+    known, other = (
+        scaler(material.features[:, columns]),
+        scaler(material.other_features[:, columns]),
+    )
+    foreign = {kind: scaler(x[:, columns]) for kind, x in material.foreign.items()}
+    motifs = np.random.default_rng(seed).permutation(sorted(material.others["motif"].unique()))
+    lot_of = material.others["motif"].map({m: i % LOTS for i, m in enumerate(motifs)}).to_numpy()
+    twins = material.others["group"]
+    of_known = {name: np.full(len(known), np.nan) for name in scores}
+    of_other: dict[str, list] = {name: [[] for _ in range(len(other))] for name in scores}
+    of_foreign: dict[tuple[str, str], list] = {(n, k): [] for n in scores for k in foreign}
+    for fold in np.unique(fold_of):
+        tested, held = fold_of == fold, lot_of == fold % LOTS
+        learned = ~held & ~twins.isin(set(twins[held])).to_numpy()
+        for name, fit in scores.items():
+            score = fit(known[~tested], material.labels[~tested], other[learned])
+            of_known[name][tested] = score(known[tested])
+            for index, value in zip(np.flatnonzero(held), score(other[held]), strict=True):
+                of_other[name][index].append(value)
+            for kind, x in foreign.items():
+                of_foreign[name, kind].append(score(x))
+    rows = []
+    averaged = {name: np.array([np.mean(v) for v in of_other[name]]) for name in scores}
+    for name in scores:
+        kinds = {"other motifs": averaged[name]}
+        kinds |= {kind: np.mean(of_foreign[name, kind], axis=0) for kind in foreign}
+        for kind, values in kinds.items():
+            rows.append(
+                {
+                    "score": name,
+                    "other": kind,
+                    "n_known": len(known),
+                    "n_other": len(values),
+                    "auroc": rejection.auroc(of_known[name], values),
+                    "fpr_at_95": rejection.false_positive_rate(of_known[name], values, 0.95),
+                    "fpr_at_90": rejection.false_positive_rate(of_known[name], values, 0.90),
+                }
+            )
+    return Rejection(pd.DataFrame(rows), of_known, averaged)
+
+
+def fit(
+    material: Material,
+    choice: selection.Choice,
+    weights_directory: str | Path | None = None,
+    sets: dict[str, tuple[Branch, ...]] | None = None,
+) -> FinalNetwork:
+    """Fit the chosen candidate to all pictures, and make the network of it.
+
+    Args:
+        material: features.
+        choice: of `selection.choose` on all pictures.
+        weights_directory: folder to look for pretrained weights first.
+        sets: sets of features by name; None for `subsets`.
+    """
+    candidate = choice.candidate
+    columns = material.columns[candidate.subset]
+    scaler = linear.Scaler.of(material.other_features[:, columns])
+    known, other = material.features[:, columns], material.other_features[:, columns]
+    rows = [material.features, *material.copies[: candidate.copies]]
+    motifs = linear.fit(
+        np.concatenate(rows)[:, columns],
+        np.tile(material.labels, len(rows)),
+        candidate.head,
+        scaler,
+    )
+    familiarity = rejection.combined(scaler(known), material.labels, scaler(other))
+    wanted = (subsets() if sets is None else sets)[candidate.subset]
+    network = embedding.build(wanted, weights_directory)
+    return FinalNetwork(network, motifs, choice.temperature, familiarity, scaler)

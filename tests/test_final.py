@@ -1,0 +1,272 @@
+"""The final network, its export and its build, on a tiny backbone and made-up pictures."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from batik_utils import embedding, export, final, foreign, linear, rejection, selection
+from batik_utils.embedding import Branch
+from batik_utils.errors import BatikError
+from batik_utils.linear import Head
+from batik_utils.preprocessing import IMAGENET
+
+SIZE = 32
+
+
+def tiny(seed=0):
+    torch.manual_seed(seed)
+    stages = [
+        nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU6()),
+        nn.Conv2d(4, 6, 3, 2, 1),
+        nn.Conv2d(6, 5, 1),
+    ]
+    network = embedding.Embedding([embedding.Taps(stages, (0, 2), IMAGENET)], ("tiny",))
+    for name, tensor in network.state_dict().items():
+        if embedding.is_stored_half(name, tensor):
+            tensor.copy_(tensor.half().float())
+    return network
+
+
+def noise(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+# --- embedding --------------------------------------------------------------------------------
+
+
+def test_features_are_mean_and_deviation_of_each_tap():
+    network, pixels = tiny(), torch.from_numpy(noise(2))
+    maps = network.branches[0](pixels.permute(0, 3, 1, 2).float())
+    assert [m.shape[1] for m in maps] == [4, 5] == network.widths()[0]
+    parts = [p for m in maps for p in (m.mean((2, 3)), m.flatten(2).std(2, correction=0))]
+    assert torch.allclose(network(pixels), torch.cat(parts, 1), atol=1e-5)
+
+
+def test_pixels_are_normalised_inside():
+    taps = embedding.Taps([nn.Identity()], (0,), IMAGENET)
+    white = taps(torch.full((1, 3, 2, 2), 255.0))[0][0, :, 0, 0]
+    expected = [(1 - m) / s for m, s in zip(IMAGENET.mean, IMAGENET.std, strict=True)]
+    assert white.tolist() == pytest.approx(expected)
+
+
+def test_the_network_stays_frozen():
+    network = tiny().train()
+    before = network(torch.from_numpy(noise(2)))
+    assert torch.equal(network(torch.from_numpy(noise(2))), before)
+    assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_a_smaller_networks_columns_are_found():
+    branches = [Branch("a", (2, 5)), Branch("b", (1,))]
+    widths = [[2, 3], [1]]
+    found = embedding.columns(branches, widths, [Branch("a", (5,)), Branch("b", (1,))])
+    assert found.tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
+    with pytest.raises(BatikError, match="no tap"):
+        embedding.columns(branches, widths, [Branch("b", (3,))])
+
+
+def test_wrong_taps_are_refused():
+    with pytest.raises(BatikError, match="ascend"):
+        embedding.Taps([nn.Identity()], (1,), IMAGENET)
+
+
+def test_a_picture_is_squashed_as_pillow_does_it():
+    picture = Image.fromarray(noise(1)[0]).resize((50, 20))
+    found = embedding.pixels_of(picture, 16)
+    assert np.array_equal(found, np.asarray(picture.resize((16, 16), Image.Resampling.BICUBIC)))
+
+
+def test_features_of_do_not_depend_on_the_batch():
+    found = [Image.fromarray(x) for x in noise(5)]
+    one, four = (
+        embedding.features_of(tiny(), found, size=SIZE, batch=b, progress=False) for b in (1, 4)
+    )
+    assert np.allclose(one, four, atol=1e-5)
+
+
+# --- network and export -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fitted():
+    network, labels = tiny(), np.arange(30) % 3
+    with torch.inference_mode():
+        x = network(torch.from_numpy(noise(30))).numpy() + labels[:, None]
+        others = network(torch.from_numpy(noise(20, 1))).numpy() - 1
+    scaler = linear.Scaler.of(others)
+    motifs = linear.fit(x, labels, Head("lda", 1.0), scaler)
+    familiarity = rejection.combined(scaler(x), labels, scaler(others))
+    return (
+        final.FinalNetwork(network, motifs, 2.5, familiarity, scaler),
+        motifs,
+        familiarity,
+        scaler,
+    )
+
+
+def test_the_network_answers_as_its_parts_do(fitted):
+    model, motifs, familiarity, scaler = fitted
+    pixels = torch.from_numpy(noise(4, 2))
+    with torch.inference_mode():
+        probabilities, score = model(pixels)
+        features = model.network(pixels).numpy()
+    assert np.allclose(probabilities, linear.softmax(motifs.logits(features) / 2.5), atol=1e-4)
+    assert np.allclose(score, familiarity(scaler(features)), atol=1e-3)
+
+
+def test_the_file_answers_as_the_network_for_any_number_of_pictures(fitted, tmp_path):
+    model = fitted[0]
+    path = export.to_onnx(
+        model,
+        tmp_path / "model.onnx",
+        size=SIZE,
+        outputs=("probabilities", "familiarity"),
+        notes={"dataset": "none"},
+    )
+    assert export.check(path, model, noise(1)) < 1e-4
+    assert export.check(path, model, noise(5)) < 1e-4
+    session = export.open_session(path)
+    assert [(i.name, i.type, i.shape[1:]) for i in session.get_inputs()] == [
+        ("pixels", "tensor(uint8)", [SIZE, SIZE, 3])
+    ]
+    assert [o.name for o in session.get_outputs()] == ["probabilities", "familiarity"]
+    assert session.get_modelmeta().custom_metadata_map == {"dataset": "none"}
+    # another network's file is found out
+    with pytest.raises(BatikError, match="differs from the torch network"):
+        export.check(path, final.FinalNetwork(tiny(1), *_parts(fitted)), noise(2))
+    # the same network gives the same file
+    again = export.to_onnx(
+        model,
+        tmp_path / "again.onnx",
+        size=SIZE,
+        outputs=("probabilities", "familiarity"),
+        notes={"dataset": "none"},
+    )
+    assert again.read_bytes() == path.read_bytes()
+
+
+def _parts(fitted):
+    _, motifs, familiarity, scaler = fitted
+    return motifs, 2.5, familiarity, scaler
+
+
+def test_kernels_that_float16_would_change_are_refused(fitted, tmp_path):
+    model = fitted[0]
+    model.network.branches[0].pieces[0][0][0].weight.data += 1e-6
+    with pytest.raises(BatikError, match="float16"):
+        export.to_onnx(model, tmp_path / "m.onnx", size=SIZE, outputs=("a", "b"))
+
+
+# --- material ---------------------------------------------------------------------------------
+
+
+def test_near_twins_of_the_motifs_are_no_others():
+    groups = pd.DataFrame(
+        {
+            "path": ["t/1", "p/1", "p/2", "k/1"],
+            "motif": ["tambal", "parang", "parang", "kawung"],
+            "group": ["t/1", "t/1", "p/2", "k/1"],
+        }
+    )
+    assert final.other_pictures(groups, ["tambal"])["path"].tolist() == ["p/2", "k/1"]
+    with pytest.raises(BatikError, match="other motifs"):
+        final.other_pictures(groups[:3], ["tambal"])
+
+
+def test_others_are_taken_evenly_over_the_files():
+    paths = [f"p/{i:02}" for i in range(50)] + ["k/1"]
+    groups = pd.DataFrame({"path": paths, "motif": ["parang"] * 50 + ["kawung"], "group": paths})
+    taken = final.other_pictures(groups, ["tambal"])
+    assert taken["motif"].value_counts().to_dict() == {
+        "parang": final.OTHERS_PER_MOTIF,
+        "kawung": 1,
+    }
+    numbers = taken["path"][:-1].str[2:].astype(int)
+    assert np.diff(numbers).max() <= 3 and numbers.iloc[0] == 0
+
+
+def test_features_are_kept_by_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("BATIK_CACHE_DIR", str(tmp_path / "cache"))
+    for i, pixels in enumerate(noise(3)):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    first = final.FeatureCache(tiny(), SIZE).features(paths, progress=False)
+    cache = final.FeatureCache(tiny(), SIZE)
+    cache.network = None  # would fail if asked
+    assert np.array_equal(cache.features(paths[::-1], progress=False), first[::-1])
+    assert final.FeatureCache(tiny(1), SIZE).path != cache.path
+    assert final.FeatureCache(tiny(), 2 * SIZE).path != cache.path
+
+
+def test_held_out_motifs_are_not_learned_from():
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    motifs = np.repeat([f"m{i}" for i in range(6)], 5)
+    others = pd.DataFrame(
+        {
+            "path": [f"o/{i}" for i in range(30)],
+            "motif": motifs,
+            "group": [f"{i}" for i in range(30)],
+        }
+    )
+    # the first motif's first picture has a near-twin filed under the last one
+    others.loc[29, "group"] = "0"
+    material = final.Material(
+        paths=np.array([f"k/{i}" for i in range(30)]),
+        labels=labels,
+        groups=np.array([f"k{i}" for i in range(30)]),
+        features=rng.normal(size=(30, 4)) + 3,
+        copies=(),
+        others=others,
+        other_features=np.c_[np.arange(30.0), rng.normal(size=(30, 3))],
+        foreign={"far": rng.normal(size=(7, 4)) - 9},
+        columns={},
+    )
+    scaled = linear.Scaler.of(material.other_features)(material.other_features)[:, 0]
+    seen = []
+
+    def spy(known, labels, other):
+        learned = {int(np.abs(scaled - value).argmin()) for value in other[:, 0]}
+
+        def score(x):
+            seen.append((learned, x))
+            return x[:, 1]
+
+        return score
+
+    found = final.leave_motifs_out(material, np.arange(30) % 10, np.arange(4), {"spy": spy})
+    for learned, x in seen:
+        if len(x) in (5, 10):  # a lot of one or two motifs
+            tested = {int(np.abs(scaled - value).argmin()) for value in x[:, 0]}
+            assert not {motifs[i] for i in tested} & {motifs[i] for i in learned}
+            assert not ({0, 29} & tested and {0, 29} & learned)
+    assert found.table["other"].tolist() == ["other motifs", "far"]
+    assert np.isfinite(found.known["spy"]).all() and len(found.other["spy"]) == 30
+
+
+# --- foreign pictures -------------------------------------------------------------------------
+
+
+def test_foreign_pictures_open_and_are_always_the_same():
+    found = foreign.pictures()
+    assert set(found) == {"photographs", "textures", "drawn cloth"}
+    assert all(path.is_file() for path in found["photographs"])
+    again = foreign.textures()
+    assert len(again) > 5 and all(
+        np.array_equal(a, b) for a, b in zip(found["textures"], again, strict=True)
+    )
+
+
+def test_candidates_are_all_buildable():
+    sets = final.subsets()
+    assert len(sets) == 5 and len(selection.candidates(list(sets), final.HEADS)) == 10
+    for cut in sets.values():
+        for branch in cut:
+            whole = next(b for b in final.BRANCHES if b.recipe == branch.recipe)
+            assert set(branch.taps) <= set(whole.taps)
+    json.dumps({name: [list(b.taps) for b in cut] for name, cut in sets.items()})
