@@ -1,12 +1,13 @@
 # Two commands for a fresh machine with Python >= 3.10, make and git:
 #   make report   run notebooks 01-04, write results/<data set>/report.html
 #   make test     everything that CI checks
+#   make app      the application, in a browser at http://127.0.0.1:7860
 # `make report DATA=folder ROOT=path/to/pictures` takes real pictures; SMOKE=1 makes it minutes.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install report train test lint unit notebooks-test notebooks format clean
+.PHONY: help install report train app web fuzz load test lint unit notebooks-test notebooks format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,6 +17,8 @@ SEEDS ?= 3
 SMOKE ?=
 RECIPES ?= all
 PRECISION ?= float32
+PORT ?= 7860
+MODEL ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
@@ -27,7 +30,7 @@ export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 17179869184
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 
 $(READY): requirements.txt constraints.txt
 	@echo "Installing into $(VENV) (a few minutes, 6 GB with torch)"
@@ -46,6 +49,21 @@ report: install
 train: install
 	$(BIN)/python -m batik_utils train --data '$(DATA)' --root '$(ROOT)' \
 		--recipes '$(RECIPES)' --seeds $(SEEDS) --precision $(PRECISION)
+
+# The application at http://127.0.0.1:7860 (PORT=... for another one, MODEL=... for another model)
+app: install
+	$(BIN)/python -m batik_utils app --port $(PORT) --model '$(MODEL)'
+
+# The page that works in the browser alone, in build/web (needs npm)
+web: install
+	$(BIN)/python -m batik_utils web --output build/web --model '$(MODEL)'
+
+# Twenty thousand damaged files, and twenty users for a minute on this machine: figures, no test
+fuzz: install
+	PYTHONPATH=. $(BIN)/python tests/fuzz_pictures.py
+
+load: install
+	PYTHONPATH=. $(BIN)/python tests/load_app.py --model '$(MODEL)'
 
 test: install lint unit notebooks-test
 

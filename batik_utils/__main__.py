@@ -164,6 +164,69 @@ def _explain(options: argparse.Namespace) -> int:
     return 0
 
 
+def _predict(options: argparse.Namespace) -> int:
+    from collections import Counter
+
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    from batik_utils import predict
+
+    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
+    paths = predict.files(options.file)
+    # counting ten thousand names takes a moment, and gives the bar an end
+    paths = list(paths)
+    answers = predictor.stream(paths, batch=options.batch, workers=options.workers)
+    if options.csv:
+        answers = predict.write_csv(answers, predictor.classes, Path(options.csv))
+    verdicts, motifs = Counter(), Counter()
+    log = logging.getLogger("batik_utils.predict")
+    bar = tqdm(answers, total=len(paths), unit="picture", disable=None)
+    with logging_redirect_tqdm():
+        for answer in bar:
+            verdicts[answer.verdict] += 1
+            motifs[answer.motif or ""] += 1
+            if answer.verdict == "refused":
+                log.warning("%s: %s", answer.name, answer.reason)
+            elif not options.csv:
+                what = answer.motif or "none of these"
+                tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
+    if not paths:
+        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
+    found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
+    log.info(
+        "%d pictures: %s; none of these %d, refused %d, not sure %d",
+        len(paths),
+        found,
+        verdicts["none"],
+        verdicts["refused"],
+        verdicts["unsure"],
+    )
+    return 1 if verdicts["refused"] == len(paths) else 0
+
+
+def _app(options: argparse.Namespace) -> int:
+    if options.export_space:
+        from batik_utils import space
+
+        _say(space.export(Path(options.export_space), options.model or None))
+        return 0
+    from batik_utils import app, predict
+
+    for chatty in ("httpx", "httpcore", "uvicorn.access"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
+    app.serve(predictor, host=options.host, port=options.port, share=options.share)
+    return 0
+
+
+def _web(options: argparse.Namespace) -> int:
+    from batik_utils import web
+
+    _say(web.build(Path(options.output), options.model or None))
+    return 0
+
+
 def _build(options: argparse.Namespace) -> int:
     from batik_utils import build, data, experiments
 
@@ -302,6 +365,51 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
+
+    def add_model(command: argparse.ArgumentParser, *, threads: bool = True) -> None:
+        command.add_argument(
+            "--model",
+            default="",
+            help="model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)",
+        )
+        if threads:
+            command.add_argument(
+                "--threads",
+                type=int,
+                default=0,
+                help="of one run of the model, 0: all cores (default)",
+            )
+
+    command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
+    command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
+    command.add_argument("--csv", default="", help="write the answers to this table instead")
+    command.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
+    command.add_argument(
+        "--workers", type=int, default=2, help="threads that open pictures (default: 2)"
+    )
+    add_model(command)
+
+    command = add("app", _app, "Start the application: a page, and an API for programs.")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="address, 0.0.0.0 for all (default: 127.0.0.1)"
+    )
+    command.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
+    command.add_argument(
+        "--share", action="store_true", help="also a public link through gradio.live, for 72 hours"
+    )
+    command.add_argument(
+        "--export-space",
+        default="",
+        metavar="DIR",
+        help="write a Hugging Face Space of package and model to this folder, and do nothing else",
+    )
+    add_model(command)
+
+    command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
+    command.add_argument(
+        "--output", default="build/web", help="folder for the page (default: build/web)"
+    )
+    add_model(command, threads=False)
 
     command = add("build", _build, "Test the final model's making, and make it from all pictures.")
     command.add_argument(

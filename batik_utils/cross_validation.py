@@ -3,6 +3,7 @@
 Introduced in notebook 04, section "Main result".
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +16,17 @@ from batik_utils.results import Store
 #: doubts what models get wrong, so leaving that out would flatter every model.
 _INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
 
+#: Recipe name of the final model, and its folder below ``cv``.
+FINAL = "final"
+#: Said where `shortcuts.run` was not.
+NO_EXPLANATIONS = "Not looked at here: `python -m batik_utils explain` does."
+
 
 def read(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return runs, predictions and folds of a data set's cross-validation.
 
-    Repeats that a stopped grid left unfinished are left out.
+    Repeats that a stopped grid left unfinished are left out. The runs of the final model, which
+    ``build`` keeps in a folder of their own, are among them.
 
     Args:
         results: ``<results>/<data set>``.
@@ -28,7 +35,11 @@ def read(results: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         BatikError: there is none.
     """
     store, path = Store(results / "cv"), results / "cv" / "folds.csv"
-    runs, predictions = store.read("runs"), store.read("predictions")
+    runs, predictions = (
+        pd.concat(tables, ignore_index=True) if len(tables[1]) else tables[0]
+        for name in ("runs", "predictions")
+        for tables in [(store.read(name), Store(store.folder / FINAL).read(name))]
+    )
     if runs.empty or not path.is_file():
         raise BatikError(
             f"No cross-validation in {store.folder}: run notebook 03 (or 'python -m batik_utils "
@@ -50,6 +61,9 @@ def summary(
     """
     table = significance.summary(runs, predictions, folds)
     costs = cost.read(results / "cv")[["recipe", "latency_ms", "megabytes"]]
+    if model := final_model(results):
+        row = {"recipe": FINAL, "megabytes": model["model"]["megabytes"]}
+        costs = pd.concat([costs, pd.DataFrame([row])], ignore_index=True)
     return table.merge(costs.astype({"recipe": object}), on="recipe", how="left")
 
 
@@ -255,6 +269,74 @@ def learning(results: Path) -> pd.DataFrame | None:
     runs, _, _ = read(results)
     full = runs[runs["recipe"].isin(thin["recipe"]) & runs["seed"].isin(thin["seed"])]
     return out_of_fold.learning_table(pd.concat([thin, full], ignore_index=True))
+
+
+def final_model(results: Path) -> dict | None:
+    """Return what ``build`` wrote about the final model, ``metrics.json``; None without one.
+
+    Args:
+        results: ``<results>/<data set>``.
+    """
+    path = results / "model" / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def describe_final(model: dict | None) -> str:
+    """Say in words what the final model can do, in Markdown.
+
+    Args:
+        model: of `final_model`.
+    """
+    if model is None:
+        return "No final model here: `python -m batik_utils build` makes one."
+
+    def share(value: dict) -> str:
+        return f"{value['value']:.1%} ({value['lower']:.0%} to {value['upper']:.0%})"
+
+    group = model["accuracy_without_largest_group"]
+    doubted = model["accuracy_without_doubted_labels"]
+    recalls = ", ".join(f"{motif} {share(value)}" for motif, value in model["recall"].items())
+    return (
+        f"**{share(model['accuracy'])}** of the pictures named rightly in {model['protocol']}; "
+        f"without the {group['size']} pictures of one print {share(group)}, on the "
+        f"{doubted['pictures']} pictures with undoubted labels {share(doubted)}. Recall: "
+        f"{recalls}. One ONNX file of {model['model']['megabytes']:.1f} MB."
+    )
+
+
+def none_of_these(model: dict | None) -> pd.DataFrame | None:
+    """Return how well scores tell pictures of other things, one row a score and kind.
+
+    Args:
+        model: of `final_model`.
+    """
+    return None if model is None else pd.DataFrame(model["none_of_these"]["rows"])
+
+
+def ablation(results: Path) -> pd.DataFrame | None:
+    """Return ``cv/ablation.csv``, what each step gave; None without one.
+
+    Args:
+        results: ``<results>/<data set>``.
+    """
+    path = results / "cv" / "ablation.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
+def explanations(results: Path) -> dict[str, pd.DataFrame] | None:
+    """Return what `shortcuts.run` left: ``shortcuts, watermark, heat`` and ``randomisation``.
+
+    Args:
+        results: ``<results>/<data set>``.
+
+    Returns:
+        Tables by name; None where it was not run.
+    """
+    names = ("shortcuts", "watermark", "heat", "randomisation")
+    paths = {name: results / "cv" / f"{name}.csv" for name in names}
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    return {name: pd.read_csv(path) for name, path in paths.items()}
 
 
 def hardest(difficulty: pd.DataFrame, most: int = 10) -> pd.DataFrame:

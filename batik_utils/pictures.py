@@ -24,6 +24,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_PIXELS = 50_000_000
 #: Larger files are refused before they are opened (bytes).
 MAX_BYTES = 50_000_000
+#: A progressive JPEG of many scans is decoded once for each: pixels times scans over which it is
+#: refused. An ordinary one has about ten scans; a made one can hold thousands and take hours.
+MAX_SCANNED_PIXELS = 1_500_000_000
 
 # what undoes each EXIF orientation
 _TURNS = {
@@ -40,7 +43,16 @@ _FILTERS = threading.Lock()
 
 
 class PictureError(BatikError):
-    """A file that cannot be used as a picture; the message is the reason."""
+    """A file that cannot be used as a picture; the message is the reason.
+
+    Attributes:
+        kind: the reason in one word, for programs and translations: ``empty``, ``bytes``,
+            ``pixels``, ``unreadable``, ``format``, ``damaged``, ``small`` or ``plain``.
+    """
+
+    def __init__(self, message: str, kind: str):
+        super().__init__(message)
+        self.kind = kind
 
 
 def open_picture(
@@ -97,19 +109,21 @@ def _read(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise PictureError(f"file of {size:,} bytes, over the limit of {max_bytes:,}")
+            raise PictureError(_too_large(size, max_bytes), "bytes")
         return path.read_bytes()
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror or error}") from error
+        raise PictureError(f"cannot be read: {error.strerror or error}", "unreadable") from error
+    except ValueError as error:  # a zero byte in the name
+        raise PictureError(f"cannot be read: {error}", "unreadable") from error
 
 
 def _decode(
     data: bytes, max_pixels: int, max_bytes: int, at_least: int | None
 ) -> tuple[Image.Image, tuple[str, int, int]]:
     if not data:
-        raise PictureError("empty file")
+        raise PictureError("empty file", "empty")
     if len(data) > max_bytes:
-        raise PictureError(f"file of {len(data):,} bytes, over the limit of {max_bytes:,}")
+        raise PictureError(_too_large(len(data), max_bytes), "bytes")
     try:
         with _FILTERS, warnings.catch_warnings():
             # our own pixel limit below speaks instead
@@ -119,21 +133,34 @@ def _decode(
         facts = (kind, *picture.size)
         if picture.width * picture.height > max_pixels:
             raise PictureError(
-                f"{picture.width} × {picture.height} px, over the limit of {max_pixels:,} pixels"
+                f"{picture.width} × {picture.height} px, over the limit of {max_pixels:,} pixels",
+                "pixels",
             )
+        if kind == "JPEG":
+            # inside the coded data a byte FF is followed by 00, so this finds start-of-scan markers
+            scans = data.count(b"\xff\xda")
+            if picture.width * picture.height * scans > MAX_SCANNED_PIXELS:
+                raise PictureError(
+                    f"{picture.width} × {picture.height} px in {scans} scans, too slow to decode",
+                    "pixels",
+                )
         if at_least and kind == "JPEG":
             picture.draft("RGB", (at_least, at_least))
         picture.load()
         return _to_rgb(_upright(picture)), facts
     except UnidentifiedImageError:
-        raise PictureError(f"not a picture ({_looks_like(data)})") from None
+        raise PictureError(f"not a picture ({_looks_like(data)})", "format") from None
     except Image.DecompressionBombError as error:
-        raise PictureError(f"too many pixels: {error}") from error
+        raise PictureError(f"too many pixels: {error}", "pixels") from error
     except PictureError:
         raise
     # Pillow's decoders meet damaged files with exceptions of any type; each means the same here
     except Exception as error:
-        raise PictureError(f"damaged or truncated: {error}") from error
+        raise PictureError(f"damaged or truncated: {error}", "damaged") from error
+
+
+def _too_large(size: int, limit: int) -> str:
+    return f"file of {size:,} bytes, over the limit of {limit:,}"
 
 
 def _looks_like(data: bytes) -> str:
@@ -158,15 +185,24 @@ def _upright(picture: Image.Image) -> Image.Image:
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":
-        # 16-bit and float greyscale: Pillow would clip, we scale the stored range to 8 bit
-        values = np.asarray(picture, dtype=np.float64)
-        highest = values.max()
-        top = 65535.0 if picture.mode.startswith("I;16") or highest > 255 else 255.0
-        if picture.mode == "F" and highest <= 1:
-            top = 1.0
-        picture = Image.fromarray(np.uint8(np.rint(np.clip(values / top, 0, 1) * 255)))
+        picture = _eight_bit(picture)
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         ground = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(ground, picture)
     return picture.convert("RGB")
+
+
+def _eight_bit(picture: Image.Image) -> Image.Image:
+    # 16-bit and float greyscale: Pillow would clip, we scale the stored range to 8 bit
+    values = np.asarray(picture)
+    highest = values.max()
+    top = 65535.0 if picture.mode.startswith("I;16") or highest > 255 else 255.0
+    if picture.mode == "F" and highest <= 1:
+        top = 1.0
+    small = np.empty(values.shape, np.uint8)
+    # band by band: a large picture in 64-bit numbers would take 400 MB
+    for start in range(0, len(values), 256):
+        band = np.nan_to_num(values[start : start + 256].astype(np.float64))
+        small[start : start + 256] = np.rint(np.clip(band / top, 0, 1) * 255)
+    return Image.fromarray(small)

@@ -177,7 +177,7 @@ _TRANSFER = (
 
 # size, network, epochs and augmentation: the best accuracy of fifteen variants in one four-fold
 # cross-validation of the 120 training pictures of `course`, 0.68; other folds gave it 0.58
-_SCRATCH_OURS = {
+_SCRATCH_SMALL = {
     "architecture": "scratch_ours",
     "dropout": 0.3,
     "epochs": 30,
@@ -189,6 +189,17 @@ _SCRATCH_OURS = {
     "size": 128,
 }
 
+# the same network and pictures, held back more, after the best of ten designs in one grouped
+# five-fold cross-validation of the 135 pictures outside the test of `course`: accuracy 0.57 there,
+# 0.52 with these values, 0.48 of scratch_small, standard error 0.04 each: no difference is sure
+# (results/kaggle/course/scratch_design.csv)
+_SCRATCH_OURS = _SCRATCH_SMALL | {
+    "dropout": 0.5,
+    "epochs": 60,
+    "learning_rate": 1e-3,
+    "label_smoothing": 0.1,
+}
+
 _OURS = (
     Recipe(
         "scratch_ours",
@@ -197,9 +208,15 @@ _OURS = (
         note="Made for 120 pictures: small, batch norm, global pooling, augmentation, a schedule.",
     ),
     Recipe(
+        "scratch_small",
+        "ours",
+        **_SCRATCH_SMALL,
+        note="Our first settings for the network of scratch_ours; the search began with them.",
+    ),
+    Recipe(
         "scratch_tuned",
         "ours",
-        **_SCRATCH_OURS
+        **_SCRATCH_SMALL
         | {
             "dropout": 0.472,
             "epochs": 50,
@@ -207,8 +224,8 @@ _OURS = (
             "weight_decay": 2.56e-3,
             "augment": 0.0332,
         },
-        note="scratch_ours with the values of trial 27 of 30 of its search on the training "
-        "pictures of course (results/kaggle/course/tuning/scratch_ours.csv).",
+        note="scratch_small with the values of trial 27 of 30 of its search on the training "
+        "pictures of course (results/kaggle/course/tuning/scratch_small.csv).",
     ),
     Recipe(
         "mobilenet_v2_modified_trained",

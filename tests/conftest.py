@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import standin
 from PIL import Image
 from torch import nn
 
-from batik_utils import data, models, motifs, recipes
+from batik_utils import data, models, motifs, predict, recipes
 from batik_utils.preprocessing import Preprocessing
 from batik_utils.recipes import Recipe
 
@@ -87,3 +88,14 @@ def toy(monkeypatch) -> Recipe:
     recipe = Recipe("toy", "ours", "toy", head="linear", epochs=2, batch_size=8, learning_rate=0.01)
     monkeypatch.setitem(recipes.RECIPES, "toy", recipe)
     return recipe
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A model folder in the layout of the committed one, fitted to synthetic cloth."""
+    return standin.write(tmp_path_factory.mktemp("standin") / "model")
+
+
+@pytest.fixture(scope="session")
+def predictor(model_folder) -> predict.Predictor:
+    return predict.Predictor.load(model_folder, threads=1)

@@ -1,5 +1,7 @@
 """Tables and sentences of the report, on invented runs whose answers are known."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -175,3 +177,46 @@ def test_hardest_pictures_first(results):
     assert table["wrong"].tolist() == ["100%", "100%", "67%"]
     assert table["recipes that fail"].tolist() == ["3 of 3", "3 of 3", "2 of 3"]
     assert set(table["mostly called"]) == {"sidoluhur"}
+
+
+def test_explanations_are_read_all_or_none(results):
+    names = ("shortcuts", "watermark", "heat", "randomisation")
+    for name in names:
+        assert cross_validation.explanations(results) is None
+        pd.DataFrame({"kind": [name]}).to_csv(results / "cv" / f"{name}.csv", index=False)
+    read = cross_validation.explanations(results)
+    assert [table["kind"].item() for table in read.values()] == list(names)
+
+
+MODEL = {
+    "protocol": "3 folds x 2 repeats",
+    "accuracy": {"value": 0.9, "lower": 0.8, "upper": 0.95},
+    "accuracy_without_largest_group": {"size": 4, "value": 0.92, "lower": 0.85, "upper": 0.97},
+    "accuracy_without_doubted_labels": {"pictures": 9, "value": 1, "lower": 1, "upper": 1},
+    "recall": {"betawi": {"value": 0.5, "lower": 0.25, "upper": 0.75}},
+    "model": {"megabytes": 10.25},
+    "none_of_these": {"rows": [{"score": "energy", "other": "photographs", "auroc": 0.75}]},
+}
+
+
+def test_the_final_model_joins_the_table(results):
+    assert cross_validation.final_model(results) is None
+    assert "build" in cross_validation.describe_final(None)
+    assert cross_validation.none_of_these(None) is None
+    write(Store(results / "cv" / "final"), "final", PATHS[:1])
+    (results / "model").mkdir()
+    (results / "model" / "metrics.json").write_text(json.dumps(MODEL), encoding="utf-8")
+    summary = cross_validation.summary(*cross_validation.read(results), results)
+    assert summary["recipe"].iloc[0] == "final"
+    assert summary["megabytes"].iloc[0] == 10.25
+    model = cross_validation.final_model(results)
+    words = cross_validation.describe_final(model)
+    assert words.startswith("**90.0% (80% to 95%)** of the pictures named rightly in 3 folds")
+    assert "betawi 50.0% (25% to 75%)" in words and words.endswith("10.2 MB.")
+    assert cross_validation.none_of_these(model).loc[0, "auroc"] == 0.75
+
+
+def test_the_ablation_is_read_where_it_is(results):
+    assert cross_validation.ablation(results) is None
+    pd.DataFrame({"step": ["a"]}).to_csv(results / "cv" / "ablation.csv", index=False)
+    assert cross_validation.ablation(results)["step"].item() == "a"

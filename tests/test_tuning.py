@@ -256,7 +256,7 @@ def test_the_real_ranges_hold_and_can_be_proposed():
         values = tuning.suggest(trial, space)
         assert isinstance(values["epochs"], int)
         assert all(space[name].low <= v <= space[name].high for name, v in values.items())
-    assert tuning.space_of(recipes.get("scratch_ours")) is tuning.SPACES["network"]
+    assert tuning.space_of(recipes.get("scratch_small")) is tuning.SPACES["network"]
     assert tuning.space_of(recipes.get("mobilenet_v2_probe")) is tuning.SPACES["head"]
 
 

@@ -1,0 +1,159 @@
+"""Files that a visitor might send: whole, odd, damaged, hostile, or no picture at all."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from batik_utils import synthetic
+
+CLOTH = synthetic.draw("tambal", 0, (96, 64))
+
+
+def encode(picture: Image.Image, kind: str, **settings) -> bytes:
+    stream = io.BytesIO()
+    # copies: saving as JPEG leaves settings behind on a picture that a later TIFF stumbles over
+    if "append_images" in settings:
+        settings["append_images"] = [more.copy() for more in settings["append_images"]]
+    picture.copy().save(stream, kind, **settings)
+    return stream.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    check = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+
+def png(width: int, height: int, lines: bytes, *, depth: int = 8, colour: int = 2) -> bytes:
+    """Write a PNG by hand, so that its header can lie about its content."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
+    )
+
+
+def scan_bomb(scans: int, side: int = 4000) -> bytes:
+    """Write a progressive JPEG whose first scan comes again and again."""
+    whole = encode(Image.new("L", (side, side), 90), "JPEG", progressive=True)
+    start = whole.index(b"\xff\xda")
+    end = whole.find(b"\xff\xda", start + 2)
+    end = end if end > 0 else len(whole) - 2
+    return whole[:start] + whole[start:end] * scans + b"\xff\xd9"
+
+
+def _rgba() -> Image.Image:
+    faded = CLOTH.convert("RGBA")
+    faded.putalpha(Image.linear_gradient("L").resize(CLOTH.size))
+    return faded
+
+
+def _exif(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def good() -> dict[str, bytes]:
+    """Return what must be classified, by name."""
+    palette = CLOTH.convert("P", palette=Image.Palette.ADAPTIVE, colors=32)
+    grey = np.asarray(CLOTH.convert("L"))
+    frames = [CLOTH, CLOTH.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    return {
+        "JPEG": encode(CLOTH, "JPEG"),
+        "progressive JPEG": encode(CLOTH, "JPEG", progressive=True),
+        "CMYK JPEG": encode(CLOTH.convert("CMYK"), "JPEG"),
+        "grey JPEG": encode(CLOTH.convert("L"), "JPEG"),
+        "turned JPEG": encode(CLOTH, "JPEG", exif=_exif(6)),
+        "JPEG with nonsense for EXIF": encode(CLOTH, "JPEG", exif=b"Exif\0\0nonsense"),
+        "JPEG with an impossible orientation": encode(CLOTH, "JPEG", exif=_exif(99)),
+        "JPEG with a broken colour profile": encode(CLOTH, "JPEG", icc_profile=b"x" * 99),
+        "JPEG with text after its end": encode(CLOTH, "JPEG") + b"<script>alert(1)</script>",
+        "MPO of a phone": encode(CLOTH, "MPO", save_all=True, append_images=frames[1:]),
+        "PNG": encode(CLOTH, "PNG"),
+        "PNG with transparency": encode(_rgba(), "PNG"),
+        "PNG with a palette": encode(palette, "PNG"),
+        "PNG with a transparent palette colour": encode(palette, "PNG", transparency=3),
+        "PNG of 16 bit": encode(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"),
+        "PNG of 16 bit RGB": png(
+            96, 64, b"".join(b"\0" + row.tobytes() for row in _wide_rows()), depth=16
+        ),
+        "PNG of 1 bit": encode(CLOTH.convert("1"), "PNG"),
+        "PNG grey with transparency": encode(_rgba().convert("LA"), "PNG"),
+        "animated PNG": encode(CLOTH, "PNG", save_all=True, append_images=frames[1:]),
+        "WebP": encode(CLOTH, "WEBP"),
+        "WebP with transparency": encode(_rgba(), "WEBP", lossless=True),
+        "animated WebP": encode(CLOTH, "WEBP", save_all=True, append_images=frames[1:]),
+        "GIF": encode(CLOTH, "GIF"),
+        "animated GIF": encode(CLOTH, "GIF", save_all=True, append_images=frames[1:]),
+        "GIF with transparency": encode(palette, "GIF", transparency=3),
+        "BMP": encode(CLOTH, "BMP"),
+        "BMP of 8 bit": encode(palette, "BMP"),
+        "TIFF": encode(CLOTH, "TIFF"),
+        "TIFF, LZW": encode(CLOTH, "TIFF", compression="tiff_lzw"),
+        "TIFF, CMYK": encode(CLOTH.convert("CMYK"), "TIFF"),
+        "TIFF of 16 bit": encode(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
+        "TIFF of floats": encode(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
+        "TIFF of several pages": encode(CLOTH, "TIFF", save_all=True, append_images=frames[1:]),
+        "TIFF, Lab": encode(Image.merge("LAB", CLOTH.split()), "TIFF"),
+        "a strip of 32 x 10,000": encode(CLOTH.resize((32, 10_000)), "PNG"),
+    }
+
+
+def bad() -> dict[str, tuple[bytes, str]]:
+    """Return what must be refused, by name, with the kind of refusal."""
+    jpeg, image = encode(CLOTH, "JPEG"), encode(CLOTH, "PNG")
+    html = b"<!DOCTYPE html><html><body>404</body></html>"
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
+    script = b'<?xml version="1.0"?><svg onload="alert(1)" xmlns="http://www.w3.org/2000/svg"/>'
+    tiny = Image.new("RGB", (1, 1), "red")
+    return {
+        "an empty file": (b"", "empty"),
+        "one byte": (b"\xff", "format"),
+        "only zeros": (bytes(5000), "format"),
+        "HTML": (html, "format"),
+        "HTML after blank lines": (b"\n\n " + html, "format"),
+        "SVG": (svg, "format"),
+        "SVG with a script": (script, "format"),
+        "PDF": (b"%PDF-1.7\n1 0 obj\n", "format"),
+        "a ZIP archive": (b"PK\x03\x04" + bytes(200), "format"),
+        "a program": (b"\x7fELF" + bytes(200), "format"),
+        "plain text": (b"this is no picture, " * 20, "format"),
+        "EPS, which Ghostscript would run": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format"),
+        "ICO": (encode(CLOTH, "ICO", sizes=[(32, 32)]), "format"),
+        "PPM": (encode(CLOTH, "PPM"), "format"),
+        "TGA": (encode(CLOTH, "TGA"), "format"),
+        "JPEG 2000": (encode(CLOTH, "JPEG2000"), "format"),
+        "a video's beginning": (b"\0\0\0\x18ftypmp42" + bytes(99), "format"),
+        "HEIC": (b"\0\0\0\x18ftypheic" + bytes(99), "format"),
+        "half a JPEG": (jpeg[: len(jpeg) // 2], "damaged"),
+        "a JPEG without its end": (jpeg[: len(jpeg) * 9 // 10], "damaged"),
+        "a JPEG's first bytes": (jpeg[:3], "format"),
+        "half a PNG": (image[: len(image) // 2], "damaged"),
+        "a PNG with zeros inside": (image[:400] + bytes(60) + image[460:], "damaged"),
+        "a PNG whose lines are missing": (png(96, 64, b"\0" * 50), "damaged"),
+        "half a WebP": (encode(CLOTH, "WEBP")[:300], "damaged"),
+        "half a GIF": (encode(CLOTH, "GIF")[:900], "damaged"),
+        "half a BMP": (encode(CLOTH, "BMP")[:900], "damaged"),
+        "half a TIFF": (encode(CLOTH, "TIFF")[:900], "damaged"),
+        "1 x 1": (encode(tiny, "PNG"), "small"),
+        "1 x 10,000": (encode(tiny.resize((1, 10_000)), "PNG"), "small"),
+        "10,000 x 1": (encode(tiny.resize((10_000, 1)), "JPEG"), "small"),
+        "31 x 500": (encode(tiny.resize((31, 500)), "PNG"), "small"),
+        "one colour": (encode(Image.new("RGB", (64, 64), "white"), "PNG"), "plain"),
+        "nothing to be seen": (encode(Image.new("RGBA", (64, 64)), "PNG"), "plain"),
+        "TIFF of floats that are no numbers": (
+            encode(Image.fromarray(np.full((64, 96), np.nan, np.float32)), "TIFF"),
+            "plain",
+        ),
+        "a bomb of 12,000 x 12,000": (png(12_000, 12_000, bytes(99)), "pixels"),
+        "a bomb of 60,000 x 60,000": (png(60_000, 60_000, bytes(99)), "pixels"),
+        "a PNG with a negative side": (png(2**31, 5, bytes(99)), "pixels"),
+        "a JPEG of a thousand scans": (scan_bomb(1000), "pixels"),
+        "a file of 51 MB": (jpeg + bytes(51_000_000), "bytes"),
+    }
+
+
+def _wide_rows() -> np.ndarray:
+    return (np.asarray(CLOTH).astype(">u2") * 257).reshape(64, -1)

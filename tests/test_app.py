@@ -1,0 +1,274 @@
+"""The application's sentences and its API, asked over loopback as a program would."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import picture_zoo
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+from batik_utils import app, occlusion, space, synthetic, texts
+from batik_utils.__main__ import main
+from batik_utils.errors import BatikError
+from batik_utils.motifs import MOTIFS
+from batik_utils.predict import Prediction
+
+ROOT = Path(__file__).parents[1]
+SHARES = {"betawi": 0.05, "sidoluhur": 0.15, "tambal": 0.8}
+SURE = Prediction("a.jpg", "tambal", "sure", SHARES, 1.0)
+UNSURE = Prediction("b.jpg", "tambal", "unsure", {**SHARES, "tambal": 0.5}, 1.0, "Not sure.")
+NONE = Prediction("c.jpg", None, "none", SHARES, -9.0, "None of these.")
+REFUSED = Prediction("d.jpg", None, "refused", {}, float("nan"), "No.", "damaged")
+ALL = (SURE, UNSURE, NONE, REFUSED)
+
+# Starts a Space and tells of every address that is not this machine's.
+WATCHED = """
+import runpy, socket, sys, urllib.request
+
+HERE = ("127.0.0.1", "0.0.0.0", "::1", "localhost", b"127.0.0.1", b"0.0.0.0", None)
+
+def watch(name, host_of):
+    real = getattr(*name)
+    def watched(*given, **more):
+        if host_of(*given) not in HERE:
+            print("OUTSIDE", given, flush=True)
+        return real(*given, **more)
+    setattr(*name, watched)
+
+watch((socket.socket, "connect"),
+      lambda s, a: None if s.family == socket.AF_UNIX else a[0])
+watch((socket, "getaddrinfo"), lambda host, *rest: host)
+sys.path.insert(0, ".")
+from batik_utils import app
+assert app.__file__.startswith(sys.argv[1]), app.__file__
+serve = app.serve
+def started(predictor, **settings):
+    url = serve(predictor, **settings, wait=False).replace("0.0.0.0", "127.0.0.1")
+    print("page", len(urllib.request.urlopen(url).read()) > 1000, flush=True)
+app.serve = started
+runpy.run_path("app.py")
+print("torch", "torch" in sys.modules, flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def server(predictor):
+    """The running application."""
+    return app.serve(predictor, port=0, wait=False).rstrip("/")
+
+
+# ---- words
+
+
+def test_both_languages_say_the_same_things():
+    english, indonesian = (texts._SAY[code] for code in texts.LANGUAGES)
+    assert english.keys() == indonesian.keys()
+    for key, sentence in english.items():
+        assert len(sentence) == len(indonesian[key]) or isinstance(sentence, str)
+        if isinstance(sentence, str):
+            filled = [sorted(re.findall(r"\{(\w+)\}", s)) for s in (sentence, indonesian[key])]
+            assert filled[0] == filled[1], key
+    for code in texts.LANGUAGES:
+        assert sorted(texts.MOTIFS[code]) == sorted(MOTIFS)
+        assert all(len(facts) == 4 for facts in texts.MOTIFS[code].values())
+    with pytest.raises(BatikError, match="Unknown language 'fr'"):
+        texts.say("fr", "title")
+
+
+def test_every_kind_of_refusal_has_a_sentence_in_both_languages():
+    kinds = {kind for _, kind in picture_zoo.bad().values()} | {"unreadable"}
+    for code in texts.LANGUAGES:
+        sentences = {texts.say(code, f"kind_{kind}") for kind in kinds}
+        assert len(sentences) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(1.0, "> 99 %"), (0.991, "> 99 %"), (0.876, "88 %"), (0.01, "1 %"), (0.0, "< 1 %")],
+)
+def test_no_share_is_certain(share, words):
+    assert texts.percent(share) == words
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
+def test_each_verdict_is_shown_as_what_it_is(language):
+    shown = [app.answer_html(answer, language) for answer in ALL]
+    heads = [re.search("<h2>(.*?)</h2>", page)[1] for page in shown]
+    assert heads[0] == "Tambal"
+    assert len(set(heads)) == 4
+    assert heads[2] == texts.say(language, "none")
+    # origin and meaning belong to a named motif alone
+    assert [("<dl>" in page) for page in shown] == [True, True, False, False]
+    assert [page.count("<li>") for page in shown] == [3, 3, 3, 0]
+    assert "80 %" in shown[0]
+    assert texts.say(language, "unsure_note") in shown[1]
+    assert all('role="status"' in page for page in shown)
+    assert texts.say(language, "waiting") in app.answer_html(None, language)
+
+
+def test_a_file_name_cannot_put_anything_into_the_page():
+    wicked = Prediction("<img src=x onerror=alert(1)>.jpg", "tambal", "sure", SHARES, 1.0)
+    page = app.table_html([wicked], "en")
+    assert "<img" not in page
+    assert "&lt;img" in page
+
+
+@pytest.mark.parametrize("language", texts.LANGUAGES)
+def test_many_answers_become_a_table_and_a_sentence(language):
+    page = app.table_html(ALL, language)
+    assert page.count("<tr") == 5
+    assert page.count("<td>") == 16
+    words = app.summary(ALL, language, MOTIFS)
+    assert "Tambal 2" in words
+    assert words.startswith("4 ")
+
+
+def test_the_api_answers_are_json():
+    for answer in ALL:
+        assert json.loads(json.dumps(app.as_json(answer), allow_nan=False))["verdict"]
+
+
+# ---- what mattered
+
+
+class OnePlace:
+    """A model that looks at the upper left eighth alone: bright there means betawi."""
+
+    classes = ("betawi", "other")
+
+    def __init__(self, framing):
+        self.framing = framing
+
+    def run(self, pixels):
+        bright = pixels[:, :8, :8].mean(axis=(1, 2, 3)) / 255
+        return np.stack([bright, 1 - bright], axis=1), np.zeros(len(pixels))
+
+
+def test_the_heat_map_finds_the_place_that_decides(predictor):
+    model = OnePlace(predictor.framing)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:8, :8] = 255
+    heat = occlusion.heat_map(model, Image.fromarray(pixels), "betawi", grid=8)
+    assert heat.shape == (8, 8)
+    assert np.unravel_index(heat.argmax(), heat.shape) == (0, 0)
+    assert heat[0, 0] > 0.9
+    assert np.abs(heat[2:]).max() == 0
+    shown = np.asarray(occlusion.overlay(Image.fromarray(pixels), heat, model.framing))
+    warmth = shown[..., 0].astype(int) - shown[..., 2]
+    assert warmth[20, 20] > 80
+    assert np.abs(warmth[200:, 200:]).max() <= 1
+    with pytest.raises(BatikError, match="knows betawi, other"):
+        occlusion.heat_map(model, Image.fromarray(pixels), "kawung")
+
+
+# ---- the running application
+
+
+def test_health(server):
+    with urllib.request.urlopen(f"{server}/health", timeout=20) as answer:
+        assert json.load(answer)["status"] == "ok"
+
+
+def test_a_program_can_ask(server, tmp_path):
+    path = tmp_path / "cloth.png"
+    synthetic.draw("betawi", 0, (200, 160)).save(path)
+    client = Client(server, verbose=False)
+    found = client.predict(handle_file(path), api_name="/classify")
+    assert (found["motif"], found["verdict"]) == ("betawi", "sure")
+    assert sum(found["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    path.write_bytes(b"<html>")
+    found = client.predict(handle_file(path), api_name="/classify")
+    assert (found["motif"], found["verdict"]) == (None, "refused")
+    assert found["reason"] == "This file was refused: not a picture (an HTML page)."
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/classify"]
+
+
+def _call(server, name, data):
+    """Speak to an event as a page does, or as somebody who pretends to be one."""
+    config = json.load(urllib.request.urlopen(f"{server}/config", timeout=20))
+    number = next(d["id"] for d in config["dependencies"] if d["api_name"] == name)
+    body = {"data": data, "fn_index": number, "session_hash": f"test{time.time_ns()}"}
+    request = urllib.request.Request(
+        f"{server}/gradio_api/queue/join",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=20).close()
+    url = f"{server}/gradio_api/queue/data?session_hash={body['session_hash']}"
+    with urllib.request.urlopen(url, timeout=30) as stream:
+        for line in stream:
+            event = json.loads(line.decode().removeprefix("data: ")) if line.strip() else {}
+            if event.get("msg") == "process_completed":
+                return event
+    raise AssertionError("no answer")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../etc/passwd", str(ROOT / "LICENSE"), ""])
+@pytest.mark.parametrize("event", ["look", "explain"])
+def test_no_file_of_the_server_can_be_asked_for(server, event, path):
+    upload = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    found = _call(server, event, [upload, "en"])
+    words = json.dumps(found["output"])
+    assert found["success"] is False or texts.say("en", "kind_unreadable") in words
+    assert "bars" not in words
+
+
+@pytest.mark.parametrize("data", [["text", "en"], [None, "xx"], [None, 5], [None, None]])
+def test_nonsense_gets_no_traceback(server, data):
+    event = _call(server, "look", data)
+    assert event["success"] is False
+    words = json.dumps(event["output"])
+    for inside in ("Traceback", "batik_utils", "pydantic", ".py"):
+        assert inside not in words
+
+
+def test_a_taken_port_is_a_sentence(server, model_folder, capsys):
+    port = server.rsplit(":", 1)[1]
+    assert main(["app", "--model", str(model_folder), "--port", port]) == 2
+    assert f"Port {port} on 127.0.0.1 cannot be used" in capsys.readouterr().err
+
+
+def test_an_old_gradio_is_a_sentence(predictor, monkeypatch):
+    import gradio
+
+    monkeypatch.setattr(gradio, "__version__", "5.49.1")
+    with pytest.raises(BatikError, match=r"Gradio 5.49.1 is too old: pip install --upgrade"):
+        app.serve(predictor, port=0, wait=False)
+
+
+# ---- the Space
+
+
+def test_a_space_runs_from_its_own_folder(model_folder, tmp_path, capsys):
+    folder = tmp_path / "space"
+    for _ in range(2):  # an export may be repeated
+        assert main(["app", "--export-space", str(folder), "--model", str(model_folder)]) == 0
+    assert capsys.readouterr().out.split() == [str(folder)] * 2
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert readme.startswith("---\ntitle: ")
+    assert "\nsdk: gradio\n" in readme
+    assert "\napp_file: app.py\n" in readme
+    assert re.search(r"^onnxruntime==\d", (folder / "requirements.txt").read_text(), re.M)
+    # it starts with what is in the folder, and asks no other machine for anything
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(folder)],
+        cwd=folder,
+        env={**os.environ, "GRADIO_SERVER_PORT": "0", "PYTHONPATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["page", "True", "torch", "False"], done.stdout + done.stderr
+
+
+def test_a_space_overwrites_nothing_else(model_folder, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(BatikError, match="holds something else"):
+        space.export(tmp_path, model_folder)
