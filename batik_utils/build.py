@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +83,7 @@ def run(
     folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
     fold_of = folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
 
-    started = datetime.now(UTC)
+    started = datetime.now(timezone.utc)
     material = final.gather(
         dataset, groups, weights_directory, foreign=foreign.pictures(), progress=progress
     )

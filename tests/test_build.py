@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from batik_utils import (
     embedding,
     experiments,
     export,
+    foreign,
     linear,
     model_card,
     pictures,
@@ -139,7 +140,12 @@ def test_rows_are_in_the_form_of_all_recipes():
     choices = pd.DataFrame({"repeat": [0, 0], "fold": [0, 1], "candidate": "x"})
     logits = np.array([[[9.0, 0], [0, 9], [0, 9], [0, 9]]])
     runs, predictions = build.rows(
-        Pictures(), selection.Nested(logits, choices), fold_of, ("w",), 2.0, datetime.now(UTC)
+        Pictures(),
+        selection.Nested(logits, choices),
+        fold_of,
+        ("w",),
+        2.0,
+        datetime.now(timezone.utc),
     )
     assert tuple(runs.columns) == RUN_COLUMNS
     assert runs["run"].tolist() == ["final-e0-f0-s0", "final-e0-f1-s0"]
