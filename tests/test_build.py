@@ -14,6 +14,7 @@ from batik_utils import (
     embedding,
     experiments,
     export,
+    foreign,
     linear,
     model_card,
     pictures,
