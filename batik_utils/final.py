@@ -178,7 +178,7 @@ class Material:
 def other_pictures(groups: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Return pictures of other motifs that are no near-twins of one of the motifs.
 
-    At most `OTHERS_PER_MOTIF` of each motif are taken: more cost time and gave little.
+    At most `OTHERS_PER_MOTIF` of each motif are taken, to bound the time; more were not tried.
 
     Args:
         groups: ``path, motif, group`` over all motifs (``duplicate_groups.csv``).
