@@ -401,15 +401,17 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             *(head, language, tab_one, tab_many, tab_about, picture, examples, answer, why),
             *(heat, heat_note, files, note, go, line, answers, csv, about, card_box),
         ]
+        # a progress bar would cover the choice of language
+        hidden = {**quiet, "show_progress": "hidden"}
         language.change(
             _guarded(switch, gr),
             [language, last, largest, many],
             everything,
             js=_SET_LANGUAGE,
             queue=False,
-            **quiet,
+            **hidden,
         )
-        page.load(visitors_language, None, language, queue=False, **quiet)
+        page.load(visitors_language, None, language, queue=False, **hidden)
         # for programs: no page element, only a name in the API
         file, found = gr.File(visible=False), gr.JSON(visible=False)
         gr.Button(visible=False).click(
