@@ -57,7 +57,7 @@ _CSS = """
 .dark .answer .quiet { color: var(--neutral-300); }
 @media (max-width: 480px) {
   .gradio-container main { padding: .6rem !important; }
-  #language { min-width: 0 !important; }
+  #language { min-width: 100% !important; }
   .tab-container button { padding-inline: .5rem !important; font-size: .85rem; }
 }
 .scroll { overflow-x: auto; }

@@ -150,6 +150,7 @@ def test_a_phone_in_the_dark_that_speaks_indonesian(open_page):
     # the label survives, in the visitor's language
     expect(page.locator("#picture")).to_contain_text("Gambar Anda")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator("#language").bounding_box()["width"] > 250
     dark, light = page.evaluate(
         "['#answer h2', 'body'].map((s, k) => getComputedStyle(document.querySelector(s))"
         "[k ? 'backgroundColor' : 'color'].match(/\\d+/g).slice(0, 3).reduce((a, b) => +a + +b, 0))"
