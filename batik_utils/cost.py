@@ -10,6 +10,7 @@ import pickle
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from batik_utils.preprocessing import IMAGENET
 from batik_utils.recipes import Recipe
 
 COLUMNS = ("recipe", "latency_ms", "megabytes", "threads", "device", "torch")
+#: Name of the final model's row.
+FINAL = "final"
 #: Passes that are timed, after as many to warm up.
 REPETITIONS = 20
 
@@ -41,20 +44,27 @@ def measure(
     Returns:
         One row a recipe: ``recipe``; ``latency_ms``, median milliseconds from decoded pixels to
         probabilities of one picture, in float32 without compilation; ``megabytes`` (10^6 bytes) of
-        its parameters and buffers, or of a pickled baseline; ``threads, device, torch``.
+        its parameters and buffers, or of a pickled baseline; ``threads, device, torch``. The data
+        set's final model, if it has one, is measured with them: its ONNX file, by onnxruntime.
     """
-    chosen = recipes.select(names)
-    rows = []
-    for recipe in tqdm(chosen, desc="Costs", unit="recipe", disable=not progress):
+    jobs = []
+    for recipe in recipes.select(names):
         build = _baseline if recipe.family == "baseline" else _network
-        predict, size = build(setup, recipe)
+        device = "cpu" if recipe.family == "baseline" else setup.device.type
+        jobs.append((recipe.name, device, partial(build, setup, recipe)))
+    model = setup.store.folder.parent / "model" / "model.onnx"
+    if model.is_file():
+        jobs.append((FINAL, "cpu", partial(_onnx, model)))
+    rows = []
+    for name, device, build in tqdm(jobs, desc="Costs", unit="recipe", disable=not progress):
+        predict, size = build()
         rows.append(
             {
-                "recipe": recipe.name,
+                "recipe": name,
                 "latency_ms": 1000 * _median_seconds(predict, repetitions),
                 "megabytes": size / 1e6,
                 "threads": torch.get_num_threads(),
-                "device": "cpu" if recipe.family == "baseline" else setup.device.type,
+                "device": device,
                 "torch": str(torch.__version__),
             }
         )
@@ -63,7 +73,7 @@ def measure(
     there = read(setup.store.folder)
     others = there[~there["recipe"].isin(table["recipe"])]
     table = pd.concat([others, table], ignore_index=True) if len(others) else table
-    place = {name: k for k, name in enumerate(recipes.RECIPES)}
+    place = {name: k for k, name in enumerate([*recipes.RECIPES, FINAL])}
     table = table.sort_values("recipe", key=lambda c: c.map(place), ignore_index=True)
     splits.save(table.round({"latency_ms": 2, "megabytes": 3}), path)
     return table
@@ -95,6 +105,17 @@ def _baseline(setup: Setup, recipe: Recipe) -> tuple[Callable[[], object], int]:
         lambda: classifier.predict_proba(describe(manifest, pixels)),
         len(pickle.dumps(classifier)),
     )
+
+
+def _onnx(path: Path) -> tuple[Callable[[], object], int]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    pixels = np.zeros((1, *given.shape[1:]), np.uint8)
+    return lambda: session.run(None, {given.name: pixels}), path.stat().st_size
 
 
 def _median_seconds(work: Callable[[], object], repetitions: int) -> float:

@@ -17,7 +17,7 @@ from batik_utils.results import Store
 _INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
 
 #: Recipe name of the final model, and its folder below ``cv``.
-FINAL = "final"
+FINAL = cost.FINAL
 #: Said where `shortcuts.run` was not.
 NO_EXPLANATIONS = "Not looked at here: `python -m batik_utils explain` does."
 
@@ -61,9 +61,6 @@ def summary(
     """
     table = significance.summary(runs, predictions, folds)
     costs = cost.read(results / "cv")[["recipe", "latency_ms", "megabytes"]]
-    if model := final_model(results):
-        row = {"recipe": FINAL, "megabytes": model["model"]["megabytes"]}
-        costs = pd.concat([costs, pd.DataFrame([row])], ignore_index=True)
     return table.merge(costs.astype({"recipe": object}), on="recipe", how="left")
 
 
@@ -162,11 +159,14 @@ def describe_differences(pairs: pd.DataFrame, alpha: float = 0.05) -> str:
     told = pairs["p_groups_holm"] < alpha
     sure = told & (pairs["p_corrected_t_holm"] < alpha)
 
+    fewest, most = pairs["repeats"].min(), pairs["repeats"].max()
+    often = f"{most}" if fewest == most else f"{fewest} to {most}"
+
     def listed(rows: pd.Series) -> str:
         return ", ".join(f"`{name}`" for name in pairs.loc[rows, "recipe_b"]) or "none"
 
     return (
-        f"Against `{reference}`, on these {pairs['repeats'].max()} repeats, after Holm's "
+        f"Against `{reference}`, each on the {often} repeats that both have, after Holm's "
         f"correction for {len(pairs)} comparisons:\n"
         f"- **shown to be different** (sign flips of whole groups): {listed(told)};\n"
         f"- of these also if trained again on other pictures (corrected t-test): {listed(sure)};\n"

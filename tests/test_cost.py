@@ -1,5 +1,7 @@
 """Costs are measured for networks and baselines alike, and kept beside each other."""
 
+import shutil
+
 import pandas as pd
 import pytest
 
@@ -27,6 +29,16 @@ def test_a_row_a_recipe_beside_earlier_rows(setup, toy):
     again = cost.measure(setup, "majority", repetitions=1, progress=False)
     assert len(again) == 3
     pd.testing.assert_frame_equal(cost.read(setup.store.folder).round(2), again.round(2), atol=0.02)
+
+
+def test_the_final_model_is_measured_with_them(setup, model_folder):
+    folder = setup.store.folder.parent / "model"
+    shutil.copytree(model_folder, folder)
+    table = cost.measure(setup, "majority", repetitions=1, progress=False).set_index("recipe")
+    assert list(table.index) == ["majority", "final"]
+    assert table.loc["final", "latency_ms"] > 0
+    size = (folder / "model.onnx").stat().st_size
+    assert table.loc["final", "megabytes"] == pytest.approx(size / 1e6)
 
 
 def test_nothing_measured_yet(tmp_path):
