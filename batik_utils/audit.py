@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 SEEN = ("true", "false", "unsure")
 DOUBT_COLUMNS = ("path", "motif", "source", "reason")
+#: Sources of a doubt that no model's answer was needed for.
+INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
 #: The frozen network whose features confident learning uses.
 PROBE = "efficientnet_lite0"
 
@@ -197,6 +199,25 @@ def groups_of(
             progress=progress,
         )
     return path
+
+
+def doubted(folder: Path) -> set[str] | None:
+    """Return the pictures whose labels are doubted by a person or by a twin in another motif.
+
+    Confident learning is left out: it doubts what models get wrong, so a score without such
+    pictures would flatter every model.
+
+    Args:
+        folder: ``<results>/<data set>``.
+
+    Returns:
+        Paths; None where there was no audit.
+    """
+    path = folder / "doubtful_labels.csv"
+    if not path.is_file():
+        return None
+    table = _read(path, ("path", "source"))
+    return set(table.loc[table["source"].isin(INDEPENDENT_DOUBTS), "path"])
 
 
 def only(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

@@ -21,15 +21,17 @@ import numpy as np
 import pandas as pd
 import torch
 import torchvision
+from scipy.special import softmax
 
 from batik_utils import (
+    audit,
     calibration,
+    cost,
     embedding,
     experiments,
     export,
     final,
     foreign,
-    linear,
     metrics,
     model_card,
     pictures,
@@ -43,9 +45,7 @@ from batik_utils.results import RUN_COLUMNS
 
 log = logging.getLogger(__name__)
 
-RECIPE = "final"
-#: Who doubts a label without having seen what a model answers.
-_INDEPENDENT = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
+RECIPE = cost.FINAL
 
 
 def run(
@@ -108,7 +108,7 @@ def run(
         ("coverage", coverage),
     ):
         table.to_csv(place / f"{name}.csv", index=False, float_format="%.6g")
-    found = summary(dataset, material, outcome, fold_of, tested, _doubts(home))
+    found = summary(dataset, material, outcome, fold_of, tested, audit.doubted(home) or set())
     if evaluate_only:
         _write_json(place / "metrics.json", found)
         return place
@@ -189,8 +189,8 @@ def rows(
     runs, parts = [], []
     for row in outcome.choices.itertuples():
         tested = np.flatnonzero(fold_of[:, row.repeat] == row.fold)
-        probabilities = linear.softmax(outcome.logits[row.repeat, tested])
-        name = f"{RECIPE}-e0-f{row.fold}-s{row.repeat}"
+        probabilities = softmax(outcome.logits[row.repeat, tested], axis=1)
+        name = f"{RECIPE}-e0-f{row.fold}-s{row.repeat}"  # as experiments.run_name
         values = {
             "run": name,
             "recipe": RECIPE,
@@ -241,7 +241,7 @@ def summary(
     labels, groups = material.labels, material.groups
     right = outcome.logits.argmax(2) == labels  # (R, N)
     per_picture = right.mean(0)
-    probabilities = linear.softmax(outcome.logits)
+    probabilities = softmax(outcome.logits, axis=-1)
     chance = probabilities[:, np.arange(len(labels)), labels]
     pooled = pd.DataFrame(
         {
@@ -301,7 +301,7 @@ def coverage_of(logits: np.ndarray, labels: np.ndarray, familiarity: np.ndarray)
     tables = []
     for by, score in (
         ("familiarity", familiarity),
-        ("probability", linear.softmax(logits).max(1)),
+        ("probability", softmax(logits, axis=1).max(1)),
     ):
         covered, accuracy = rejection.accuracy_coverage(right, score)
         tables.append(pd.DataFrame({"by": by, "coverage": covered, "accuracy": accuracy}))
@@ -318,14 +318,6 @@ def write_sums(folder: Path) -> None:
 def _share(values: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
     lower, upper = significance.group_bootstrap(values, groups)
     return {"value": float(np.mean(values)), "lower": lower, "upper": upper}
-
-
-def _doubts(home: Path) -> set[str]:
-    path = home / "doubtful_labels.csv"
-    if not path.is_file():
-        return set()
-    table = pd.read_csv(path)
-    return set(table.loc[table["source"].isin(_INDEPENDENT), "path"])
 
 
 def _read(path: Path, command: str) -> pd.DataFrame:

@@ -155,7 +155,16 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
     (``CalibratedClassifierCV(method="temperature")``, a test compares the two), but 1.8 needs
     Python 3.11 and is newer than Colab's; one number is found by SciPy just as well.
     """
-    logits = _logits(probabilities)
+    return temperature_of(_logits(probabilities), labels)
+
+
+def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return what `fit_temperature` does, from logits, which keep what a probability of 0 loses.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) class indices.
+    """
     own = np.arange(len(labels)), np.asarray(labels)
 
     def loss(log_temperature: float) -> float:

@@ -8,13 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from batik_utils import cost, out_of_fold, recipes, significance, splits
+from batik_utils import audit, cost, out_of_fold, recipes, significance, splits
 from batik_utils.errors import BatikError
 from batik_utils.results import Store
-
-#: Doubts that a person or a twin raises. Confident learning is left out of the cleaned result: it
-#: doubts what models get wrong, so leaving that out would flatter every model.
-_INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
 
 #: Recipe name of the final model, and its folder below ``cv``.
 FINAL = cost.FINAL
@@ -225,11 +221,9 @@ def cleaned(table: pd.DataFrame, results: Path) -> pd.DataFrame | None:
     Returns:
         By recipe, best first: ``all``, ``cleaned``, ``difference``; None without an audit.
     """
-    path = results / "doubtful_labels.csv"
-    if not path.is_file():
+    doubted = audit.doubted(results)
+    if doubted is None:
         return None
-    doubts = pd.read_csv(path)
-    doubted = set(doubts.loc[doubts["source"].isin(_INDEPENDENT_DOUBTS), "path"])
     kept = table[~table["path"].isin(doubted)]
     scores = pd.DataFrame(
         {

@@ -131,7 +131,7 @@ def load(
             "holds one folder a motif."
         )
     if source == "synthetic":
-        folder = synthetic.write(_cache_dir() / "synthetic", progress=progress)
+        folder = synthetic.write(cache_folder() / "synthetic", progress=progress)
     else:
         folder = Path(given).expanduser() if source == "folder" else _download_kaggle()
     return _read_tree(source, folder.resolve(), classes, limit, max_pixels, progress)
@@ -329,8 +329,8 @@ def _is_kaggle(folders: dict[str, Path]) -> bool:
     return _digest(pd.DataFrame(rows, columns=["path", "motif", "sha256"])) == KAGGLE_DIGEST
 
 
-def _cache_dir() -> Path:
-    """Folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
+def cache_folder() -> Path:
+    """Return the folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "batik"
     return Path(os.environ.get("BATIK_CACHE_DIR", default))
 

@@ -1,9 +1,8 @@
 """A picture becomes numbers: how strongly, and how unevenly, frozen filters answer across it.
 
     >>> from batik_utils import embedding
-    >>> network = embedding.build(embedding.BRANCHES)
-    >>> network(torch.zeros(2, 448, 448, 3, dtype=torch.uint8)).shape
-    torch.Size([2, 2272])
+    >>> network = embedding.build([embedding.Branch("efficientnet_lite0", (3, 5, 6))])
+    >>> features = network(torch.zeros(2, 448, 448, 3, dtype=torch.uint8))  # (2, F)
 
 Batik is texture, so what counts is which small patterns a cloth has and how they are spread, not
 where in the picture they are: of some layers' maps, the mean and the standard deviation of every
@@ -48,13 +47,6 @@ class Branch:
 
     recipe: str
     taps: tuple[int, ...]
-
-
-#: The final model's two backbones; both are read at strides of 16, 32 and 32 px.
-BRANCHES = (
-    Branch("efficientnet_lite0", (3, 5, 6)),
-    Branch("mobilenet_v2", (10, 16, 17)),
-)
 
 
 class Taps(nn.Module):

@@ -1,4 +1,4 @@
-"""The deployed model: one network that holds two frozen backbones and a few linear functions.
+"""The deployed model: one network of frozen ImageNet layers and a few linear functions.
 
 Run it::
 
@@ -10,7 +10,6 @@ computed once and kept in the cache folder. Introduced in notebook 05.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from batik_utils import embedding, linear, rejection, selection, views
+from batik_utils import data, embedding, linear, rejection, selection, views
 from batik_utils.data import Dataset
 from batik_utils.embedding import Branch
 from batik_utils.errors import BatikError
@@ -277,9 +276,7 @@ class FeatureCache:
         for name, tensor in network.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.numpy().tobytes())
-        default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "batik"
-        folder = Path(os.environ.get("BATIK_CACHE_DIR", default))
-        self.path = folder / "features" / f"{digest.hexdigest()[:16]}.npz"
+        self.path = data.cache_folder() / "features" / f"{digest.hexdigest()[:16]}.npz"
 
     def features(
         self, sources: Sequence[Path | Image.Image], *, copy: int = 0, progress: bool = True

@@ -1,4 +1,4 @@
-"""Linear classifiers for few pictures with many features, and their calibration.
+"""Linear classifiers for few pictures with many features.
 
     >>> from batik_utils import linear
     >>> head = linear.fit(features, labels, linear.Head("lda", 1.0), scaler)
@@ -174,30 +174,3 @@ def _logistic(gram: np.ndarray, labels: np.ndarray, c: float) -> tuple[np.ndarra
         weight, bias = np.hstack([-weight / 2, weight / 2]), np.r_[-bias / 2, bias / 2]
     dual = centre @ (vectors[:, keep] / (scale * unit)) @ weight
     return dual, bias - (gram.mean(0) @ dual)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities over the last axis."""
-    shifted = np.exp(logits - logits.max(-1, keepdims=True))
-    return shifted / shifted.sum(-1, keepdims=True)
-
-
-def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the number by which logits are divided so that probabilities tell the truth.
-
-    Args:
-        logits: (N, K) of pictures that were not learned from.
-        labels: (N,) class indices.
-
-    Source: Guo et al., 2017 (https://arxiv.org/abs/1706.04599): least negative log-likelihood.
-    """
-    from scipy.optimize import minimize_scalar
-    from scipy.special import log_softmax
-
-    rows = np.arange(len(labels))
-
-    def loss(log_t: float) -> float:
-        return -log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean()
-
-    best = minimize_scalar(loss, bounds=(np.log(1e-2), np.log(1e3)), method="bounded")
-    return float(np.exp(best.x))

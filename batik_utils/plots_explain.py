@@ -153,11 +153,7 @@ def shortcuts(table: pd.DataFrame, data_title: str, n_motifs: int = 3) -> Figure
         axes.set_yticks(y, kinds)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", alpha=0.3)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    figure.suptitle(f"What is left when something is taken away\n{data_title}", fontsize=11)
-    plt.close(figure)
-    return figure
+    return _with_legend(figure, f"What is left when something is taken away\n{data_title}")
 
 
 def watermark(table: pd.DataFrame, data_title: str) -> Figure:
@@ -207,11 +203,7 @@ def watermark(table: pd.DataFrame, data_title: str) -> Figure:
         axes.set(xlim=(0, 1), xlabel=f"share called {motif}", title=name)
         axes.xaxis.set_major_formatter(PercentFormatter(1))
         axes.grid(axis="x", alpha=0.3)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
-    figure.suptitle(f"Pictures of other motifs that are called {motif}\n{data_title}", fontsize=11)
-    plt.close(figure)
-    return figure
+    return _with_legend(figure, f"Pictures of other motifs that are called {motif}\n{data_title}")
 
 
 def randomisation(table: pd.DataFrame, data_title: str) -> Figure:
@@ -264,5 +256,14 @@ def randomisation(table: pd.DataFrame, data_title: str) -> Figure:
     panels[0][0].set_ylabel("rank correlation with the original map")
     panels[0][0].legend(fontsize=8, loc="lower left")
     figure.suptitle(f"Do the heat maps need the learned weights?\n{data_title}", fontsize=11)
+    plt.close(figure)
+    return figure
+
+
+def _with_legend(figure: Figure, title: str) -> Figure:
+    """Give the panels one legend and a title; shown by the notebook alone, not by pyplot."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    figure.suptitle(title, fontsize=11)
     plt.close(figure)
     return figure

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
 
 from batik_utils import linear
@@ -33,7 +33,7 @@ RIDGE = 1.0
 def max_probability(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
     """Largest of the motifs' probabilities (Hendrycks & Gimpel, 2017)."""
     logits = _motif_logits(known, labels)
-    return lambda x: linear.softmax(logits(x)).max(1)
+    return lambda x: softmax(logits(x), axis=1).max(1)
 
 
 def energy(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:

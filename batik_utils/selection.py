@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from batik_utils import linear
+from batik_utils import calibration, linear
 from batik_utils.errors import BatikError
 from batik_utils.linear import Head
 
@@ -198,8 +199,8 @@ def choose(
         tested = [out_of_fold(bank, option, d, option.copies)[:, train] for d in divisions]
         tested = np.concatenate(tested, axis=1)  # (1 + copies, repeats of pictures, K)
         logits = tested[0]
-        t = linear.temperature(logits, truth)
-        chance = linear.softmax(logits / t)[np.arange(len(truth)), truth]
+        t = calibration.temperature_of(logits, truth)
+        chance = softmax(logits / t, axis=1)[np.arange(len(truth)), truth]
         rows.append(
             {
                 "candidate": option.name,
