@@ -82,6 +82,7 @@ def to_onnx(
                 optimize=False,
                 verbose=False,
             )
+            _fold(program.model)
     finally:
         exporter.setLevel(level)
     model = program.model_proto
@@ -143,6 +144,24 @@ def open_session(path: str | Path, threads: int = 1):
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _fold(model) -> None:
+    """Compute once what does not depend on the picture, such as limits and empty biases.
+
+    The exporter leaves them as operators, and onnxruntime then neither merges batch norm into the
+    convolutions nor lays out the maps for them: a picture took three times as long. What a network
+    calls its own stays as it is, so that it can be read back (`batik_utils.formats`).
+    """
+    from onnxscript import optimizer
+
+    own = set(model.graph.initializers)
+
+    def may_fold(node) -> bool | None:
+        reads_own = any(value is not None and value.name in own for value in node.inputs)
+        return False if reads_own and node.op_type != "Shape" else None
+
+    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
 
 
 def _store_half(graph) -> None:
