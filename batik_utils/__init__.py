@@ -11,7 +11,7 @@ A picture travels one way, and the modules stand in that order::
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, linear, rejection, selection, foreign, export, final, model_card, build
-    predict, occlusion, texts, app, space, web
+    predict, formats, quantised, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

@@ -76,8 +76,8 @@ def run(
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     home = results / dataset.name
-    groups = _read(home / "duplicate_groups.csv", "audit")
-    folds = _read(home / "cv" / "folds.csv", "train --grid cv")
+    groups = read_table(home / "duplicate_groups.csv", "audit")
+    folds = read_table(home / "cv" / "folds.csv", "train --grid cv")
     if set(folds["dataset"]) != {dataset.digest}:
         raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
     folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
@@ -320,7 +320,12 @@ def _share(values: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
     return {"value": float(np.mean(values)), "lower": lower, "upper": upper}
 
 
-def _read(path: Path, command: str) -> pd.DataFrame:
+def read_table(path: Path, command: str) -> pd.DataFrame:
+    """Return a CSV file, or say which command makes it.
+
+    Raises:
+        BatikError: there is none.
+    """
     if not path.is_file():
         raise BatikError(f"There is no {path}: run 'python -m batik_utils {command}' first.")
     return pd.read_csv(path)

@@ -76,7 +76,10 @@ class FinalNetwork(nn.Module):
     """
 
     #: Names of its own numbers, beside the network's.
-    OWN = tuple("weight bias spread centre scale means axes shrink start unit".split())
+    OWN = (
+        *("weight", "bias", "spread", "centre", "scale"),
+        *("means", "axes", "shrink", "start", "unit"),
+    )
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class FinalNetwork(nn.Module):
         """
         model = cls.__new__(cls)
         nn.Module.__init__(model)
-        model.network = network
+        model.network = network.eval()
         for name in cls.OWN:
             if name in state:
                 model.register_buffer(name, torch.empty(state[name].shape))
@@ -145,7 +148,10 @@ class FinalNetwork(nn.Module):
         try:
             model.load_state_dict(state)
             model.classes = len(model.means)
-        except (RuntimeError, AttributeError, TypeError) as error:
+            # sizes of its own numbers are only known to be right when they have been used
+            with torch.inference_mode():
+                model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+        except (RuntimeError, AttributeError, TypeError, IndexError) as error:
             first = " ".join(str(error).split())[:200]
             raise BatikError(f"These numbers are not of this network: {first}") from error
         return model.eval()

@@ -17,6 +17,7 @@ import os
 import pickle
 import shutil
 import struct
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -272,7 +273,10 @@ def copy_folder(source: Path, target: Path) -> Path:
 
 
 def _read_pickle(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        # what torch would warn of in a foreign pickle, the error says
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        content = torch.load(path, map_location="cpu", weights_only=True)
     state = content.pop("state")
     return content, dict(state)
 
