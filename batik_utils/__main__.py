@@ -410,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--threads",
                 type=int,
                 default=0,
-                help="of one run of the model, 0: all cores (default)",
+                help="of one run of the model, 0: all cores (default; of 'app' 1)",
             )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
@@ -437,6 +437,8 @@ def _parser() -> argparse.ArgumentParser:
         help="write a Hugging Face Space of package and model to this folder, and do nothing else",
     )
     add_model(command)
+    # several answers at once, one core each: more answers a second than all cores for each
+    command.set_defaults(threads=1)
 
     command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
     command.add_argument(

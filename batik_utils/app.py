@@ -12,7 +12,10 @@ fetched from other servers when it starts, and uploads are deleted. Introduced i
 import html
 import logging
 import math
+import shutil
+import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -194,7 +197,6 @@ def build(predictor: Predictor) -> "gradio.Blocks":
     # goes when the program ends; Gradio works on copies of its own
     scratch = tempfile.TemporaryDirectory(prefix="batik-app-")
     room = Path(scratch.name)
-    latest = room / "batik-motifs.csv"
     card = predictor.folder / "MODEL_CARD.md"
     card_text = card.read_text(encoding="utf-8") if card.is_file() else ""
     with gr.Blocks(
@@ -312,17 +314,16 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             for number, one in enumerate(stream, 1):
                 found.append(one)
                 progress((number, len(paths)), desc=texts.say(code, "table"))
-            for _ in predict.write_csv(found, predictor.classes, latest):
+            # Gradio copies it when this returns, and deletes its copy as it does uploads
+            table = _short_lived(room) / "batik-motifs.csv"
+            for _ in predict.write_csv(found, predictor.classes, table):
                 pass
             return (
                 found,
                 summary(found, code, predictor.classes),
                 table_html(found, code),
-                gr.update(value=str(latest), visible=True),
+                gr.update(value=str(table), visible=True),
             )
-
-        def forget() -> None:
-            latest.unlink(missing_ok=True)
 
         def switch(
             code: str, found: Prediction | None, drop: float | None, list_found: list | None
@@ -368,6 +369,8 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             return as_json(predictor.predict([file])[0])
 
         quiet = {"api_visibility": "private", "show_progress": "minimal"}
+        # people and programs share the cores
+        one_picture = {"concurrency_limit": CONCURRENCY, "concurrency_id": "one picture"}
 
         def take(number: int) -> str:
             return str(drawn[number])
@@ -378,7 +381,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             [picture, language],
             [last, answer, why, heat, heat_note, largest],
             preprocess=False,
-            concurrency_limit=CONCURRENCY,
+            **one_picture,
             **quiet,
         )
         why.click(
@@ -393,10 +396,10 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             _guarded(look_at_many, gr),
             [files, language],
             [many, line, answers, csv],
-            # one at a time: they share the file that Gradio copies
+            # one at a time: a long list must leave a core to those with one picture
             concurrency_limit=1,
             api_visibility="private",
-        ).then(forget, api_visibility="private", queue=False)
+        )
         everything = [
             *(head, language, tab_one, tab_many, tab_about, picture, examples, answer, why),
             *(heat, heat_note, files, note, go, line, answers, csv, about, card_box),
@@ -419,7 +422,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             file,
             found,
             api_name="classify",
-            concurrency_limit=CONCURRENCY,
+            **one_picture,
         )
         page.scratch = scratch
     page.queue(max_size=QUEUE, default_concurrency_limit=CONCURRENCY)
@@ -494,6 +497,9 @@ def serve(
         ) from error
     _log.info("The application answers at %s", public or address)
     if wait:
+        # "docker stop" and "kill" end it as Ctrl+C does: Gradio then deletes what was uploaded
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.block_thread()
     return public or address
 
@@ -564,6 +570,15 @@ def _draw_examples(folder: Path) -> list[Path]:
     for path, (motif, seed) in zip(paths, EXAMPLES, strict=True):
         synthetic.draw(motif, seed).save(path)
     return paths
+
+
+def _short_lived(room: Path) -> Path:
+    """Return a new folder that goes after `CHECK_EVERY` seconds, whatever the visitor does."""
+    folder = tempfile.mkdtemp(dir=room)
+    timer = threading.Timer(CHECK_EVERY, shutil.rmtree, (folder,), {"ignore_errors": True})
+    timer.daemon = True
+    timer.start()
+    return Path(folder)
 
 
 def _guarded(function: Callable, gr: Any) -> Callable:

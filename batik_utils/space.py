@@ -39,7 +39,7 @@ from batik_utils.predict import Predictor
 
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 app.serve(
-    Predictor.load("model"),
+    Predictor.load("model", threads=1),
     host=os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
     port=int(os.environ.get("GRADIO_SERVER_PORT", "7860")),
 )
