@@ -110,7 +110,7 @@ def run(
         table.to_csv(place / f"{name}.csv", index=False, float_format="%.6g")
     found = summary(dataset, material, outcome, fold_of, tested, audit.doubted(home) or set())
     if evaluate_only:
-        _write_json(place / "metrics.json", found)
+        write_json(place / "metrics.json", found)
         return place
 
     network = final.fit(material, choice, weights_directory)
@@ -143,7 +143,7 @@ def run(
             "weights": network.network.provenance,
         }
     }
-    _write_json(
+    write_json(
         folder / "labels.json",
         {
             "classes": list(dataset.classes),
@@ -151,7 +151,7 @@ def run(
             "opset": export.OPSET,
         },
     )
-    _write_json(
+    write_json(
         folder / "preprocessing.json",
         {
             "size": embedding.SIZE,
@@ -160,7 +160,7 @@ def run(
             "colour": "RGB",
         },
     )
-    _write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", found)
     (folder / "MODEL_CARD.md").write_text(model_card.text(found), encoding="utf-8")
     write_sums(folder)
     return folder
@@ -331,5 +331,6 @@ def read_table(path: Path, command: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def _write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict) -> None:
+    """Write plain values, readable."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -62,9 +62,11 @@ def to_onnx(
                 f"(embedding.build does)."
             )
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    # they tell of every step
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # the exporter speaks of its own past and future here
@@ -84,8 +86,10 @@ def to_onnx(
             )
             _fold(program.model)
     finally:
-        exporter.setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
     model = program.model_proto
+    _drop_empty_biases(model.graph)
     _store_half(model.graph)
     _strip(model)
     for key, value in (notes or {}).items():
@@ -162,6 +166,23 @@ def _fold(model) -> None:
         return False if reads_own and node.op_type != "Shape" else None
 
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
+
+
+def _drop_empty_biases(graph) -> None:
+    """Remove biases of zeros, which the exporter gives to every convolution without one."""
+    from onnx import numpy_helper
+
+    empty = {
+        tensor.name
+        for tensor in graph.initializer
+        if len(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any()
+    }
+    for node in graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in empty:
+            del node.input[2]
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name in empty and t.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _store_half(graph) -> None:

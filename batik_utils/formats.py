@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batik_utils import build, embedding, export, final, predict
+from batik_utils import build, embedding, export, final, model_card, predict
 from batik_utils.embedding import Branch
 from batik_utils.errors import BatikError
 from batik_utils.preprocessing import Framing
@@ -236,22 +236,34 @@ def write(
     made = []
     for name in formats:
         if name == "onnx":
-            made.append(copy_folder(source, output / "onnx"))
-            notes = {"dataset": model.dataset, "candidate": model.candidate}
-            export.to_onnx(
-                model.network,
-                made[-1] / "model.onnx",
-                size=model.framing.size,
-                outputs=("probabilities", "familiarity"),
-                notes=notes,
-            )
-            build.write_sums(made[-1])
+            made.append(_write_folder(model, source, output / "onnx"))
             opened = from_onnx(made[-1])
         else:
             made.append(save(model, output / f"model.{name}"))
             opened = load(made[-1])
         export.check(source / "model.onnx", opened.network, probe(model.framing.size))
     return made
+
+
+def _write_folder(model: TorchModel, source: Path, target: Path) -> Path:
+    """Write a model folder as ``build`` does, its card and metrics taken from another one."""
+    copy_folder(source, target)
+    path = export.to_onnx(
+        model.network,
+        target / "model.onnx",
+        size=model.framing.size,
+        outputs=("probabilities", "familiarity"),
+        notes={"dataset": model.dataset, "candidate": model.candidate},
+    )
+    found = json.loads((source / "metrics.json").read_text(encoding="utf-8"))
+    found["model"] |= {
+        "megabytes": path.stat().st_size / 1e6,
+        "largest_difference_to_torch": export.check(path, model.network, probe(model.framing.size)),
+    }
+    build.write_json(target / "metrics.json", found)
+    (target / "MODEL_CARD.md").write_text(model_card.text(found), encoding="utf-8")
+    build.write_sums(target)
+    return target
 
 
 def probe(size: int, number: int = 2) -> np.ndarray:

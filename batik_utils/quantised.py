@@ -129,12 +129,15 @@ def quantise(source: Path, target: Path, pixels: Sequence[np.ndarray] | None) ->
             one = next(self.left, None)
             return None if one is None else {"pixels": one[None]}
 
+    import onnxruntime
+
     root = logging.getLogger()
     level = root.level
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # it logs advice to the root logger, and has no other switch
         root.setLevel(logging.ERROR)
+        onnxruntime.set_default_logger_severity(3)
         try:
             merged = Path(scratch) / "merged.onnx"
             # batch norm goes into the kernels first
@@ -155,6 +158,7 @@ def quantise(source: Path, target: Path, pixels: Sequence[np.ndarray] | None) ->
                 )
         finally:
             root.setLevel(level)
+            onnxruntime.set_default_logger_severity(2)  # warnings, as it starts
     return target
 
 
@@ -270,8 +274,10 @@ def compare(
         rows.setdefault(name, {}).update(values)
     table = pd.DataFrame([{"format": name, **values} for name, values in rows.items()])
     table["pictures"], table["repeats"] = len(dataset.labels), fold_of.shape[1]
+    numbers = table.select_dtypes("float").columns
+    table[numbers] = table[numbers].map(lambda value: float(f"{value:.4g}"))
     path = home / "cv" / "formats.csv"
-    splits.save(table.reindex(columns=list(COLUMNS)).round(6), path)
+    splits.save(table.reindex(columns=list(COLUMNS)), path)
     return path
 
 
