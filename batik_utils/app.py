@@ -58,6 +58,8 @@ _CSS = """
 .answer p { margin: .3rem 0; }
 .answer .quiet { color: var(--neutral-600); }
 .dark .answer .quiet { color: var(--neutral-300); }
+.answer .sources { font-size: .85rem; margin-top: .8rem; }
+.answer .sources a { color: inherit; text-decoration: underline; }
 @media (max-width: 480px) {
   .gradio-container main { padding: .6rem !important; }
   #language { min-width: 100% !important; }
@@ -509,7 +511,7 @@ def _section(verdict: str, inner: str, answer: Prediction | None = None, languag
         _, *facts = texts.MOTIFS[language][answer.motif]
         named = zip(("origin", "signs", "meaning"), facts, strict=True)
         story = "".join(f"<dt>{texts.say(language, k)}</dt><dd>{v}</dd>" for k, v in named)
-        inner += f"<dl>{story}</dl>"
+        inner += f"<dl>{story}</dl>{texts.sources_html(language, answer.motif)}"
     return f'<section class="answer {verdict}" role="status" aria-live="polite">{inner}</section>'
 
 

@@ -63,6 +63,10 @@ Generated from the project's package by `python -m batik_utils app --export-spac
 """
 
 
+# the hub takes no other binary files, however small
+_ATTRIBUTES = "*.onnx filter=lfs diff=lfs merge=lfs -text\n"
+
+
 def export(folder: Path, model: Path | str | None = None) -> Path:
     """Write the Space.
 
@@ -95,4 +99,8 @@ def export(folder: Path, model: Path | str | None = None) -> Path:
     readme = _README.format(gradio=metadata.version("gradio"))
     (folder / "README.md").write_text(readme, encoding="utf-8")
     (folder / "app.py").write_text(_APP, encoding="utf-8")
+    attributes = folder / ".gitattributes"
+    kept = attributes.read_text(encoding="utf-8") if attributes.is_file() else ""
+    if "*.onnx filter=lfs" not in kept:
+        attributes.write_text(kept + _ATTRIBUTES, encoding="utf-8")
     return folder

@@ -70,7 +70,12 @@ def build(folder: Path, model: Path | str | None = None, package: Path | None = 
         },
         "examples": examples,
         "texts": {
-            code: {"name": name, "say": texts.all_said(code), "motifs": texts.MOTIFS[code]}
+            code: {
+                "name": name,
+                "say": texts.all_said(code),
+                "motifs": texts.MOTIFS[code],
+                "sources": {motif: texts.sources_html(code, motif) for motif in texts.SOURCES},
+            }
             for code, name in texts.LANGUAGES.items()
         },
     }

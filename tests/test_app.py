@@ -119,6 +119,16 @@ def test_each_verdict_is_shown_as_what_it_is(language):
     assert texts.say(language, "waiting") in app.answer_html(None, language)
 
 
+@pytest.mark.parametrize("motif", MOTIFS)
+def test_what_is_told_of_a_motif_has_sources(motif):
+    assert len(texts.SOURCES[motif]) >= 2
+    assert all(re.match(r"https?://[\w.]+/\S+$", address) for _, address in texts.SOURCES[motif])
+    shown = app.answer_html(Prediction("a", motif, "sure", SHARES, 1.0), "id")
+    links = re.findall(r'<a href="([^"]+)" target="_blank" rel="noopener noreferrer">', shown)
+    assert [link.replace("&amp;", "&") for link in links] == [a for _, a in texts.SOURCES[motif]]
+    assert "Sumber: " in shown
+
+
 def test_a_file_name_cannot_put_anything_into_the_page():
     wicked = Prediction("<img src=x onerror=alert(1)>.jpg", "tambal", "sure", SHARES, 1.0)
     page = app.table_html([wicked], "en")
@@ -365,6 +375,8 @@ def test_a_space_runs_from_its_own_folder(model_folder, tmp_path, capsys):
     assert "\nsdk: gradio\n" in readme
     assert "\napp_file: app.py\n" in readme
     assert re.search(r"^onnxruntime==\d", (folder / "requirements.txt").read_text(), re.M)
+    # a model that git would push as it is would be turned away
+    assert (folder / ".gitattributes").read_text().count("*.onnx filter=lfs") == 1
     # it starts with what is in the folder, and asks no other machine for anything
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(folder)],
