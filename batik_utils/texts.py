@@ -43,8 +43,8 @@ MOTIFS = {
         "tambal": (
             "Tambal",
             "Classical cloth of the courts of central Java, above all Yogyakarta; made on the "
-            "north coast too. The pattern probably goes back to priests’ garments that were sewn from "
-            "many pieces.",
+            "north coast too. The pattern probably goes back to priests’ garments that were sewn "
+            "from many pieces.",
             "Looks like patchwork, but is one piece of cloth: triangles and rectangles, each with "
             "another pattern, such as <i>parang</i>, <i>truntum</i> or <i>ceplok</i>.",
             "<i>Tambal</i> means to patch or mend. The sick were covered with it to help them "
@@ -77,8 +77,8 @@ MOTIFS = {
         "tambal": (
             "Tambal",
             "Kain klasik keraton di Jawa bagian tengah, terutama Yogyakarta; dibuat juga di "
-            "pesisir utara. Polanya mungkin berasal dari jubah pendeta yang dijahit dari banyak potongan "
-            "kain.",
+            "pesisir utara. Polanya mungkin berasal dari jubah pendeta yang dijahit dari banyak "
+            "potongan kain.",
             "Tampak seperti kain perca, tetapi dibatik pada satu kain: bidang segitiga dan segi "
             "empat, masing-masing dengan pola lain, misalnya <i>parang</i>, <i>truntum</i>, atau "
             "<i>ceplok</i>.",
