@@ -66,12 +66,12 @@ _CSS = """
   .tab-container button { padding-inline: .5rem !important; font-size: .85rem; }
 }
 .scroll { overflow-x: auto; }
-table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
-.answers th, .answers td { text-align: left; font-weight: inherit; padding: .4rem .6rem;
+#table table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
+#table table.answers :is(th, td) { text-align: left; font-weight: inherit; padding: .4rem .6rem;
   border: 0 solid var(--border-color-primary) !important; border-bottom-width: 1px !important;
   vertical-align: top; }
-.answers thead th { font-weight: 600; }
-.answers tbody th { overflow-wrap: anywhere; min-width: 8rem; }
+#table table.answers thead th { font-weight: 600; }
+#table table.answers tbody th { overflow-wrap: anywhere; min-width: 8rem; }
 .answer dl { margin: .8rem 0 0; }
 .answer dt { font-weight: 600; margin-top: .5rem; }
 .answer dd { margin: 0; }
@@ -84,6 +84,12 @@ table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
 .answer.refused, .answer.none, .answer.unsure {
   border-left: .3rem solid var(--neutral-400); padding-left: .8rem; }
 .answer.sure { border-left: .3rem solid var(--color-accent); padding-left: .8rem; }
+.tab-container button[aria-selected=true] { color: var(--primary-600) !important; }
+.dark .tab-container button[aria-selected=true] { color: var(--primary-300) !important; }
+.dark #files a { color: var(--primary-300) !important; }
+footer button { color: var(--neutral-600) !important; }
+.dark .dark #files a { color: var(--primary-300) !important; }
+footer button { color: var(--neutral-300) !important; }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }
@@ -92,12 +98,19 @@ table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
 _SET_LANGUAGE = (
     "(code, ...rest) => { document.documentElement.lang = code; return [code, ...rest]; }"
 )
-# Gradio's example buttons hold a picture without a name, which a screen reader cannot tell apart
-_NAME_EXAMPLES = """() => {
-  const name = () => document.querySelectorAll("#examples button").forEach((button, k) => {
-    const words = (document.documentElement.lang === "id" ? "Contoh " : "Example ") + (k + 1);
-    if (button.ariaLabel !== words) button.ariaLabel = words;
-  });
+# Gradio's example buttons hold a picture without a name, which a screen reader cannot tell apart,
+# and the button that adds files to a list is named by a key of its own texts
+_NAME_BUTTONS = """() => {
+  const name = () => {
+    const indonesian = document.documentElement.lang === "id";
+    const say = (button, words) => { if (button.ariaLabel !== words) button.ariaLabel = words; };
+    document.querySelectorAll("#examples button").forEach(
+      (button, k) => say(button, (indonesian ? "Contoh " : "Example ") + (k + 1)));
+    document.querySelectorAll("#files button[title^=common]").forEach((button) => {
+      say(button, indonesian ? "Tambah berkas" : "Add files");
+      button.title = button.ariaLabel;
+    });
+  };
   new MutationObserver(name).observe(document.documentElement,
     {subtree: true, childList: true, attributes: true, attributeFilter: ["lang"]});
   name();
@@ -490,7 +503,7 @@ def serve(
                 font_mono=["ui-monospace", "monospace"],
             ),
             css=_CSS,
-            js=_NAME_EXAMPLES,
+            js=_NAME_BUTTONS,
             app_kwargs={"routes": [Route("/health", health)]},
         )
     except OSError as error:

@@ -36,7 +36,8 @@ MOTIFS = {
             "it is written <i>Sidaluhur</i>.",
             "A lattice of lozenges over the whole cloth, an ornament in each: wings, birds or "
             "butterflies, plants, a throne. By tradition on a dark ground; on white the same "
-            "pattern is <i>Sidomulyo</i>, on a ground filled with curls <i>Sidomukti</i>.",
+            "pattern is <i>Sidomulyo</i>, on a ground filled with curls <i>Sidomukti</i>. The "
+            "pictures that this model learned from do not always keep them apart.",
             "Javanese <i>sido</i>, to come true, and <i>luhur</i>, noble: the wish for a noble and "
             "respected life. Brides wear it, traditionally on the wedding night.",
         ),
@@ -69,7 +70,8 @@ MOTIFS = {
             "menulisnya <i>Sidaluhur</i>.",
             "Kisi belah ketupat di seluruh kain, masing-masing berisi ragam hias: sayap, burung "
             "atau kupu-kupu, tumbuhan, tahta. Menurut tradisi berlatar gelap; dengan latar putih "
-            "pola yang sama disebut <i>Sidomulyo</i>, dengan latar <i>ukel</i> <i>Sidomukti</i>.",
+            "pola yang sama disebut <i>Sidomulyo</i>, berlatar <i>ukel</i> disebut "
+            "<i>Sidomukti</i>. Gambar yang dipelajari model ini tidak selalu membedakannya.",
             "Dalam bahasa Jawa <i>sido</i> berarti jadi atau terlaksana, dan <i>luhur</i> berarti "
             "mulia: harapan akan hidup yang luhur dan dihormati. Dikenakan pengantin wanita, "
             "menurut tradisi pada malam pengantin.",
@@ -314,7 +316,7 @@ def motif_name(language: str, motif: str) -> str:
 
 def sources_html(language: str, motif: str) -> str:
     """Return a motif's sources as a line of links, none of which is asked until it is followed."""
-    links = ", ".join(
+    links = " · ".join(
         f'<a href="{html.escape(address)}" target="_blank" rel="noopener noreferrer">'
         f"{html.escape(name)}</a>"
         for name, address in SOURCES.get(motif, ())
