@@ -57,30 +57,36 @@ def served(folder: Path):
 
 
 @pytest.fixture(scope="module")
-def page(model_folder, package, tmp_path_factory):
+def browser():
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser, model_folder, package, tmp_path_factory):
     """The page with the stand-in."""
     folder = web.build(tmp_path_factory.mktemp("web") / "page", model_folder, package)
-    with served(folder) as site, opened(site) as page:
+    with served(folder) as site, opened(browser, site) as page:
         yield page
 
 
 @contextlib.contextmanager
-def opened(site: str):
+def opened(browser, site: str):
     """Yield a page on a phone; fails at the end if it sent anything, or asked another machine."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
-        )
-        context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-US")
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        asked, errors = [], []
-        page.on("request", lambda r: asked.append((r.method, r.url, r.post_data)))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(site)
-        page.evaluate("batik.ready")
-        yield page
-        browser.close()
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    asked, errors = [], []
+    page.on("request", lambda r: asked.append((r.method, r.url, r.post_data)))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(site)
+    page.evaluate("batik.ready")
+    yield page
+    context.close()
     # nothing was sent, and nobody else was asked
     assert asked
     assert all(method == "GET" and sent is None for method, _, sent in asked)
@@ -194,7 +200,7 @@ def test_a_person_on_a_phone(page, tmp_path):
 
 
 @needs_browser
-def test_the_deployed_model_answers_there_as_in_python(package, tmp_path):
+def test_the_deployed_model_answers_there_as_in_python(browser, package, tmp_path):
     predictor = predict.Predictor.load(threads=1)
     files = {}
     for motif, seed in app.EXAMPLES:
@@ -205,7 +211,7 @@ def test_the_deployed_model_answers_there_as_in_python(package, tmp_path):
     files["an animal"] = Path(foreign.photographs()[4]).read_bytes()
     files["small, transparent"] = picture_zoo.good()["PNG with transparency"]
     web.build(tmp_path, None, package)
-    with served(tmp_path) as site, opened(site) as page:
+    with served(tmp_path) as site, opened(browser, site) as page:
         for case, content in files.items():
             found, wanted = ask(page, content), predictor.predict([content])[0]
             for name, p in wanted.probabilities.items():
