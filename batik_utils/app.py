@@ -43,10 +43,10 @@ CHECK_EVERY, DELETE_AFTER = 60, 540
 EXAMPLES = (
     ("betawi", 2),
     ("betawi", 5),
-    ("sidoluhur", 3),
-    ("sidoluhur", 7),
+    ("sidoluhur", 4),
+    ("sidoluhur", 0),
     ("tambal", 1),
-    ("tambal", 4),
+    ("tambal", 6),
 )
 
 _log = logging.getLogger(__name__)

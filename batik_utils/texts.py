@@ -175,7 +175,8 @@ _SAY = {
         "sources": "Sources",
         "sure": "{motif}",
         "sure_note": "Calibrated on pictures that the model had not seen: of a hundred "
-        "answers like this one, about {hundred} are right.",
+        "answers like this one, about {hundred} are right, if the cloth shows one of the three "
+        "motifs. Many cloths with other motifs are taken for one of these.",
         "unsure": "Perhaps {motif}",
         "unsure_note": "The model is not sure. Another picture may help: one cloth, straight "
         "on, the motif filling the picture.",
@@ -245,7 +246,8 @@ _SAY = {
         "sources": "Sumber",
         "sure": "{motif}",
         "sure_note": "Dikalibrasi pada gambar yang belum pernah dilihat model: dari seratus "
-        "jawaban seperti ini, sekitar {hundred} benar.",
+        "jawaban seperti ini, sekitar {hundred} benar, jika kain ini memang salah satu dari "
+        "ketiganya. Banyak kain bermotif lain terbaca sebagai salah satunya.",
         "unsure": "Mungkin {motif}",
         "unsure_note": "Model ini tidak yakin. Gambar lain mungkin membantu: satu kain, difoto "
         "tegak lurus, motif memenuhi gambar.",

@@ -29,7 +29,7 @@ _RUNTIME_FILES = (
 )
 _PAGE = Path(__file__).with_name("web_page")
 #: Cloth drawn for visitors without a picture: motif and seed.
-EXAMPLES = (("betawi", 5), ("sidoluhur", 3), ("tambal", 4))
+EXAMPLES = (("betawi", 2), ("sidoluhur", 4), ("tambal", 1))
 
 
 def build(folder: Path, model: Path | str | None = None, package: Path | None = None) -> Path:
