@@ -6,7 +6,7 @@ A picture travels one way, and the modules stand in that order::
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
     engine, baselines
-    metrics, out_of_fold, calibration, significance, plots, plots_cv
+    metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_formats
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation

@@ -50,6 +50,9 @@ from batik_utils.errors import BatikError
 
 #: Pictures of other motifs that decide the ranges of the maps.
 CALIBRATION = 48
+#: Accuracy that eight bits may cost, share of pictures that they must judge alike, and the time of
+#: the deployed file that they must save, to be kept.
+LOSS, ALIKE, SAVED = 0.01, 0.95, 0.1
 #: Passes of each format, alternating with the deployed one.
 PASSES = 30
 COLUMNS = (
@@ -288,6 +291,24 @@ def read(folder: Path) -> pd.DataFrame:
         BatikError: there is none.
     """
     return build.read_table(folder / "formats.csv", "formats")
+
+
+def describe(table: pd.DataFrame) -> str:
+    """Return whether eight bits are worth it, as Markdown."""
+    row = table.set_index("format").loc["int8"]
+    reasons = {
+        f"accuracy in the grouped folds changes by {100 * row['change']:+.1f} points "
+        f"[{100 * row['change_lower']:+.1f}, {100 * row['change_upper']:+.1f}]": row["change"]
+        >= -LOSS,
+        f"{row['same_verdict']:.0%} of the pictures get the same verdict": row["same_verdict"]
+        >= ALIKE,
+        f"a picture takes {row['ratio']:.2f} times as long": row["ratio"] <= 1 - SAVED,
+    }
+    kept = all(reasons.values())
+    return (
+        f"Eight bits are **{'worth it' if kept else 'not kept'}**: {', '.join(reasons)}, and the "
+        f"file has {row['megabytes']:.1f} MB."
+    )
 
 
 def alternating(works: dict[str, Callable[[], object]], passes: int = PASSES) -> dict[str, float]:

@@ -3,13 +3,28 @@
 import pickle
 
 import numpy as np
+import onnx
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
-from batik_utils import export, formats, predict
+from batik_utils import (
+    embedding,
+    experiments,
+    export,
+    final,
+    formats,
+    linear,
+    pictures,
+    predict,
+    quantised,
+    rejection,
+)
 from batik_utils.__main__ import main
 from batik_utils.errors import BatikError
+from batik_utils.preprocessing import IMAGENET
 
 SUFFIXES = ("safetensors", "pt")
 
@@ -126,3 +141,112 @@ def test_one_command_writes_them(tmp_path, capsys):
     made = [tmp_path / "new" / f"model.{suffix}" for suffix in SUFFIXES]
     assert capsys.readouterr().out.split() == [str(path) for path in made]
     assert all(path.is_file() for path in made)
+
+
+# ---- eight bits
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A network of the deployed kind, exported at 32 px: (file, network)."""
+    torch.manual_seed(0)
+    stages = [
+        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU6()),
+        nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU6()),
+    ]
+    network = embedding.Embedding([embedding.Taps(stages, (0, 1), IMAGENET)])
+    for name, tensor in network.state_dict().items():
+        if embedding.is_stored_half(name, tensor):
+            tensor.copy_(tensor.half().float())
+    width, (known, other) = 48, np.random.default_rng(0).normal(size=(2, 30, 48))
+    labels = np.arange(30) % 3
+    known += labels[:, None]
+    scaler = linear.Scaler(np.zeros(width), np.ones(width))
+    familiarity = rejection.combined(known, labels, other)
+    head = linear.fit(known, labels, linear.Head("lda", 1.0), scaler)
+    model = final.FinalNetwork(network, head, 2.0, familiarity, scaler)
+    path = tmp_path_factory.mktemp("small") / "model.onnx"
+    export.to_onnx(model, path, size=32, outputs=("probabilities", "familiarity"))
+    return path, model
+
+
+def noise(n, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("static", [True, False])
+def test_convolutions_become_eight_bit_and_answers_stay_near(small, tmp_path, static):
+    path, model = small
+    target = quantised.quantise(path, tmp_path / "int8.onnx", list(noise(8)) if static else None)
+    kinds = {node.op_type for node in onnx.load(target).graph.node}
+    assert ("QuantizeLinear" if static else "ConvInteger") in kinds
+    pixels = noise(4, 1)
+    found = export.open_session(target).run(["probabilities"], {"pixels": pixels})[0]
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(pixels))[0].numpy()
+    # near, but not the same: something was rounded
+    assert 1e-6 < np.abs(found - wanted).max() < 0.1
+
+
+def test_features_are_those_of_the_network(small):
+    path, model = small
+    pixels = torch.from_numpy(noise(3))
+    with torch.inference_mode():
+        assert torch.allclose(quantised.Features(path)(pixels), model.network(pixels), atol=1e-4)
+    # other files have another cache
+    digests = [
+        quantised.Features(p).digest for p in (path, predict.default_folder() / "model.onnx")
+    ]
+    assert not torch.equal(*digests)
+
+
+def test_eight_bits_need_pictures(tmp_path):
+    with pytest.raises(BatikError, match="need pictures"):
+        quantised.write(None, [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [
+        ({}, True),
+        ({"change": -0.03}, False),
+        ({"same_verdict": 0.8}, False),
+        ({"ratio": 1.2}, False),
+        ({"change": np.nan}, False),
+    ],
+)
+def test_eight_bits_are_kept_only_if_everything_holds(change, kept):
+    row = {
+        **{"format": "int8", "change": 0.0, "change_lower": -0.01, "change_upper": 0.01},
+        **{"same_verdict": 0.99, "ratio": 0.5, "megabytes": 4.0},
+    }
+    words = quantised.describe(pd.DataFrame([row | change]))
+    assert ("**worth it**" in words) == kept
+    assert ("**not kept**" in words) != kept
+
+
+def test_the_published_comparison_is_of_this_kind():
+    table = quantised.read(experiments.results_root("") / "kaggle" / "cv")
+    assert tuple(table.columns) == quantised.COLUMNS
+    rows = table.set_index("format")
+    assert list(rows.index[:2]) == ["onnx", "int8"]
+    assert rows.loc["onnx", "ratio"] == 1
+    # the same network in torch's formats: nothing but rounding
+    assert (rows.loc[["safetensors", "pt"], "largest_difference"] < 1e-4).all()
+    assert (rows.loc[["safetensors", "pt"], "same_verdict"] == 1).all()
+    # eight bits are published, whatever they are worth; the application serves the float model
+    assert rows.loc["int8", ["accuracy", "change", "ratio", "megabytes"]].notna().all()
+    served = onnx.load(predict.default_folder() / "model.onnx").graph
+    assert "QuantizeLinear" not in {node.op_type for node in served.node}
+
+
+def test_the_ranges_come_from_pictures_of_other_motifs(real_dataset):
+    home = experiments.results_root("") / "kaggle"
+    pixels = quantised.calibration_pixels(real_dataset, home)
+    assert len(pixels) == quantised.CALIBRATION
+    ours = {p.tobytes() for p in map(_pixels, real_dataset.paths[:20])}
+    assert not ours & {p.tobytes() for p in pixels}
+
+
+def _pixels(path):
+    return embedding.pixels_of(pictures.open_picture(path))
