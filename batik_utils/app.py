@@ -37,6 +37,8 @@ MAX_MEGABYTES = 20
 MAX_FILES = 200
 #: Answers computed at the same time, and requests that may wait; more are told to come again.
 CONCURRENCY, QUEUE = 2, 64
+#: Visitors whose last answers are remembered, about 40 kB each: more would let memory grow for hours.
+SESSIONS = 1000
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
 #: Cloth drawn for visitors without a picture: motif and seed.
@@ -493,6 +495,7 @@ def serve(
             show_error=False,
             max_file_size=MAX_MEGABYTES * 1_000_000,
             max_threads=16,
+            state_session_capacity=SESSIONS,
             footer_links=["api"],
             run_history=False,
             ssr_mode=False,
