@@ -37,7 +37,7 @@ MAX_MEGABYTES = 20
 MAX_FILES = 200
 #: Answers computed at the same time, and requests that may wait; more are told to come again.
 CONCURRENCY, QUEUE = 2, 64
-#: Visitors whose last answers are remembered, about 40 kB each: more would let memory grow for hours.
+#: Visitors whose last answers are remembered, about 40 kB each, so that memory stays bounded.
 SESSIONS = 1000
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
