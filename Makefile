@@ -63,7 +63,7 @@ fuzz: install
 	PYTHONPATH=. $(BIN)/python tests/fuzz_pictures.py
 
 load: install
-	PYTHONPATH=. $(BIN)/python tests/load_app.py --model '$(MODEL)'
+	PYTHONPATH=. $(BIN)/python tests/load_app.py --model '$(MODEL)' --csv results/bench/load.csv
 
 test: install lint unit notebooks-test
 

@@ -6,12 +6,12 @@ A picture travels one way, and the modules stand in that order::
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
     engine, baselines
-    metrics, out_of_fold, calibration, significance, plots, plots_cv
+    metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_formats
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, linear, rejection, selection, foreign, export, final, model_card, build
-    predict, occlusion, texts, app, space, web
+    predict, formats, quantised, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

@@ -242,6 +242,39 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from batik_utils import formats
+
+    known = (*formats.FORMATS, "int8")
+    names = [name.strip() for name in options.format.split(",") if name.strip()]
+    if not names or set(names) - set(known):
+        raise BatikError(f"Unknown format '{options.format}': name some of {', '.join(known)}.")
+    output = Path(options.output)
+    made = formats.write(output, [name for name in names if name != "int8"], options.model or None)
+    if "int8" in names:
+        from batik_utils import data, experiments, quantised
+
+        dataset = data.load(options.data, options.root)
+        pixels = quantised.calibration_pixels(
+            dataset, experiments.results_root(options.results) / dataset.name
+        )
+        made.append(quantised.write(options.model or None, pixels, output / "int8"))
+    for path in made:
+        _say(path)
+    return 0
+
+
+def _formats(options: argparse.Namespace) -> int:
+    from batik_utils import data, experiments, quantised
+
+    dataset = data.load(options.data, options.root)
+    results = experiments.results_root(options.results)
+    path = quantised.compare(dataset, results, options.model or None)
+    _say(quantised.read(path.parent).to_string(index=False))
+    _say(path)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -377,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--threads",
                 type=int,
                 default=0,
-                help="of one run of the model, 0: all cores (default)",
+                help="of one run of the model, 0: all cores (default; of 'app' 1)",
             )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
@@ -404,12 +437,30 @@ def _parser() -> argparse.ArgumentParser:
         help="write a Hugging Face Space of package and model to this folder, and do nothing else",
     )
     add_model(command)
+    # several answers at once, one core each: more answers a second than all cores for each
+    command.set_defaults(threads=1)
 
     command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
     command.add_argument(
         "--output", default="build/web", help="folder for the page (default: build/web)"
     )
     add_model(command, threads=False)
+
+    command = add("export", _export, "Write the deployed model in other formats, and check them.")
+    command.add_argument(
+        "--format",
+        default="safetensors,pt",
+        help="some of onnx, safetensors, pt, int8; int8 needs pictures (default: %(default)s)",
+    )
+    command.add_argument(
+        "--output", default="build/formats", help="folder for them (default: build/formats)"
+    )
+    add_model(command, threads=False)
+    add_data(command)
+
+    command = add("formats", _formats, "Compare the formats: size, speed, answers, accuracy.")
+    add_model(command, threads=False)
+    add_data(command)
 
     command = add("build", _build, "Test the final model's making, and make it from all pictures.")
     command.add_argument(

@@ -76,8 +76,8 @@ def run(
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     home = results / dataset.name
-    groups = _read(home / "duplicate_groups.csv", "audit")
-    folds = _read(home / "cv" / "folds.csv", "train --grid cv")
+    groups = read_table(home / "duplicate_groups.csv", "audit")
+    folds = read_table(home / "cv" / "folds.csv", "train --grid cv")
     if set(folds["dataset"]) != {dataset.digest}:
         raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
     folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
@@ -110,7 +110,7 @@ def run(
         table.to_csv(place / f"{name}.csv", index=False, float_format="%.6g")
     found = summary(dataset, material, outcome, fold_of, tested, audit.doubted(home) or set())
     if evaluate_only:
-        _write_json(place / "metrics.json", found)
+        write_json(place / "metrics.json", found)
         return place
 
     network = final.fit(material, choice, weights_directory)
@@ -143,7 +143,7 @@ def run(
             "weights": network.network.provenance,
         }
     }
-    _write_json(
+    write_json(
         folder / "labels.json",
         {
             "classes": list(dataset.classes),
@@ -151,7 +151,7 @@ def run(
             "opset": export.OPSET,
         },
     )
-    _write_json(
+    write_json(
         folder / "preprocessing.json",
         {
             "size": embedding.SIZE,
@@ -160,7 +160,7 @@ def run(
             "colour": "RGB",
         },
     )
-    _write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", found)
     (folder / "MODEL_CARD.md").write_text(model_card.text(found), encoding="utf-8")
     write_sums(folder)
     return folder
@@ -320,11 +320,17 @@ def _share(values: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
     return {"value": float(np.mean(values)), "lower": lower, "upper": upper}
 
 
-def _read(path: Path, command: str) -> pd.DataFrame:
+def read_table(path: Path, command: str) -> pd.DataFrame:
+    """Return a CSV file, or say which command makes it.
+
+    Raises:
+        BatikError: there is none.
+    """
     if not path.is_file():
         raise BatikError(f"There is no {path}: run 'python -m batik_utils {command}' first.")
     return pd.read_csv(path)
 
 
-def _write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict) -> None:
+    """Write plain values, readable."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -75,6 +75,12 @@ class FinalNetwork(nn.Module):
         scaler: of the features, for the familiarity.
     """
 
+    #: Names of its own numbers, beside the network's.
+    OWN = (
+        *("weight", "bias", "spread", "centre", "scale"),
+        *("means", "axes", "shrink", "start", "unit"),
+    )
+
     def __init__(
         self,
         network: nn.Module,
@@ -115,6 +121,40 @@ class FinalNetwork(nn.Module):
         ):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
         self.eval()
+
+    @classmethod
+    def filled(cls, network: nn.Module, state: dict[str, Tensor]) -> "FinalNetwork":
+        """Return a network with saved numbers, without anything being fitted.
+
+        Args:
+            network: pixels to features, of the right form; its numbers are replaced.
+            state: as of ``state_dict``; float16 becomes float32.
+
+        Raises:
+            BatikError: the numbers do not fit the network.
+        """
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.network = network.eval()
+        for name in cls.OWN:
+            if name in state:
+                model.register_buffer(name, torch.empty(state[name].shape))
+        # counted while training, used by nothing here
+        state = state | {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name.endswith("num_batches_tracked")
+        }
+        try:
+            model.load_state_dict(state)
+            model.classes = len(model.means)
+            # sizes of its own numbers are only known to be right when they have been used
+            with torch.inference_mode():
+                model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+        except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise BatikError(f"These numbers are not of this network: {first}") from error
+        return model.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, K) probabilities and (N,) familiarity of uint8 pixels (N, S, S, 3)."""

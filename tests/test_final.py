@@ -3,6 +3,8 @@
 import json
 
 import numpy as np
+import onnx
+import onnxruntime
 import pandas as pd
 import pytest
 import torch
@@ -149,6 +151,25 @@ def test_the_file_answers_as_the_network_for_any_number_of_pictures(fitted, tmp_
         notes={"dataset": "none"},
     )
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_onnxruntime_can_merge_all_batch_norm_of_the_file(fitted, tmp_path):
+    path = export.to_onnx(fitted[0], tmp_path / "model.onnx", size=SIZE, outputs=("a", "b"))
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "run.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    written, run = (
+        [node.op_type for node in onnx.load(file).graph.node]
+        for file in (path, tmp_path / "run.onnx")
+    )
+    assert "BatchNormalization" in written
+    # one that stays, and what surrounds it, cost three times the time of the whole
+    assert not {"BatchNormalization", "Clip", "Expand", "CastLike", "Shape"} & set(run)
+    # and every number of the network can be read back by its name
+    kept = {tensor.name.removesuffix("_half") for tensor in onnx.load(path).graph.initializer}
+    own = {name for name in fitted[0].state_dict() if not name.endswith("num_batches_tracked")}
+    assert own <= kept
 
 
 def _parts(fitted):
