@@ -8,8 +8,8 @@ A picture travels one way, and the modules stand in that order::
     engine, distributed, baselines
     metrics, out_of_fold, calibration, significance, plots, plots_cv
     masking, explain, shortcuts, plots_explain
-    checkpoints, results, tracking, cluster
-    experiments, tuning, cluster_tuning, cost, audit, comparison, cross_validation
+    checkpoints, results, tracking, cluster, cluster_tuning
+    experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, linear, rejection, selection, foreign, export, final, model_card, build
     predict, bulk, scaling, occlusion, texts, app, space, web
     parameters, run, colab, __main__

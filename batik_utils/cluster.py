@@ -15,6 +15,7 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,11 @@ def _connect(ray, address: str, cpus: int | None) -> None:
                 raise
             address = "local"
     elif address != "local":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not (host and port.isdigit()):
+            raise ValueError("it is neither 'auto', 'local' nor HOST:PORT")
+        # Ray itself would try for minutes
+        socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, **settings)
     if address == "local":
         here = cpus or os.cpu_count() or 1

@@ -1,1 +1,149 @@
-"""To come."""
+"""How much a second worker gives: pictures a second on Ray, against one worker and against none.
+
+    >>> from batik_utils import scaling
+    >>> scaling.measure_scaling(pictures)[["name", "ratio", "aim"]]
+
+Called by ``make bench``. Every worker has one thread of onnxruntime. Timed is the stretch in which
+all workers are at work: from when the last of them has answered its first batch to when the first
+of them has answered its last. So what Ray takes to start (seconds, once) does not count, and what it
+costs while it runs does.
+"""
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from batik_utils import bulk, cluster
+from batik_utils.bulk import Listing
+from batik_utils.errors import BatikError
+from batik_utils.predict import Predictor
+
+COLUMNS = (
+    "name",
+    "reference",
+    "measured",
+    "ratio",
+    "ratio_min",
+    "ratio_max",
+    "aim",
+    "repetitions",
+)
+#: Share of the speed of separate machines that is asked for.
+AIM = 0.85
+#: Pictures that go through the model at once, and such batches a worker at least.
+BATCH, BATCHES = 8, 24
+
+
+def measure_scaling(
+    pictures: Sequence[str | Path],
+    workers: Sequence[int] = (1, 2),
+    repetitions: int = 3,
+    *,
+    model: str | Path | None = None,
+) -> pd.DataFrame:
+    """Measure the prediction path with several numbers of workers, in turn.
+
+    Args:
+        pictures: files that are read, decoded and judged again and again.
+        workers: processes with a model each, beginning with 1; as many free cores are needed.
+        repetitions: of everything.
+        model: see `Predictor.load`.
+
+    Returns:
+        A row for each number of workers, with `COLUMNS`. ``measured`` is in pictures a second, the
+        median of the repetitions. For one worker, ``reference`` is the same model called in a loop
+        without Ray; for more, what so many single workers would do together. ``ratio`` is measured
+        over reference, pair by pair, so for more workers the scaling efficiency.
+
+    Raises:
+        BatikError: no pictures, ``workers`` does not begin with 1, or Ray is not installed.
+    """
+    if not pictures or repetitions < 1 or list(workers)[:1] != [1]:
+        raise BatikError(
+            "Scaling is measured on at least one picture, once or more, from 1 worker on."
+        )
+    predictor = Predictor.load(model, threads=1)
+    listings = {n: _repeated(pictures, n * BATCH * BATCHES) for n in workers}
+    alone: list[float] = []
+    speeds: dict[int, list[float]] = {n: [] for n in workers}
+    with cluster.connected("local", cpus=max(workers)):
+        for _ in range(repetitions):
+            alone.append(_without_ray(predictor, listings[1]))
+            for n in workers:
+                speeds[n].append(_on_ray(predictor, listings[n], n))
+    rows = []
+    for n in workers:
+        references = alone if n == 1 else [n * speed for speed in speeds[1]]
+        ratios = np.divide(speeds[n], references)
+        rows.append(
+            {
+                "name": f"predict --ray, {n} worker{'s' * (n > 1)} (pictures/s)",
+                "reference": float(np.median(references)),
+                "measured": float(np.median(speeds[n])),
+                "ratio": float(np.median(ratios)),
+                "ratio_min": float(ratios.min()),
+                "ratio_max": float(ratios.max()),
+                "aim": AIM,
+                "repetitions": repetitions,
+            }
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+class Timed(bulk._Worker):
+    """A worker that also tells when each batch was answered."""
+
+    def result(self, opened: list):
+        """Return one row: process, time (s) and number of pictures."""
+        import pyarrow as pa
+
+        n = len(list(self.predictor.answer(opened)))
+        return pa.table({"worker": [os.getpid()], "time": [time.time()], "pictures": [n]})
+
+
+def speed(batches: pd.DataFrame) -> float:
+    """Return the pictures a second of all workers while all of them are at work.
+
+    Args:
+        batches: ``worker``, ``time`` (s) when a batch was answered, and its ``pictures``.
+
+    Raises:
+        BatikError: there is no such stretch.
+    """
+    ends = batches.groupby("worker")["time"].agg(["min", "max"])
+    during = batches[batches["time"].between(ends["min"].max(), ends["max"].min())]
+    total = 0.0
+    for _, rows in during.groupby("worker"):
+        rows = rows.sort_values("time")
+        # what a worker answered after its first batch of the stretch, over the time that took
+        lasted = rows["time"].iloc[-1] - rows["time"].iloc[0]
+        total += rows["pictures"].iloc[1:].sum() / lasted if lasted > 0 else 0.0
+    if during["worker"].nunique() < len(ends) or not total:
+        raise BatikError("The workers were not at work together: measure with more pictures.")
+    return total
+
+
+def _on_ray(predictor: Predictor, listing: Listing, workers: int) -> float:
+    answers = bulk.mapped(listing, Timed, predictor, BATCH, workers)
+    return speed(answers.to_pandas())
+
+
+def _without_ray(predictor: Predictor, listing: Listing) -> float:
+    (names,) = listing.sources
+    answers = predictor.stream(names, batch=BATCH, workers=1)
+    # the first batch warms up
+    for _ in itertools.islice(answers, BATCH):
+        pass
+    clock = time.perf_counter()
+    rest = sum(1 for _ in answers)
+    return rest / (time.perf_counter() - clock)
+
+
+def _repeated(pictures: Sequence[str | Path], count: int) -> Listing:
+    names = tuple(itertools.islice(itertools.cycle(map(str, pictures)), count))
+    return Listing((names,), len(names))

@@ -50,9 +50,7 @@ def check() -> None:
         _experiment()
 
 
-def log_run(
-    recipe: Recipe, row: Mapping, predictions: pd.DataFrame, history: pd.DataFrame
-) -> None:
+def log_run(recipe: Recipe, row: Mapping, predictions: pd.DataFrame, history: pd.DataFrame) -> None:
     """Send one finished run to MLflow, if that is wanted.
 
     Args:

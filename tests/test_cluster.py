@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from batik_utils import cluster, data, experiments, optional, recipes
+from batik_utils import cluster, experiments, optional
 from batik_utils.errors import BatikError
 from batik_utils.weights import WeightsNotFound
 
@@ -124,7 +124,9 @@ def test_one_worker_and_two_write_the_rows_of_one_process(nodes, make, alone):
     assert_same(two, alone)
     in_order = {name: t.sort_values(list(t), ignore_index=True) for name, t in tables(one).items()}
     for name, table in tables(alone).items():
-        pd.testing.assert_frame_equal(in_order[name], table.sort_values(list(table), ignore_index=True))
+        pd.testing.assert_frame_equal(
+            in_order[name], table.sort_values(list(table), ignore_index=True)
+        )
     assert {p.name for p in two.store.folder.iterdir()} == {
         p.name for p in alone.store.folder.iterdir()
     }
@@ -231,14 +233,15 @@ def test_what_a_unit_raises_is_raised_here(nodes):
 # --- connecting -------------------------------------------------------------------------------
 
 
-def test_a_cluster_that_is_not_there_is_told_in_a_sentence(monkeypatch):
-    with pytest.raises(BatikError, match=r"No Ray cluster answers at '127\.0\.0\.1:9'"):
-        with cluster.connected("127.0.0.1:9"):
-            raise AssertionError
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "somewhere"])
+def test_a_cluster_that_is_not_there_is_told_in_a_sentence(address):
+    message = f"No Ray cluster answers at '{address}'"
+    with pytest.raises(BatikError, match=message), cluster.connected(address):
+        raise AssertionError
     assert not ray.is_initialized()
 
 
 def test_without_ray_the_command_that_installs_it_is_named(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(BatikError, match="needs the package 'ray'.*pip install -r"):
+    with pytest.raises(BatikError, match=r"needs the package 'ray'.*pip install -r"):
         grid(make("none"), "auto")
