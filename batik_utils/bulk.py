@@ -9,6 +9,7 @@ name (a shared folder, or an address); the model travels. A picture that cannot 
 too, as in `predict`. Source: Ray Data, https://docs.ray.io/en/latest/data/data.html.
 """
 
+import contextlib
 import logging
 import math
 import tempfile
@@ -29,6 +30,8 @@ BLOCK = 256
 #: Columns of a table that can name a picture, and hold one, in the order they are looked for.
 _NAMES = ("path", "file", "url", "name")
 _CONTENTS = ("bytes", "content", "image")
+#: Output that is added to the model; a name that no layer has.
+_FEATURES = "batik_features"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def stream(
         raise BatikError("batch must be at least 1, and workers not negative.")
     if not listing.count:
         return
-    with cluster.connected(ray):
+    with cluster.connected(ray), _told():
         answers = mapped(listing, _Worker, predictor, batch, workers)
         for table in answers.iter_batches(batch_size=None, batch_format="pyarrow"):
             for row in table.to_pylist():
@@ -140,11 +143,22 @@ def features(
         return 0
     model = (predictor.folder / "model.onnx").read_bytes()
     extra = {"features.onnx": _with_features(model, predictor.folder)}
-    with cluster.connected(ray):
+    with cluster.connected(ray), _told():
         target = output if "://" in output else str(Path(output).resolve())
         rows = mapped(listing, _FeatureWorker, predictor, batch, workers, extra)
         rows.write_parquet(target)
     return listing.count
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Turn what ends all workers into a sentence."""
+    exceptions = optional.need("ray.exceptions", "--ray")
+    try:
+        yield
+    except exceptions.RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise BatikError(f"The workers could not go on: {last}") from error
 
 
 class _Worker:
@@ -201,7 +215,7 @@ class _FeatureWorker(_Worker):
         import pyarrow as pa
 
         good = [pixels for _, pixels in opened if isinstance(pixels, np.ndarray)]
-        found = iter(self._session.run(["features"], {"pixels": np.stack(good)})[0] if good else ())
+        found = iter(self._session.run([_FEATURES], {"pixels": np.stack(good)})[0] if good else ())
         rows = []
         for name, pixels in opened:
             refused = isinstance(pixels, PictureError)
@@ -401,7 +415,7 @@ def _with_features(model: bytes, folder: Path) -> bytes:
             del graph.graph.output[:]
             kind = onnx.TensorProto.FLOAT
             graph.graph.output.append(
-                onnx.helper.make_tensor_value_info("features", kind, ["N", "F"])
+                onnx.helper.make_tensor_value_info(_FEATURES, kind, ["N", "F"])
             )
             return graph.SerializeToString()
         waiting.extend(node.input)

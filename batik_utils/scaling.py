@@ -1,27 +1,28 @@
-"""How much a second worker gives: pictures a second on Ray, against one worker and against none.
+"""What more cores give: a plan for very many pictures, and how much a second worker really adds.
 
     >>> from batik_utils import scaling
     >>> scaling.measure_scaling(pictures)[["name", "ratio", "aim"]]
 
 Called by ``make bench``. Every worker has one thread of onnxruntime. Timed is the stretch in which
 all workers are at work: from when the last of them has answered its first batch to when the first
-of them has answered its last. So what Ray takes to start (seconds, once) does not count, and what it
-costs while it runs does.
+of them has answered its last. So what Ray takes to start (seconds, once) does not count, and what
+it costs while it runs does.
 """
 
+import csv
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from batik_utils import bulk, cluster
+from batik_utils import bulk, cluster, predict
 from batik_utils.bulk import Listing
 from batik_utils.errors import BatikError
-from batik_utils.predict import Predictor
+from batik_utils.predict import Prediction, Predictor
 
 COLUMNS = (
     "name",
@@ -37,6 +38,88 @@ COLUMNS = (
 AIM = 0.85
 #: Pictures that go through the model at once, and such batches a worker at least.
 BATCH, BATCHES = 8, 24
+
+
+def measure_stages(predictor: Predictor, pictures: Sequence[str | Path]) -> dict[str, float]:
+    """Measure what one core does with one picture.
+
+    Time of the processor is taken, not of the clock, so a busy machine does little harm.
+
+    Args:
+        predictor: opened with one thread.
+        pictures: files; each is opened once, after a first one that warms up.
+
+    Returns:
+        Seconds a picture by stage: ``open`` (read, decode, resize) and ``model``.
+    """
+    squares, spent = [predictor.square(pictures[0])], {"open": 0.0, "model": 0.0}
+    predictor.run(np.stack(squares * BATCH))
+    for start in range(0, len(pictures), BATCH):
+        clock = time.process_time()
+        squares = [predictor.square(picture) for picture in pictures[start : start + BATCH]]
+        opened = time.process_time()
+        predictor.run(np.stack(squares))
+        spent["open"] += opened - clock
+        spent["model"] += time.process_time() - opened
+    return {stage: seconds / len(pictures) for stage, seconds in spent.items()}
+
+
+def plan(
+    stages: Mapping[str, float],
+    *,
+    pictures: int,
+    megabytes: float,
+    cores: int,
+    gigabits: float,
+    answers_per_second: float,
+) -> pd.DataFrame:
+    """Say how long very many pictures take, and what they wait for.
+
+    Machines, network and the writer of the answers work at the same time, so the slowest of them
+    sets the time.
+
+    Args:
+        stages: seconds a picture on one core, see `measure_stages`.
+        pictures: how many.
+        megabytes: of one picture's file (10^6 bytes).
+        cores: of all machines.
+        gigabits: a second, of the network between the store of pictures and all machines.
+        answers_per_second: that one process writes.
+
+    Returns:
+        One row a resource: ``resource``, ``of`` what there is, ``hours`` of work, and whether it is
+        the ``bottleneck``.
+
+    Raises:
+        BatikError: a number that is not positive.
+    """
+    numbers = (*stages.values(), pictures, megabytes, cores, gigabits, answers_per_second)
+    if not stages or min(numbers) <= 0:
+        raise BatikError("A plan needs positive numbers: of pictures, cores, seconds and so on.")
+    seconds = {
+        f"cores: {' and '.join(stages)}": (
+            f"{cores} cores",
+            pictures * sum(stages.values()) / cores,
+        ),
+        "network: reading": (f"{gigabits:g} Gbit/s", pictures * megabytes * 8e-3 / gigabits),
+        "one process: writing": (
+            f"{answers_per_second:,.0f} a second",
+            pictures / answers_per_second,
+        ),
+    }
+    table = pd.DataFrame(
+        [(what, of, value / 3600) for what, (of, value) in seconds.items()],
+        columns=["resource", "of", "hours"],
+    )
+    return table.assign(bottleneck=table["hours"] == table["hours"].max())
+
+
+def writing_speed(answer: Prediction, classes: Sequence[str], n: int = 20_000) -> float:
+    """Return the answers a second that one process turns into lines of the table."""
+    clock = time.process_time()
+    with Path(os.devnull).open("w", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(predict.row(answer, classes) for _ in range(n))
+    return n / (time.process_time() - clock)
 
 
 def measure_scaling(

@@ -1,4 +1,4 @@
-"""Very many pictures through Ray Data: the answers of `predict`, from folders, tables, addresses."""
+"""Many pictures through Ray Data: the answers of `predict`, from folders, tables, addresses."""
 
 import csv
 import sys
@@ -94,8 +94,9 @@ def test_what_cannot_be_read_is_an_answer(two_workers, predictor, shop, tmp_path
     parquet.write_table(pa.table({"path": names}), table)
     found = list(bulk.stream(bulk.find([table]), predictor, ray="auto"))
     assert [answer.verdict == "refused" for answer in found] == [False, True, True, True, True]
-    assert [answer.kind for answer in found[1:]] == ["unreadable"] * 4
-    assert all("cannot be read" in answer.reason for answer in found[1:])
+    assert [answer.kind for answer in found[1:]] == [*["unreadable"] * 3, "empty"]
+    assert all("cannot be read" in answer.reason for answer in found[1:4])
+    assert found[4].name == f"a picture of {table}"
 
 
 def test_a_worker_that_dies_loses_no_answer(two_workers, predictor, shop, tmp_path, monkeypatch):
@@ -178,7 +179,7 @@ def test_what_cannot_be_listed_is_told(tmp_path):
     with pytest.raises(BatikError, match=r"bad\.parquet cannot be read as a Parquet table"):
         bulk.find([tmp_path / "bad.parquet"])
     parquet.write_table(pa.table({"colour": ["red"]}), tmp_path / "odd.parquet")
-    with pytest.raises(BatikError, match="none of the columns path, .* but colour"):
+    with pytest.raises(BatikError, match=r"none of the columns path, .* but colour"):
         bulk.find([tmp_path / "odd.parquet"])
 
 

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from batik_utils import optional, scaling, synthetic
+from batik_utils import optional, predict, scaling, synthetic
 from batik_utils.errors import BatikError
 
 
@@ -50,3 +50,39 @@ def test_two_workers_are_measured(model_folder, tmp_path, monkeypatch):
         table["ratio"], table["measured"] / table["reference"], check_names=False
     )
     assert table["reference"][1] == pytest.approx(2 * table["measured"][0])
+
+
+# --- the plan ---------------------------------------------------------------------------------
+
+
+def a_plan(**changes):
+    numbers = {
+        "pictures": 3_600_000,
+        "megabytes": 0.5,
+        "cores": 10,
+        "gigabits": 10.0,
+        "answers_per_second": 2000.0,
+    }
+    return scaling.plan({"open": 0.03, "model": 0.07}, **numbers | changes)
+
+
+def test_the_plan_names_what_everything_waits_for():
+    table = a_plan()
+    # 0.1 s a picture on 10 cores; 4 Mbit at 10 Gbit/s; 2000 lines a second
+    assert table["hours"].tolist() == pytest.approx([10, 0.4, 0.5])
+    assert table["bottleneck"].tolist() == [True, False, False]
+    assert a_plan(cores=1000)["bottleneck"].tolist() == [False, False, True]
+    assert a_plan(cores=1000, gigabits=1)["bottleneck"].tolist() == [False, True, False]
+    with pytest.raises(BatikError, match="positive numbers"):
+        a_plan(cores=0)
+
+
+def test_the_stages_of_one_core(predictor, tmp_path):
+    path = tmp_path / "cloth.png"
+    synthetic.draw("tambal", 0, (120, 100)).save(path)
+    stages = scaling.measure_stages(predictor, [path] * 11)
+    assert list(stages) == ["open", "model"]
+    assert all(0 < seconds < 1 for seconds in stages.values())
+    (answer,) = predictor.predict([path])
+    assert scaling.writing_speed(answer, predictor.classes, 100) > 0
+    assert len(predict.row(answer, predictor.classes)) == len(predict.columns(predictor.classes))

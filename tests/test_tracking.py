@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,8 +54,7 @@ def test_every_run_is_sent_with_settings_curves_and_tables(setup, server, tmp_pa
     files = {file.path for file in server.list_artifacts(run.info.run_id)}
     assert files == {"predictions.csv", "history.csv"}
     path = server.download_artifacts(run.info.run_id, "predictions.csv", str(tmp_path))
-    with open(path) as stream:
-        assert len(stream.readlines()) == 1 + row["n_test"]
+    assert len(Path(path).read_text().splitlines()) == 1 + row["n_test"]
     # a second call trains nothing, and sends nothing
     experiments.run_grid(setup, "toy,majority", 1, progress=False)
     assert len(server.search_runs([experiment.experiment_id])) == 2
