@@ -409,9 +409,7 @@ def _with_features(model: bytes, folder: Path) -> bytes:
             continue
         seen.add(name)
         if node.op_type in ("MatMul", "Gemm"):
-            graph.graph.node.append(
-                onnx.helper.make_node("Identity", [node.input[0]], ["features"])
-            )
+            graph.graph.node.append(onnx.helper.make_node("Identity", [node.input[0]], [_FEATURES]))
             del graph.graph.output[:]
             kind = onnx.TensorProto.FLOAT
             graph.graph.output.append(

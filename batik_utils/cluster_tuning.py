@@ -57,7 +57,7 @@ def run(
         BatikError: no cluster answers, or a trial failed.
     """
     # before the import: no second set of logs, and no status table
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     tune = optional.need("ray.tune", "--ray")
     schedulers = optional.need("ray.tune.schedulers", "--ray")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -147,8 +147,9 @@ def _searcher(
             if ended and not error:
                 # the result that made Tune stop a trial comes here alone
                 self.on_trial_result(trial_id, result)
-            whole = ended and result["steps"] == steps and not error
-            super().on_trial_complete(trial_id, result if whole else None, error)
+            # a loss that is no number is no result either
+            whole = ended and result["steps"] == steps and math.isfinite(result["loss"])
+            super().on_trial_complete(trial_id, result if whole and not error else None, error)
             on_trial()
 
         # the study keeps the state; Tune's own copies of the searcher are never opened

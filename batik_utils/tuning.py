@@ -402,7 +402,7 @@ def _run(
     )
     if ray:
         with bar:
-            _run_on_ray(study, objective, trials - len(done), seed, csv, bar, ray)
+            _run_on_ray(study, objective, len(done), trials, seed, csv, bar, ray)
         return
     for number in bar:
         # a sampler of its own for each trial, so that a resumed search proposes the same values
@@ -423,7 +423,8 @@ def _run(
 def _run_on_ray(
     study: optuna.Study,
     objective: _Objective,
-    missing: int,
+    done: int,
+    trials: int,
     seed: int,
     csv: Path,
     bar: tqdm,
@@ -450,11 +451,11 @@ def _run_on_ray(
             objective,
             {name: r.distribution() for name, r in space_of(objective.recipe).items()},
             study,
-            missing,
+            trials - done,
             steps=len(objective.folds),
             folder=scratch,
-            first=None if bar.initial else _within(objective.recipe),
-            seed=_seed(seed, bar.initial),
+            first=None if done else _within(objective.recipe),
+            seed=_seed(seed, done),
             gpus=1 if objective.setup.device.type == "cuda" else 0,
             on_trial=on_trial,
         )

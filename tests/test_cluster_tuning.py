@@ -86,7 +86,7 @@ def test_a_training_that_diverges_counts_as_pruned(two_workers, make, monkeypatc
     monkeypatch.setitem(tuning.SPACES, "network", endless)
     table = search(make("diverged"), 1, ray="auto")
     assert table["state"].tolist() == ["PRUNED"]
-    assert table["folds"].tolist() == [0]
+    assert table["value"].isna().all()
 
 
 def test_a_trial_that_fails_is_told(two_workers, make, monkeypatch):
