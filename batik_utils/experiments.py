@@ -9,6 +9,7 @@ each recipe once a fold and seed.
 Introduced in notebook 02, section "Many runs".
 """
 
+import contextlib
 import logging
 import os
 import subprocess
@@ -348,7 +349,7 @@ def _train(
         weights=provenance,
         train_seconds=seconds,
         params=models.count_parameters(model),
-        device=_device_name(setup.device),
+        device=_device_name(setup.device, setup.devices),
         started=started.isoformat(timespec="seconds"),
     )
     return model, history, finished
@@ -442,8 +443,9 @@ def run_grid(
     bar = tqdm(total=len(jobs), desc="Runs", unit="run", disable=not progress or not jobs)
     units = [(*job, n_train) for job in jobs]
     tracking.check()
-    with bar:
-        for unit, outcome in _computed(setup, store, units, not_run, bar, ray, progress):
+    results = _computed(setup, store, units, not_run, bar, ray, progress)
+    with bar, contextlib.closing(results):
+        for unit, outcome in results:
             recipe = unit[0]
             if isinstance(outcome, WeightsNotFound):
                 if recipe.name not in not_run:
@@ -673,8 +675,9 @@ def _write(store: Store, recipe: Recipe, finished: Finished) -> None:
     tracking.log_run(recipe, *finished)
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _device_name(device: torch.device, number: int = 1) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if number == 1 else f"{number} × {name}"
 
 
 def git_commit() -> str:
