@@ -32,8 +32,6 @@ NOTEBOOKS = (
     "05_deployment",
 )
 
-#: Local kernels speak through files of this user, not through open network ports.
-_KERNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
 
 #: What ``SMOKE=1`` means: every step runs, on little data, once.
 SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1", "FOLDS": "5"}
@@ -92,28 +90,40 @@ def execute(
     bound = parameters.bind(given, {path: parameters.declared(path) for path in notebooks})
     output.mkdir(parents=True, exist_ok=True)
     done = []
-    for path in notebooks:
-        copy = output / path.name
-        log.info("Running %s", path.name)
-        try:
-            papermill.execute_notebook(
-                str(path),
-                str(copy),
-                bound[path],
-                kernel_name="python3",
-                language="python",
-                progress_bar={"desc": path.stem} if progress is True else progress,
-                # a helper's output may depend on where the notebook lies, as in Jupyter
-                cwd=str(path.parent),
-                config=_KERNEL,
-            )
-        except papermill.PapermillExecutionError as error:
-            raise NotebookFailed(
-                f"{path.name} failed in cell {error.exec_count}:\n\n{error.source}\n\n"
-                f"{error.ename}: {error.evalue}\n\nThe executed copy up to there: {copy}"
-            ) from error
-        done.append(copy)
+    with tempfile.TemporaryDirectory(prefix="batik-") as sockets:
+        for path in notebooks:
+            copy = output / path.name
+            log.info("Running %s", path.name)
+            try:
+                papermill.execute_notebook(
+                    str(path),
+                    str(copy),
+                    bound[path],
+                    kernel_name="python3",
+                    language="python",
+                    progress_bar={"desc": path.stem} if progress is True else progress,
+                    # a helper's output may depend on where the notebook lies, as in Jupyter
+                    cwd=str(path.parent),
+                    config=_kernel(sockets),
+                )
+            except papermill.PapermillExecutionError as error:
+                raise NotebookFailed(
+                    f"{path.name} failed in cell {error.exec_count}:\n\n{error.source}\n\n"
+                    f"{error.ename}: {error.evalue}\n\nThe executed copy up to there: {copy}"
+                ) from error
+            done.append(copy)
     return done
+
+
+def _kernel(sockets: str) -> Config:
+    """Let a local kernel speak through files of this user, not through open network ports.
+
+    Each process has a folder of its own for them: with Jupyter's names, kernels that start at the
+    same time would take each other's.
+    """
+    if os.name != "posix":
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}})
 
 
 @dataclass(frozen=True)
