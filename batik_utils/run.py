@@ -134,16 +134,13 @@ class Job:
         notebook: path.
         given: parameter names and values as text, all of which the notebook declares.
         output: folder of the executed copy, of this set of parameters alone.
+        title: what its progress line is headed with.
     """
 
     notebook: Path
     given: Mapping[str, str]
     output: Path
-
-    @property
-    def title(self) -> str:
-        """What a progress line is headed with."""
-        return f"{self.notebook.stem} {' '.join(f'{k}={v}' for k, v in self.given.items())}".strip()
+    title: str
 
 
 def jobs(
@@ -180,9 +177,9 @@ def jobs(
         for path in notebooks:
             own = {k: v for k, v in chosen.items() if k in declared[path]}
             folder = output / ",".join(re.sub(r"[^\w.=-]", "_", f"{k}={v}") for k, v in own.items())
-            job = Job(
-                path, {k: v for k, v in {**given, **own}.items() if k in declared[path]}, folder
-            )
+            asked = {k: v for k, v in {**given, **own}.items() if k in declared[path]}
+            title = " ".join([path.stem, *(f"{k}={v}" for k, v in own.items())])
+            job = Job(path, asked, folder, title)
             before = found.setdefault((folder, Path(path.name)), job)
             if before != job:
                 raise BatikError(
@@ -257,10 +254,24 @@ def _prepare(lock, cores: int) -> None:
 
 
 def _execute_one(job: Job, line: int | None) -> Path:
-    """Run one notebook in a worker process, with its bar on a line of its own."""
+    """Run one notebook in a worker process, with its bar on a line of its own.
+
+    What the kernel itself says (as its process ends, say) goes to a file beside the copy, if it
+    says anything: in the terminal it would break the lines.
+    """
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    bar = False if line is None else {"desc": job.title, "position": line}
-    return execute([job.notebook], job.given, job.output, progress=bar)[0]
+    job.output.mkdir(parents=True, exist_ok=True)
+    said = job.output / f"{job.notebook.stem}.log"
+    with os.fdopen(os.dup(2), "w") as terminal, said.open("w") as stream:
+        os.dup2(stream.fileno(), 2)
+        bar = {"desc": job.title, "position": line, "file": terminal}
+        try:
+            shown = False if line is None else bar
+            return execute([job.notebook], job.given, job.output, progress=shown)[0]
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            if not said.stat().st_size:
+                said.unlink()
 
 
 def refresh(notebook: Path, *, progress: bool = True) -> None:

@@ -251,7 +251,7 @@ def test_combinations_have_folders_of_their_own(meeting, small, tmp_path):
         ("99_small", "COUNT=6", {"COUNT": "6"}),
         ("98_meeting", "NUMBER=2", {"OTHER": "9", "NUMBER": "2"}),
     ]
-    assert todo[0].title == "98_meeting OTHER=9 NUMBER=1"
+    assert todo[0].title == "98_meeting NUMBER=1"
     (plain,) = run.jobs([meeting], {}, {}, tmp_path)
     assert plain.output == tmp_path
     (slashed,) = run.jobs([meeting], {}, {"FOLDER": ["a/../b"]}, tmp_path)
