@@ -15,7 +15,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -89,6 +89,15 @@ class Setup:
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
     _views: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)
     _described: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict:
+        """Return what goes to a worker: pixels and descriptions too, but nothing of a device."""
+        kept = {f.name for f in fields(self) if f.name[0] != "_"} | {"_pixels", "_described"}
+        return {name: value for name, value in vars(self).items() if name in kept}
+
+    def __setstate__(self, state: dict) -> None:
+        empty = {f.name: f.default_factory() for f in fields(self) if f.name[0] == "_"}
+        vars(self).update(empty | state)
 
     @property
     def n_folds(self) -> int:
