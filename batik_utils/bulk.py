@@ -164,9 +164,11 @@ def _told() -> Iterator[None]:
 class _Worker:
     """The model in a worker process."""
 
-    def __init__(self, files: dict[str, bytes], batch: int):
+    def __init__(self, model: list, batch: int):
+        import ray
+
         self._folder = tempfile.TemporaryDirectory(prefix="batik-model-")
-        for name, content in files.items():
+        for name, content in ray.get(*model).items():
             Path(self._folder.name, name).write_bytes(content)
         self.predictor = Predictor.load(self._folder.name, threads=1)
         self.batch = batch
@@ -206,8 +208,8 @@ class _Worker:
 class _FeatureWorker(_Worker):
     """The model up to its features in a worker process."""
 
-    def __init__(self, files: dict[str, bytes], batch: int):
-        super().__init__(files, batch)
+    def __init__(self, model: list, batch: int):
+        super().__init__(model, batch)
         self._session = predict.session(Path(self._folder.name, "features.onnx"), threads=1)
 
     def result(self, opened: "list[tuple[str, np.ndarray | PictureError]]"):
@@ -302,12 +304,13 @@ def mapped(
     """
     import pyarrow as pa
 
+    ray = optional.need("ray", "--ray")
     ray_data = optional.need("ray.data", "--ray")
     context = ray_data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     n_workers = workers or cluster.cpus()
     # several blocks a worker, so that none waits long for the last; whole batches in each
     share = math.ceil(listing.count / (8 * n_workers) / batch) * batch
@@ -325,7 +328,8 @@ def mapped(
         worker,
         batch_size=None,
         batch_format="pyarrow",
-        fn_constructor_args=({**_files(predictor), **(extra or {})}, batch),
+        # by reference: a worker that takes the place of a dead one asks for the model again
+        fn_constructor_args=([ray.put({**_files(predictor), **(extra or {})})], batch),
         # fewer, where the cluster has no room for all, or a machine goes
         compute=ray_data.ActorPoolStrategy(min_size=1, max_size=n_workers, initial_size=n_workers),
         num_cpus=1,
