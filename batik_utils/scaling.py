@@ -138,10 +138,11 @@ def measure_scaling(
         model: see `Predictor.load`.
 
     Returns:
-        A row for each number of workers, with `COLUMNS`. ``measured`` is in pictures a second, the
-        median of the repetitions. For one worker, ``reference`` is the same model called in a loop
-        without Ray; for more, what so many single workers would do together. ``ratio`` is measured
-        over reference, pair by pair, so for more workers the scaling efficiency.
+        A row for each number of workers, with `COLUMNS`. ``reference`` and ``measured`` are seconds
+        for a thousand pictures, medians of the repetitions. For one worker, the reference is the
+        same model called in a loop without Ray; for more, what so many single workers would take
+        together. ``ratio`` is reference over measured, pair by pair: for more workers the scaling
+        efficiency.
 
     Raises:
         BatikError: no pictures, ``workers`` does not begin with 1, or Ray is not installed.
@@ -161,13 +162,13 @@ def measure_scaling(
                 speeds[n].append(_on_ray(predictor, listings[n], n))
     rows = []
     for n in workers:
-        references = alone if n == 1 else [n * speed for speed in speeds[1]]
+        references = np.array(alone if n == 1 else [n * speed for speed in speeds[1]])
         ratios = np.divide(speeds[n], references)
         rows.append(
             {
-                "name": f"predict --ray, {n} worker{'s' * (n > 1)} (pictures/s)",
-                "reference": float(np.median(references)),
-                "measured": float(np.median(speeds[n])),
+                "name": f"1000 pictures, predict --ray, {n} worker{'s' * (n > 1)}",
+                "reference": float(np.median(1000 / references)),
+                "measured": float(np.median(np.divide(1000, speeds[n]))),
                 "ratio": float(np.median(ratios)),
                 "ratio_min": float(ratios.min()),
                 "ratio_max": float(ratios.max()),
