@@ -133,8 +133,8 @@ def finished(
             number = under_way.pop(done)
             yield number, _got(ray, done, units[number])
     finally:
-        for reference_ in under_way:
-            ray.cancel(reference_, force=True)
+        for unfinished in under_way:
+            ray.cancel(unfinished, force=True)
 
 
 def _connect(ray, address: str, cpus: int | None) -> None:

@@ -435,7 +435,8 @@ def _run_on_ray(
         objective.recipe, len(objective.dataset.classes), objective.setup.weights_directory
     )
     objective.load_pixels()
-    written = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+    before = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+    written = set(before)
 
     def on_trial() -> None:
         table = _write(study, csv)
@@ -461,6 +462,9 @@ def _run_on_ray(
         )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    if len(written) < len(before) + trials - done:
+        # Tune takes Ctrl-C for itself, and ends as if all were done
+        raise KeyboardInterrupt
 
 
 def _show(table: pd.DataFrame, number: int, objective: _Objective, bar: tqdm) -> None:
