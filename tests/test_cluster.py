@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -39,11 +40,15 @@ def die_once(folder: Path, k: int) -> int:
     return k
 
 
-def slow(folder: Path, k: int) -> tuple[int, str]:
-    """Take a moment, and tell on which machine."""
-    (folder / f"{k}.{ray.get_runtime_context().get_node_id()}").touch()
-    time.sleep(0.5)
-    return k, ray.get_runtime_context().get_node_id()
+def held(folder: Path, k: int) -> tuple[int, str]:
+    """Note on which machine this began, and wait for a word; tell on which machine it ended."""
+    node = ray.get_runtime_context().get_node_id()
+    (folder / f"{k}.{node}").touch()
+    end = time.monotonic() + 120
+    while not (folder / "go").exists():
+        assert time.monotonic() < end, "nobody said go"
+        time.sleep(0.05)
+    return k, node
 
 
 def refuse(shared: None, k: int) -> int:
@@ -207,18 +212,23 @@ def test_a_worker_that_dies_is_replaced(nodes, tmp_path):
 
 def test_what_a_dead_machine_had_begun_is_done_by_another(nodes, tmp_path):
     second = nodes.another()
-    dead, done = None, []
+
+    def strike():
+        while not list(tmp_path.glob(f"*.{second.node_id}")):
+            time.sleep(0.05)
+        nodes.remove_node(second, allow_graceful=False)
+        (tmp_path / "go").touch()
+
+    striker = threading.Thread(target=strike, daemon=True)
     with cluster.connected(nodes.address):
-        for k, (_, node) in cluster.finished(slow, tmp_path, [(k,) for k in range(10)]):
-            done.append((k, node))
-            if dead is None and node == second.node_id:
-                time.sleep(0.2)
-                nodes.remove_node(second, allow_graceful=False)
-                dead = node
-    assert dead
-    assert sorted(k for k, _ in done) == list(range(10))
-    begun = {int(path.stem) for path in tmp_path.glob(f"*.{dead}")}
-    assert begun - {k for k, node in done if node == dead}
+        striker.start()
+        done = list(cluster.finished(held, tmp_path, [(k,) for k in range(6)]))
+    striker.join()
+    assert sorted(k for k, _ in done) == list(range(6))
+    assert all(result[0] == k for k, result in done)
+    # it had begun some, and ended none
+    assert list(tmp_path.glob(f"*.{second.node_id}"))
+    assert second.node_id not in {node for _, (_, node) in done}
 
 
 def test_what_a_unit_raises_is_raised_here(nodes):
