@@ -43,7 +43,9 @@ def die_once(folder: Path, k: int) -> int:
 def held(folder: Path, k: int) -> tuple[int, str]:
     """Note on which machine this began, and wait for a word; tell on which machine it ended."""
     node = ray.get_runtime_context().get_node_id()
-    (folder / f"{k}.{node}").touch()
+    note = folder / f"{k}.{node}"
+    note.with_suffix(".part").write_text(str(os.getpid()))
+    note.with_suffix(".part").rename(note)
     end = time.monotonic() + 120
     while not (folder / "go").exists():
         assert time.monotonic() < end, "nobody said go"
@@ -214,9 +216,13 @@ def test_what_a_dead_machine_had_begun_is_done_by_another(nodes, tmp_path):
     second = nodes.another()
 
     def strike():
-        while not list(tmp_path.glob(f"*.{second.node_id}")):
+        while not (begun := list(tmp_path.glob(f"*.{second.node_id}"))):
             time.sleep(0.05)
+        process = Path("/proc", begun[0].read_text())
         nodes.remove_node(second, allow_graceful=False)
+        # its workers notice a moment later
+        while process.exists():
+            time.sleep(0.05)
         (tmp_path / "go").touch()
 
     striker = threading.Thread(target=strike, daemon=True)
