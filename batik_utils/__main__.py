@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> int:
     notebooks = run.find(options.notebook)
     given = dict(options.parameter)
     if options.refresh:
-        if given or options.smoke or options.output:
+        if given or options.smoke or options.output or options.sweep or options.parallel != 1:
             raise BatikError("--refresh runs notebooks as they are: no parameters, no output.")
         for path in notebooks:
             run.refresh(path)
@@ -54,7 +54,8 @@ def _run(options: argparse.Namespace) -> int:
         known = {name for path in notebooks for name in parameters.declared(path)}
         given = {name: v for name, v in run.SMOKE.items() if name in known} | given
     output = experiments.results_root(options.output or "results/notebooks")
-    for copy in run.execute(notebooks, given, output):
+    jobs = run.jobs(notebooks, given, {name: values for name, *values in options.sweep}, output)
+    for copy in run.execute_all(jobs, options.parallel):
         _say(copy)
     return 0
 
@@ -78,9 +79,16 @@ def _train(options: argparse.Namespace) -> int:
 
     # a wrong word must not wait for the pictures to be read
     recipes.select(options.recipes)
-    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
+    setup = _setup(
+        options, folds=options.folds, repeats=max(options.seeds, 5), devices=options.devices
+    )
     outcome = experiments.run_grid(
-        setup, options.recipes, options.seeds, epochs=options.epochs, n_train=options.n_train
+        setup,
+        options.recipes,
+        options.seeds,
+        epochs=options.epochs,
+        n_train=options.n_train,
+        ray=options.ray,
     )
     _say(outcome)
     _say(setup.store.folder)
@@ -93,7 +101,12 @@ def _tune(options: argparse.Namespace) -> int:
     recipes.get(options.recipe)
     setup = _setup(options)
     table = tuning.search(
-        setup, options.recipe, options.trials, folds=options.folds, seed=options.seed
+        setup,
+        options.recipe,
+        options.trials,
+        folds=options.folds,
+        seed=options.seed,
+        ray=options.ray,
     )
     _say(tuning.summary(table))
     _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
@@ -173,15 +186,30 @@ def _predict(options: argparse.Namespace) -> int:
     from batik_utils import predict
 
     predictor = predict.Predictor.load(options.model or None, threads=options.threads)
-    paths = predict.files(options.file)
-    # counting ten thousand names takes a moment, and gives the bar an end
-    paths = list(paths)
-    answers = predictor.stream(paths, batch=options.batch, workers=options.workers)
+    if options.features:
+        return _features(options, predictor)
+    if options.ray:
+        from batik_utils import bulk
+
+        listing = bulk.find(options.file)
+        count = listing.count
+        answers = bulk.stream(
+            listing, predictor, ray=options.ray, batch=options.batch, workers=options.workers or 0
+        )
+    else:
+        # counting ten thousand names takes a moment, and gives the bar an end
+        paths = list(predict.files(options.file))
+        count = len(paths)
+        answers = predictor.stream(
+            paths,
+            batch=options.batch,
+            workers=2 if options.workers is None else options.workers,
+        )
     if options.csv:
         answers = predict.write_csv(answers, predictor.classes, Path(options.csv))
     verdicts, motifs = Counter(), Counter()
     log = logging.getLogger("batik_utils.predict")
-    bar = tqdm(answers, total=len(paths), unit="picture", disable=None)
+    bar = tqdm(answers, total=count, unit="picture", disable=None)
     with logging_redirect_tqdm():
         for answer in bar:
             verdicts[answer.verdict] += 1
@@ -191,18 +219,38 @@ def _predict(options: argparse.Namespace) -> int:
             elif not options.csv:
                 what = answer.motif or "none of these"
                 tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
-    if not paths:
+    if not count:
         raise BatikError(f"No picture was found in {', '.join(options.file)}.")
     found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
     log.info(
         "%d pictures: %s; none of these %d, refused %d, not sure %d",
-        len(paths),
+        count,
         found,
         verdicts["none"],
         verdicts["refused"],
         verdicts["unsure"],
     )
-    return 1 if verdicts["refused"] == len(paths) else 0
+    return 1 if verdicts["refused"] == count else 0
+
+
+def _features(options: argparse.Namespace, predictor) -> int:
+    from batik_utils import bulk
+
+    if options.csv:
+        raise BatikError("--features and --csv are two commands: give one of them.")
+    listing = bulk.find(options.file)
+    if not listing.count:
+        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
+    bulk.features(
+        listing,
+        predictor,
+        options.features,
+        ray=options.ray or "local",
+        batch=options.batch,
+        workers=options.workers or 0,
+    )
+    _say(f"{options.features}: features of {listing.count} pictures")
+    return 0
 
 
 def _app(options: argparse.Namespace) -> int:
@@ -318,11 +366,34 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--root", default="", help="folder of the pictures, for 'folder'")
         command.add_argument("--results", default="", help="results folder (default: results)")
 
+    def add_ray(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--ray",
+            default="",
+            metavar="ADDRESS",
+            help="compute on a Ray cluster: auto, local or HOST:PORT (needs the extra 'scale')",
+        )
+
     command = add("run", _run, "Execute notebooks headless (all five if none is named).")
     command.add_argument("notebook", nargs="*", help="path, name or number, e.g. 02")
     command.add_argument("--output", default="", help="folder for the executed copies")
     command.add_argument(
         "--refresh", action="store_true", help="run with defaults and keep the outputs in place"
+    )
+    command.add_argument(
+        "--sweep",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="run once with each value, e.g. --sweep EPOCHS 5 10 20; several make all combinations",
+    )
+    command.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many at a time, each in a process of its own; they must not need each other",
     )
     add_parameters(command)
 
@@ -363,6 +434,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--folds", type=int, default=0, help="folds of cv; 0: as there are, or 10 (default)"
     )
+    command.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="GPUs (or processes) that share each batch of one run (default: 1)",
+    )
+    add_ray(command)
     add_training(command)
 
     command = add("tune", _tune, "Search a recipe's settings on the training pictures alone.")
@@ -372,6 +450,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
+    add_ray(command)
     add_training(command)
 
     command = add("cost", _cost, "Measure what recipes cost in use: milliseconds and megabytes.")
@@ -418,8 +497,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--csv", default="", help="write the answers to this table instead")
     command.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
     command.add_argument(
-        "--workers", type=int, default=2, help="threads that open pictures (default: 2)"
+        "--workers",
+        type=int,
+        help="threads that open pictures (default: 2); with --ray, processes (default: all cores)",
     )
+    command.add_argument(
+        "--features",
+        default="",
+        metavar="FOLDER",
+        help="write what the model sees in each picture as Parquet, and no answers (on Ray)",
+    )
+    add_ray(command)
     add_model(command)
 
     command = add("app", _app, "Start the application: a page, and an API for programs.")

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,9 @@ from batik_utils.models import Classifier
 from batik_utils.preprocessing import Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.transforms import EvalPreset, TrainPreset
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bfloat16")
@@ -97,6 +100,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
     views: Tensor | None = None,
+    fabric: "Fabric | None" = None,
 ) -> pd.DataFrame:
     """Train a network in place.
 
@@ -113,6 +117,8 @@ def fit(
         progress: show a bar over epochs with loss and validation accuracy.
         on_epoch: called with each history row, e.g. to stop a search early by raising.
         views: `views_of` the training pictures, where they are at hand already.
+        fabric: what this process shares every batch with, where it is one of several; see
+            `distributed.fit`. None for a process that trains alone.
 
     Returns:
         History, one row an epoch, with ``HISTORY_COLUMNS``; losses are mean cross-entropy (nats)
@@ -134,7 +140,14 @@ def fit(
         raise BatikError(
             f"The label smoothing must be at least 0 and below 1, not {recipe.label_smoothing}."
         )
-    last_batch = len(train.pixels) % recipe.batch_size or recipe.batch_size
+    n_processes = 1 if fabric is None else fabric.world_size
+    last_batch = (len(train.pixels) % recipe.batch_size or recipe.batch_size) // n_processes
+    if not last_batch:
+        raise BatikError(
+            f"The last batch has fewer pictures than there are processes ({n_processes}): "
+            f"{len(train.pixels)} training pictures with batch size {recipe.batch_size}. Use "
+            f"another batch size, or fewer devices."
+        )
     if last_batch == 1 and _has_batch_norm(model.head):
         raise BatikError(
             f"A last batch of one picture would break batch norm: {len(train.pixels)} training "
@@ -153,6 +166,8 @@ def fit(
         forward, batches = model.head, _from_views(views, train.labels, recipe, generator)
     else:
         forward, batches = model, _from_pixels(preprocessing, train, recipe, generator, device)
+    if fabric is not None:
+        forward, optimiser = fabric.setup(forward, optimiser)
     rows = []
     step, n_steps = 0, recipe.epochs * math.ceil(len(train.labels) / recipe.batch_size)
     bar = tqdm(
@@ -170,16 +185,28 @@ def fit(
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](step / n_steps)
             step += 1
             optimiser.zero_grad()
+            n_batch = len(labels)
+            if fabric is not None:
+                mine = slice(fabric.global_rank, None, n_processes)
+                inputs, labels = inputs[mine], labels[mine]
             with _autocast(device, precision):
                 logits = forward(inputs)
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=recipe.label_smoothing
             )
-            loss.backward()
+            if fabric is None:
+                loss.backward()
+            else:
+                # gradients are averaged over processes, whose parts may differ by one picture
+                fabric.backward(loss * (len(labels) * n_processes / n_batch))
             optimiser.step()
             loss_sum += loss.item() * len(labels)
             right += (logits.argmax(1) == labels).sum().item()
         watched = _validate(model, preprocessing, validation, precision)
+        if fabric is not None:
+            sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=device)
+            loss_sum, right = fabric.all_reduce(sums, reduce_op="sum").tolist()
+            watched = fabric.broadcast(watched)
         # the last step of an epoch shows only in the validation
         losses = [loss_sum] if validation is None else [loss_sum, watched["validation_loss"]]
         if not np.isfinite(losses).all():
