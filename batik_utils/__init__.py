@@ -2,7 +2,7 @@
 
 A picture travels one way, and the modules stand in that order::
 
-    errors, motifs, pictures, synthetic, data
+    errors, motifs, pictures, synthetic, data, array_cache
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
     engine, baselines
