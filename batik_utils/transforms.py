@@ -22,8 +22,8 @@ from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.preprocessing import Preprocessing, to_pixels
 
-
-#: Raised when the same file would become other pixels, so that no cached ones are taken for them.
+#: Raised when the same file would become other pixels, or other augmented views by the same seed,
+#: so that nothing is taken from the cache folder that is not what would be computed now.
 VERSION = 1
 #: Pictures that are decoded ahead of the file they are written to.
 _AHEAD = 32
@@ -71,11 +71,16 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: boo
                     bar.update()
                     yield row
 
-    parts = (
+    parts = what_gives_pixels(dataset, preprocessing)
+    return torch.from_numpy(array_cache.kept("pixels", parts, len(dataset.manifest), rows))
+
+
+def what_gives_pixels(dataset: Dataset, preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Return everything that the result of `load_pixels` depends on."""
+    return (
         f"{VERSION} Pillow {PIL.__version__} {preprocessing.size} {preprocessing.interpolation}",
         *dataset.manifest["sha256"],
     )
-    return torch.from_numpy(array_cache.kept("pixels", parts, len(dataset.manifest), rows))
 
 
 @dataclass(frozen=True)
