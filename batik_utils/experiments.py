@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -84,6 +85,7 @@ class Setup:
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
     _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
     _built: dict[tuple, tuple] = field(default_factory=dict, repr=False)
+    _prints: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
     _described: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
@@ -180,10 +182,12 @@ class Setup:
         make: Callable[[], torch.Tensor],
     ) -> torch.Tensor:
         """Return (n, N, F) numbers of a fixed backbone on the device, from memory or disk."""
+        if model.backbone not in self._prints:
+            self._prints[model.backbone] = models.fingerprint(model.backbone)
         parts = (
             f"{what} {recipe.architecture} {self.precision} {self.device.type} {preprocessing}",
             f"torch {torch.__version__}",
-            models.fingerprint(model.backbone),
+            self._prints[model.backbone],
             *transforms.what_gives_pixels(self.dataset, preprocessing),
         )
         key = array_cache.digest(parts)
@@ -196,7 +200,8 @@ class Setup:
         """Return `models.build`, called once for all folds of a recipe and seed.
 
         Every fold of a seed starts from the same network and random state, so a fixed backbone is
-        built once, and the random state is put where building leaves it.
+        built once and shared by the folds' networks, each with a head of its own; the random state
+        is put where building leaves it.
         """
         arguments = (recipe, len(self.dataset.classes), self.weights_directory)
         if recipe.frozen != "backbone":
@@ -207,7 +212,9 @@ class Setup:
             self._built[key] = (*models.build(*arguments), torch.get_rng_state())
         model, provenance, state = self._built[key]
         torch.set_rng_state(state)
-        return copy.deepcopy(model), provenance
+        return models.Classifier(
+            model.backbone, copy.deepcopy(model.head), recipe.frozen
+        ), provenance
 
     def described(self, name: str) -> np.ndarray:
         """Return a baseline's description of all pictures, (N, F), computed once."""
