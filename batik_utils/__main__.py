@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,13 +173,27 @@ def _predict(options: argparse.Namespace) -> int:
 
     from batik_utils import predict
 
-    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
-    paths = predict.files(options.file)
+    if options.resume and not options.csv:
+        raise BatikError("--resume goes on with a table: name it with --csv.")
+    workers = options.workers or os.cpu_count() or 1
+    # one picture: all cores for it; several: one core for each is faster
+    alone = len(options.file) == 1 and not Path(options.file[0]).is_dir()
+    threads = options.threads or (0 if alone or workers == 1 else 1)
+    predictor = predict.Predictor.load(options.model or None, threads=threads)
     # counting ten thousand names takes a moment, and gives the bar an end
-    paths = list(paths)
-    answers = predictor.stream(paths, batch=options.batch, workers=options.workers)
+    paths = list(predict.files(options.file))
+    if not paths:
+        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
+    if options.resume:
+        found = len(paths)
+        paths = list(predict.still_to_do(paths, predictor.classes, Path(options.csv)))
+        logging.info("%d of %d pictures are in %s", found - len(paths), found, options.csv)
+        if not paths:
+            return 0
+    answers = predictor.stream(paths, batch=options.batch, workers=workers)
     if options.csv:
-        answers = predict.write_csv(answers, predictor.classes, Path(options.csv))
+        table = Path(options.csv)
+        answers = predict.write_csv(answers, predictor.classes, table, append=options.resume)
     verdicts, motifs = Counter(), Counter()
     log = logging.getLogger("batik_utils.predict")
     bar = tqdm(answers, total=len(paths), unit="picture", disable=None)
@@ -191,8 +206,6 @@ def _predict(options: argparse.Namespace) -> int:
             elif not options.csv:
                 what = answer.motif or "none of these"
                 tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
-    if not paths:
-        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
     found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
     log.info(
         "%d pictures: %s; none of these %d, refused %d, not sure %d",
@@ -377,15 +390,20 @@ def _parser() -> argparse.ArgumentParser:
                 "--threads",
                 type=int,
                 default=0,
-                help="of one run of the model, 0: all cores (default)",
+                help="of one run of the model, 0: all cores; for folders one (default)",
             )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
     command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
     command.add_argument("--csv", default="", help="write the answers to this table instead")
-    command.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
     command.add_argument(
-        "--workers", type=int, default=2, help="threads that open pictures (default: 2)"
+        "--resume", action="store_true", help="go on with the table of an interrupted call"
+    )
+    command.add_argument(
+        "--batch", type=int, default=16, help="pictures at once, with --threads above 1"
+    )
+    command.add_argument(
+        "--workers", type=int, default=0, help="pictures side by side, 0: one a core (default)"
     )
     add_model(command)
 
