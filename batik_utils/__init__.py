@@ -5,13 +5,14 @@ A picture travels one way, and the modules stand in that order::
     errors, motifs, pictures, synthetic, data, array_cache
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
-    engine, baselines
-    metrics, out_of_fold, calibration, significance, plots, plots_cv
+    engine, published, baselines
+    metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_bench
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
-    views, embedding, linear, rejection, selection, foreign, export, final, model_card, build
-    predict, occlusion, texts, app, space, web
+    views, embedding, feature_files, linear, rejection, selection, foreign, export, final
+    model_card, build
+    predict, bench, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

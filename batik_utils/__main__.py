@@ -255,6 +255,33 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from batik_utils import bench, data, experiments
+
+    results = experiments.results_root(options.results)
+    output = Path(options.output) if options.output else results / "bench"
+    model = Path(options.model) if options.model else None
+    dataset = data.load(options.data, options.root)
+    if options.tried:
+        _say(bench.tried(dataset, output, model=model).to_string(index=False))
+    elif options.scale:
+        table = bench.scale(dataset, output, options.scale, model=model)
+        _say(bench.describe_scale(table))
+    else:
+        groups = results / dataset.name / "duplicate_groups.csv"
+        table = bench.run(
+            dataset,
+            output,
+            groups=groups if groups.is_file() else None,
+            model=model,
+            weights_directory=options.weights or None,
+            size=bench.QUICK if options.quick else bench.FULL,
+        )
+        _say(bench.summary(table))
+    _say(output)
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -437,6 +464,27 @@ def _parser() -> argparse.ArgumentParser:
         "--evaluate", action="store_true", help="only the tests, which go to cv/final"
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+
+    command = add("bench", _bench, "Measure how many times faster this is than the published way.")
+    command.add_argument(
+        "--output", default="", help="folder of the tables (default: <results>/bench)"
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="only show that it runs; the times mean nothing"
+    )
+    command.add_argument(
+        "--scale",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead: N pictures through predict and through feature extraction",
+    )
+    command.add_argument(
+        "--tried", action="store_true", help="instead: what else was tried to compute faster"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_model(command, threads=False)
     add_data(command)
     return parser
 

@@ -160,6 +160,23 @@ def build(
     return network
 
 
+def build_untrained(branches: Sequence[Branch]) -> Embedding:
+    """Build the network with random weights, to be filled from a saved model.
+
+    Args:
+        branches: which backbones, and where they are read.
+
+    Raises:
+        BatikError: unknown recipe, unfit architecture or taps.
+    """
+    built = []
+    for branch in branches:
+        recipe = recipes.get(branch.recipe)
+        stages = _stages(recipe.architecture, models.build_untrained(recipe, 2).backbone)
+        built.append(Taps(stages, branch.taps, WEIGHTS[recipe.weights].preprocessing))
+    return Embedding(built)
+
+
 def is_stored_half(name: str, tensor: Tensor) -> bool:
     """Return whether a tensor is stored as float16: convolution kernels, nearly all there is.
 
