@@ -228,6 +228,8 @@ def run(
                 for k, s in enumerate(seconds, 1)
             ]
             rows += [as_row(ratio, found) for ratio in race.ratios]
+            # the next race starts from an empty folder
+            shutil.rmtree(array_cache.folder(), ignore_errors=True)
     facts = machine() | {"dataset": dataset.name}
     table = pd.DataFrame(rows, columns=list(COLUMNS)).assign(**facts)
     _write(table, output / "bench.csv")
@@ -287,6 +289,33 @@ def summary(table: pd.DataFrame) -> str:
         where = row.time_goes_into or "no parts were timed"
         lines.append(f"Missed: {row.name}. The measured side's time goes into: {where}.")
     return "\n".join(lines)
+
+
+def read(folder: Path, name: str = "bench") -> pd.DataFrame | None:
+    """Return ``bench``, ``repetitions``, ``tried`` or ``scale`` of a folder; None if not there."""
+    path = folder / f"{name}.csv"
+    return pd.read_csv(path, keep_default_na=True) if path.is_file() else None
+
+
+def describe(table: pd.DataFrame | None) -> str:
+    """Return what was measured in Markdown: with what, and what is missed and why."""
+    if table is None:
+        return "Not measured here: `make bench` does it, in about five minutes."
+    facts = table.iloc[0]
+    text = (
+        f"Measured on {facts['date']} with {facts['cores']} cores ({facts['cpu']}), torch "
+        f"{facts['torch']} and onnxruntime {facts['onnxruntime']}."
+    )
+    aimed = table[table["aim"].notna() | table["limit_s"].notna()]
+    missed = aimed[~aimed["met"].astype(bool)]
+    text += f" {len(aimed) - len(missed)} of {len(aimed)} aims are reached."
+    for row in missed.itertuples():
+        aim = f"{row.limit_s:g} s" if math.isnan(row.aim) else f"{row.aim:.3g} times"
+        got = _seconds(row.measured) if math.isnan(row.aim) else f"{row.ratio:.3g} times"
+        where = row.time_goes_into if isinstance(row.time_goes_into, str) else ""
+        text += f"\n- **Missed:** {row.name}: {got} in place of {aim}."
+        text += f" The time goes into: {where}." if where else ""
+    return text
 
 
 def machine() -> dict[str, str | int]:

@@ -69,6 +69,24 @@ def test_a_missed_aim_is_said_with_its_parts():
     assert "Missed: not reached. The measured side's time goes into: part 750 ms." in text
 
 
+def test_what_was_missed_is_told_in_the_notebook(tmp_path):
+    assert bench.read(tmp_path) is None
+    assert "Not measured here" in bench.describe(bench.read(tmp_path))
+    seconds = {"slow": [8.0], "fast": [1.0], "part": [0.75]}
+    rows = [
+        bench.as_row(Ratio("reached", "slow", "fast", "", aim=4), seconds),
+        bench.as_row(Ratio("not reached", "slow", "fast", "", aim=40, parts=("part",)), seconds),
+        bench.as_row(Ratio("too slow", "slow", "fast", "", limit_s=0.5), seconds),
+        bench.as_row(Ratio("no aim", "slow", "fast", ""), seconds),
+    ]
+    bench._write(pd.DataFrame(rows).assign(**bench.machine()), tmp_path / "bench.csv")
+    text = bench.describe(bench.read(tmp_path))
+    assert "1 of 3 aims are reached" in text
+    assert "**Missed:** not reached: 8 times in place of 40 times." in text
+    assert "The time goes into: part 750 ms." in text
+    assert "**Missed:** too slow: 1 s in place of 0.5 s.\n" in text + "\n"
+
+
 @pytest.fixture
 def larger_root(tmp_path):
     """Pictures that are large enough to be answered about."""
