@@ -202,6 +202,24 @@ def test_no_torch_is_loaded(model_folder):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["predict", "x.jpg", "--model"]])
+def test_the_command_line_starts_without_torch(model_folder, words):
+    """Help needs nothing at all; one picture needs onnxruntime, NumPy and Pillow."""
+    heavy = {"torch", "pandas", "matplotlib", "gradio"}
+    if words == ["--help"]:
+        heavy |= {"numpy", "PIL", "onnxruntime"}
+    else:
+        words = [*words, str(model_folder)]
+    code = (
+        "import atexit, sys; from batik_utils.__main__ import main; "
+        f"atexit.register(lambda: print('heavy:', sorted({heavy!r} & set(sys.modules)))); "
+        f"main({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("heavy: []"), done.stdout + done.stderr
+    assert "No such file" in done.stderr if "predict" in words else "usage" in done.stdout
+
+
 @pytest.mark.skipif(not COMMITTED.is_dir(), reason="no model is committed yet")
 def test_the_committed_model_answers(tmp_path):
     predictor = Predictor.load(COMMITTED)
