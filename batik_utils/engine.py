@@ -100,6 +100,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
     views: Tensor | None = None,
+    watched: Tensor | None = None,
     fabric: "Fabric | None" = None,
 ) -> pd.DataFrame:
     """Train a network in place.
@@ -117,6 +118,8 @@ def fit(
         progress: show a bar over epochs with loss and validation accuracy.
         on_epoch: called with each history row, e.g. to stop a search early by raising.
         views: `views_of` the training pictures, where they are at hand already.
+        watched: `features` (N, F) of the validation pictures of a network with a fixed backbone,
+            where they are at hand already.
         fabric: what this process shares every batch with, where it is one of several; see
             `distributed.fit`. None for a process that trains alone.
 
@@ -202,13 +205,13 @@ def fit(
             optimiser.step()
             loss_sum += loss.item() * len(labels)
             right += (logits.argmax(1) == labels).sum().item()
-        watched = _validate(model, preprocessing, validation, precision)
+        scores = _validate(model, preprocessing, validation, precision, watched)
         if fabric is not None:
             sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=device)
             loss_sum, right = fabric.all_reduce(sums, reduce_op="sum").tolist()
-            watched = fabric.broadcast(watched)
+            scores = fabric.broadcast(scores)
         # the last step of an epoch shows only in the validation
-        losses = [loss_sum] if validation is None else [loss_sum, watched["validation_loss"]]
+        losses = [loss_sum] if validation is None else [loss_sum, scores["validation_loss"]]
         if not np.isfinite(losses).all():
             raise Diverged(
                 f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
@@ -219,7 +222,7 @@ def fit(
             "epoch": epoch,
             "train_loss": loss_sum / len(train.labels),
             "train_accuracy": right / len(train.labels),
-            **watched,
+            **scores,
         }
         rows.append(row)
         bar.set_postfix(
@@ -260,6 +263,15 @@ def predict(
             logits = model(prepare(batch.to(device)))
         parts.append(logits.double().softmax(1).cpu())
     return torch.cat(parts).numpy()
+
+
+@torch.inference_mode()
+def predict_head(model: Classifier, features: Tensor, *, precision: str = "float32") -> np.ndarray:
+    """Return class probabilities (N, K) from `features` (N, F); see `predict`."""
+    model.eval()
+    with _autocast(features.device, precision):
+        logits = model.head(features)
+    return logits.double().softmax(1).cpu().numpy()
 
 
 def features(
@@ -365,14 +377,19 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def _validate(
-    model: Classifier, preprocessing: Preprocessing, validation: Examples | None, precision: str
+    model: Classifier,
+    preprocessing: Preprocessing,
+    validation: Examples | None,
+    precision: str,
+    watched: Tensor | None = None,
 ) -> dict[str, float]:
     if validation is None:
         return {"validation_loss": math.nan, "validation_accuracy": math.nan}
-    probabilities = torch.from_numpy(
-        predict(model, preprocessing, validation.pixels, precision=precision)
-    )
-    labels = validation.labels
+    if watched is None:
+        given = predict(model, preprocessing, validation.pixels, precision=precision)
+    else:
+        given = predict_head(model, watched, precision=precision)
+    probabilities, labels = torch.from_numpy(given), validation.labels
     return {
         "validation_loss": functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item(),
         "validation_accuracy": (probabilities.argmax(1) == labels).double().mean().item(),

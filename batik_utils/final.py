@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -359,9 +360,11 @@ class FeatureCache:
 
     def _write(self, known: dict[str, np.ndarray]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part.npz")
-        np.savez(part, names=np.array(list(known)), rows=np.stack(list(known.values())))
-        part.replace(self.path)
+        with FileLock(self.path.with_suffix(".lock")):
+            known = self._read() | known  # another process may have added some
+            part = self.path.with_suffix(".part.npz")
+            np.savez(part, names=np.array(list(known)), rows=np.stack(list(known.values())))
+            part.replace(self.path)
 
 
 def _content(source: Path | Image.Image) -> str:

@@ -8,6 +8,7 @@
 Introduced in notebooks 02 and 03, section "The architecture".
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,6 +154,15 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     """Return the number of parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Return a sha256 over the names and numbers of everything that a module holds."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy())
+    return found.hexdigest()
 
 
 # --- pretrained backbones ---------------------------------------------------------------------

@@ -292,3 +292,30 @@ def test_candidates_are_all_buildable():
             whole = next(b for b in final.BRANCHES if b.recipe == branch.recipe)
             assert set(branch.taps) <= set(whole.taps)
     json.dumps({name: [list(b.taps) for b in cut] for name, cut in sets.items()})
+
+
+def test_two_that_compute_at_once_keep_what_both_found(pictures_of_two, monkeypatch):
+    """Each reads the file before the other one has written it."""
+    paths, cache_folder = pictures_of_two
+    monkeypatch.setenv("BATIK_CACHE_DIR", str(cache_folder))
+    one, two = final.FeatureCache(tiny(), SIZE), final.FeatureCache(tiny(), SIZE)
+    original, calls = two._read, []
+
+    def read():
+        found = original()
+        if not calls:
+            one.features(paths[:1], progress=False)
+        calls.append(found)
+        return found
+
+    two._read = read
+    two.features(paths[1:], progress=False)
+    assert len(original()) == 2
+
+
+@pytest.fixture
+def pictures_of_two(tmp_path):
+    paths = [tmp_path / "1.png", tmp_path / "2.png"]
+    for k, path in enumerate(paths):
+        Image.fromarray(noise(1, k)[0]).save(path)
+    return paths, tmp_path / "cache"
