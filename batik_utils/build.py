@@ -94,8 +94,11 @@ def run(
     seconds = time.perf_counter() - clock
     choice = selection.choose(bank, np.arange(len(material.labels)), options, seed=0)
     log.info("Chosen from all pictures: %s", choice.candidate.name)
-    columns = material.columns[choice.candidate.subset]
-    tested = final.leave_motifs_out(material, fold_of[:, 0], columns)
+    subset = choice.candidate.subset
+    columns, scores = material.columns[subset], final.scores_of(material, subset)
+    unseen = final.leave_motifs_out(material, fold_of[:, 0], columns, scores)
+    tested = final.leave_pictures_out(material, fold_of[:, 0], columns, scores)
+    rejected = pd.concat([unseen.table, tested.table], ignore_index=True)
     place = home / "cv" / "final"
     place.mkdir(parents=True, exist_ok=True)
     runs, predictions = rows(dataset, outcome, fold_of, material.provenance, seconds, started)
@@ -104,11 +107,11 @@ def run(
         ("runs", runs),
         ("predictions", predictions),
         ("choices", outcome.choices),
-        ("rejection", tested.table),
+        ("rejection", rejected),
         ("coverage", coverage),
     ):
         table.to_csv(place / f"{name}.csv", index=False, float_format="%.6g")
-    found = summary(dataset, material, outcome, fold_of, tested, audit.doubted(home) or set())
+    found = summary(dataset, material, outcome, fold_of, rejected, audit.doubted(home) or set())
     if evaluate_only:
         _write_json(place / "metrics.json", found)
         return place
@@ -234,7 +237,7 @@ def summary(
     material: final.Material,
     outcome: selection.Nested,
     fold_of: np.ndarray,
-    tested: final.Rejection,
+    rejected: pd.DataFrame,
     doubted: set[str],
 ) -> dict:
     """Return the numbers of ``metrics.json``; every interval is over groups of near-twins."""
@@ -255,7 +258,6 @@ def summary(
     names, sizes = np.unique(groups, return_counts=True)
     without_largest = groups != names[sizes.argmax()]
     clean = np.array([path not in doubted for path in material.paths])
-    blocks = tested.table.to_dict("records")
     return {
         "dataset": dataset.digest,
         "pictures": len(labels),
@@ -280,9 +282,8 @@ def summary(
         "expected_calibration_error": calibration.expected_calibration_error(pooled),
         "chosen_in_folds": outcome.choices["candidate"].value_counts().to_dict(),
         "none_of_these": {
-            "others_per_motif": final.OTHERS_PER_MOTIF,
             "other_pictures": len(material.others),
-            "rows": blocks,
+            "rows": rejected.to_dict("records"),
         },
         "wrong_in_most_repeats": [
             str(path)

@@ -12,12 +12,14 @@ computed once and kept in the cache folder. Introduced in notebook 05.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -45,11 +47,11 @@ _SETS = (
 HEADS = (linear.Head("lda", 0.3), linear.Head("lda", 1.0))
 #: Pictures of other motifs are set aside in this many lots, whole motifs together.
 LOTS = 5
-#: Pictures taken of each other motif, spread evenly over its files.
-OTHERS_PER_MOTIF = 20
 RECALL = 0.95
 #: Changed copies of each picture that are learned from.
-COPIES = 1
+COPIES = 2
+#: Of the division of other motifs' pictures, and of other motifs into lots.
+SEED = 0
 
 
 def subsets() -> dict[str, tuple[Branch, ...]]:
@@ -100,13 +102,14 @@ class FinalNetwork(nn.Module):
             [motifs.bias / temperature, energy.bias, background.bias[1:] - background.bias[:1]]
         )
         self.classes = motifs.weight.shape[1]
+        self.where = familiarity.where
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
         typical = familiarity.typical
         for name, values in (
             ("spread", familiarity.spread),
-            ("centre", scaler.mean),
-            ("scale", scaler.scale),
+            ("centre", scaler.mean[familiarity.where]),
+            ("scale", scaler.scale[familiarity.where]),
             ("means", typical.means),
             ("axes", typical.axes),
             ("shrink", typical.shrink),
@@ -126,11 +129,12 @@ class FinalNetwork(nn.Module):
         values = features @ self.weight + self.bias
         energy = torch.logsumexp(values[:, k:-1], 1)
         familiarity = energy / self.spread[0] + values[:, -1] / self.spread[1]
-        gaps = (features[:, None] - self.centre) / self.scale - self.means  # (N, K, F)
+        near = features[:, self.where]
+        gaps = (near[:, None] - self.centre) / self.scale - self.means  # (N, K, F)
         lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
         nearness = -lengths.amin(1) / rejection.RIDGE
         too_far = torch.relu((self.start - nearness) / self.unit)
-        return torch.softmax(values[:, :k], 1), familiarity - too_far
+        return torch.softmax(values[:, :k], 1), familiarity - rejection.LOSS * too_far
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,7 @@ class Material:
         other_features: (M, F).
         foreign: name to features of pictures that show no batik.
         columns: of the features, by set.
+        typical: where among a set's columns the distance to the motifs is measured, by set.
         provenance: where the backbones' weights come from.
     """
 
@@ -160,6 +165,7 @@ class Material:
     other_features: np.ndarray = field(repr=False)
     foreign: dict[str, np.ndarray] = field(repr=False)
     columns: dict[str, np.ndarray] = field(repr=False)
+    typical: dict[str, slice] = field(default_factory=dict)
     provenance: tuple[str, ...] = ()
 
     def bank(self) -> selection.Bank:
@@ -177,8 +183,6 @@ class Material:
 def other_pictures(groups: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Return pictures of other motifs that are no near-twins of one of the motifs.
 
-    At most `OTHERS_PER_MOTIF` of each motif are taken, to bound the time; more were not tried.
-
     Args:
         groups: ``path, motif, group`` over all motifs (``duplicate_groups.csv``).
         classes: the motifs.
@@ -194,11 +198,7 @@ def other_pictures(groups: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame
             f"and there are {len(others)}: use a data folder with more motifs, and run "
             f"'python -m batik_utils audit' on it."
         )
-    rank = others.groupby("motif").cumcount()
-    size = others.groupby("motif")["path"].transform("size")
-    # the first of each of so many equal stretches
-    taken = rank * OTHERS_PER_MOTIF // size != (rank - 1) * OTHERS_PER_MOTIF // size
-    return others[taken | (size <= OTHERS_PER_MOTIF)].reset_index(drop=True)
+    return others.reset_index(drop=True)
 
 
 def gather(
@@ -254,8 +254,26 @@ def gather(
             for kind, found in (foreign or {}).items()
         },
         columns=columns,
+        typical={name: last_place(branches, widths, cut) for name, cut in sets.items()},
         provenance=network.provenance,
     )
+
+
+def last_place(
+    branches: Sequence[Branch], widths: Sequence[Sequence[int]], cut: Sequence[Branch]
+) -> slice:
+    """Return where among a set's columns those of its first backbone's last place are.
+
+    Distance is measured there alone: in all columns it told photographs from cloth less well.
+
+    Args:
+        branches: all backbones and places.
+        widths: channels of each place.
+        cut: those of the set.
+    """
+    last = embedding.columns(branches, widths, [Branch(cut[0].recipe, cut[0].taps[-1:])])
+    found = np.flatnonzero(np.isin(embedding.columns(branches, widths, cut), last))
+    return slice(int(found[0]), int(found[-1]) + 1)
 
 
 class FeatureCache:
@@ -340,13 +358,13 @@ def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image
 
 @dataclass(frozen=True)
 class Rejection:
-    """How well scores tell motifs that they never saw.
+    """How well scores tell pictures that they never saw.
 
     Attributes:
         table: one row a score and kind of other pictures: ``score, other, n_known, n_other, auroc,
             fpr_at_95, fpr_at_90``.
         known: by score, (N,) of the pictures of the motifs while they were not learned from.
-        other: by score, (M,) of other motifs' pictures while their motif was not learned from.
+        other: by score, (M,) of other motifs' pictures while they were not learned from.
     """
 
     table: pd.DataFrame
@@ -354,14 +372,20 @@ class Rejection:
     other: dict[str, np.ndarray]
 
 
+def scores_of(material: Material, subset: str) -> dict:
+    """Return `rejection.SCORES` for a set of features: the combined one measures distance in it."""
+    where = material.typical[subset]
+    return {**rejection.SCORES, "combined": partial(rejection.combined, where=where)}
+
+
 def leave_motifs_out(
     material: Material,
     fold_of: np.ndarray,
     columns: np.ndarray,
     scores: dict | None = None,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Rejection:
-    """Test scores on pictures and motifs that they did not learn from.
+    """Test scores on pictures of motifs that they did not learn from, and on what is no batik.
 
     Other motifs are divided at random into `LOTS` lots. While a fold of the motifs' pictures is
     tested, one lot is, too: nothing of its motifs, nor a near-twin, is learned from. Pictures that
@@ -371,27 +395,74 @@ def leave_motifs_out(
         material: features.
         fold_of: (N,) fold in which a picture of the motifs is tested.
         columns: which features.
-        scores: of `rejection.SCORES`; None for all.
+        scores: as `rejection.SCORES`, which None stands for.
         seed: of the lots.
     """
-    scores = rejection.SCORES if scores is None else scores
-    scaler = linear.Scaler.of(material.other_features[:, columns])
-    known, other = (
-        scaler(material.features[:, columns]),
-        scaler(material.other_features[:, columns]),
-    )
-    foreign = {kind: scaler(x[:, columns]) for kind, x in material.foreign.items()}
     motifs = np.random.default_rng(seed).permutation(sorted(material.others["motif"].unique()))
     lot_of = material.others["motif"].map({m: i % LOTS for i, m in enumerate(motifs)}).to_numpy()
+    held = {fold: lot_of == fold % LOTS for fold in np.unique(fold_of)}
+    return _tested(material, fold_of, columns, scores, held, "other motifs", material.foreign)
+
+
+def leave_pictures_out(
+    material: Material,
+    fold_of: np.ndarray,
+    columns: np.ndarray,
+    scores: dict | None = None,
+    seed: int = SEED,
+) -> Rejection:
+    """Test scores on new pictures of other motifs that they know, as a visitor's often are.
+
+    Other motifs' pictures are divided into as many folds as the motifs', each motif evenly and
+    near-twins together; the tested fold is not learned from.
+
+    Args:
+        material: features.
+        fold_of: (N,) fold in which a picture of the motifs is tested.
+        columns: which features.
+        scores: as `rejection.SCORES`, which None stands for.
+        seed: of the division.
+    """
+    folds = np.unique(fold_of)
+    division = StratifiedGroupKFold(len(folds), shuffle=True, random_state=seed)
+    others, held = material.others, {}
+    split = division.split(others, others["motif"], others["group"])
+    for fold, (_, inside) in zip(folds, split, strict=True):
+        held[fold] = np.isin(np.arange(len(others)), inside)
+    return _tested(material, fold_of, columns, scores, held, "known other motifs", {})
+
+
+def _tested(
+    material: Material,
+    fold_of: np.ndarray,
+    columns: np.ndarray,
+    scores: dict | None,
+    held_in: dict[int, np.ndarray],
+    kind_of_others: str,
+    foreign: dict[str, np.ndarray],
+) -> Rejection:
+    """Test scores; ``held_in`` tells by fold which other pictures are tested (M,)."""
+    scores = rejection.SCORES if scores is None else scores
+    scaler = linear.Scaler.of(material.other_features[:, columns])
+    known, other, *copies = (
+        scaler(x[:, columns])
+        for x in (material.features, material.other_features, *material.copies)
+    )
+    foreign = {kind: scaler(x[:, columns]) for kind, x in foreign.items()}
     twins = material.others["group"]
     of_known = {name: np.full(len(known), np.nan) for name in scores}
     of_other: dict[str, list] = {name: [[] for _ in range(len(other))] for name in scores}
     of_foreign: dict[tuple[str, str], list] = {(n, k): [] for n in scores for k in foreign}
     for fold in np.unique(fold_of):
-        tested, held = fold_of == fold, lot_of == fold % LOTS
+        tested, held = fold_of == fold, held_in[fold]
         learned = ~held & ~twins.isin(set(twins[held])).to_numpy()
         for name, fit in scores.items():
-            score = fit(known[~tested], material.labels[~tested], other[learned])
+            score = fit(
+                known[~tested],
+                material.labels[~tested],
+                other[learned],
+                [copy[~tested] for copy in copies],
+            )
             of_known[name][tested] = score(known[tested])
             for index, value in zip(np.flatnonzero(held), score(other[held]), strict=True):
                 of_other[name][index].append(value)
@@ -400,7 +471,7 @@ def leave_motifs_out(
     rows = []
     averaged = {name: np.array([np.mean(v) for v in of_other[name]]) for name in scores}
     for name in scores:
-        kinds = {"other motifs": averaged[name]}
+        kinds = {kind_of_others: averaged[name]}
         kinds |= {kind: np.mean(of_foreign[name, kind], axis=0) for kind in foreign}
         for kind, values in kinds.items():
             rows.append(
@@ -434,15 +505,21 @@ def fit(
     candidate = choice.candidate
     columns = material.columns[candidate.subset]
     scaler = linear.Scaler.of(material.other_features[:, columns])
-    known, other = material.features[:, columns], material.other_features[:, columns]
     rows = [material.features, *material.copies[: candidate.copies]]
     motifs = linear.fit(
         np.concatenate(rows)[:, columns],
         np.tile(material.labels, len(rows)),
         candidate.head,
         scaler,
+        linear.copy_weights(len(material.labels), candidate.copies),
     )
-    familiarity = rejection.combined(scaler(known), material.labels, scaler(other))
+    known, other, *copies = (
+        scaler(x[:, columns])
+        for x in (material.features, material.other_features, *material.copies)
+    )
+    familiarity = rejection.combined(
+        known, material.labels, other, copies, material.typical[candidate.subset]
+    )
     wanted = (subsets() if sets is None else sets)[candidate.subset]
     network = embedding.build(wanted, weights_directory)
     return FinalNetwork(network, motifs, choice.temperature, familiarity, scaler)
