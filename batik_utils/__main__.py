@@ -242,6 +242,27 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ablate(options: argparse.Namespace) -> int:
+    from batik_utils import ablation, audit, build, data, experiments, final, foreign
+
+    ablation.check(options.step)
+    dataset = data.load(options.data, options.root)
+    home = experiments.results_root(options.results) / dataset.name
+    groups, fold_of = build.divided(dataset, home)
+    material = final.gather(
+        dataset,
+        groups,
+        options.weights or None,
+        foreign=foreign.pictures(),
+        copies=final.COPIES if options.step == "none" else ablation.COPIES,
+    )
+    doubted = audit.doubted(home) or set(), audit.doubted(home, by_any=True) or set()
+    trial = ablation.trial_of(material, fold_of, *doubted)
+    command = f"python -m batik_utils ablate {options.step} --data folder --root {options.root}"
+    _say(ablation.run(trial, options.step, home / "cv", command))
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -417,6 +438,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--evaluate", action="store_true", help="only the tests, which go to cv/final"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+
+    command = add("ablate", _ablate, "Try a step towards the final model; add rows to a table.")
+    command.add_argument(
+        "step", help="copies, scatter, doubts, averages, distillation or none (of these)"
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)

@@ -76,13 +76,7 @@ def run(
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     home = results / dataset.name
-    groups = _read(home / "duplicate_groups.csv", "audit")
-    folds = _read(home / "cv" / "folds.csv", "train --grid cv")
-    if set(folds["dataset"]) != {dataset.digest}:
-        raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
-    folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
-    fold_of = folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
-
+    groups, fold_of = divided(dataset, home)
     started = datetime.now(timezone.utc)
     material = final.gather(
         dataset, groups, weights_directory, foreign=foreign.pictures(), progress=progress
@@ -101,7 +95,7 @@ def run(
     rejected = pd.concat([unseen.table, tested.table], ignore_index=True)
     place = home / "cv" / "final"
     place.mkdir(parents=True, exist_ok=True)
-    runs, predictions = rows(dataset, outcome, fold_of, material.provenance, seconds, started)
+    runs, predictions = rows(dataset, outcome, fold_of, material, seconds, started)
     coverage = coverage_of(outcome.logits[0], material.labels, tested.known["combined"])
     for name, table in (
         ("runs", runs),
@@ -169,11 +163,29 @@ def run(
     return folder
 
 
+def divided(dataset: Dataset, home: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return groups of near-twins over all motifs, and the fold of each picture (N, R).
+
+    Args:
+        dataset: pictures of the motifs.
+        home: ``<results>/<data set>``.
+
+    Raises:
+        BatikError: a file is missing or belongs to other pictures.
+    """
+    groups = _read(home / "duplicate_groups.csv", "audit")
+    folds = _read(home / "cv" / "folds.csv", "train --grid cv")
+    if set(folds["dataset"]) != {dataset.digest}:
+        raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
+    folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
+    return groups, folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
+
+
 def rows(
     dataset: Dataset,
     outcome: selection.Nested,
     fold_of: np.ndarray,
-    provenance: Sequence[str],
+    material: final.Material,
     seconds: float,
     started: datetime,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -183,7 +195,7 @@ def rows(
         dataset: the pictures.
         outcome: predictions of nested selection.
         fold_of: (N, R) fold in which a picture is tested.
-        provenance: where the backbones' weights come from.
+        material: for where the backbones' weights come from, and how many there are.
         seconds: wall time of selecting and fitting, all folds together.
         started: when.
     """
@@ -198,7 +210,7 @@ def rows(
             "run": name,
             "recipe": RECIPE,
             "family": "ours",
-            "weights": " + ".join(provenance),
+            "weights": " + ".join(material.provenance),
             "split": "cv",
             "fold": row.fold,
             "seed": row.repeat,
@@ -208,7 +220,7 @@ def rows(
             **metrics.scores(labels[tested], probabilities),
             "train_seconds": seconds / len(outcome.choices),
             "train_images_per_second": np.nan,
-            "params": np.nan,
+            "params": _parameters(material, row.candidate.split()[0], len(classes)),
             "device": "cpu",
             "precision": "float32",
             "torch": torch.__version__,
@@ -294,6 +306,11 @@ def summary(
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def _parameters(material: final.Material, subset: str, classes: int) -> int:
+    """Return the parameters of the backbones and of the linear head."""
+    return material.parameters[subset] + (len(material.columns[subset]) + 1) * classes
 
 
 def coverage_of(logits: np.ndarray, labels: np.ndarray, familiarity: np.ndarray) -> pd.DataFrame:

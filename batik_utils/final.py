@@ -10,7 +10,7 @@ computed once and kept in the cache folder. Introduced in notebook 05.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -102,21 +102,10 @@ class FinalNetwork(nn.Module):
             [motifs.bias / temperature, energy.bias, background.bias[1:] - background.bias[:1]]
         )
         self.classes = motifs.weight.shape[1]
-        self.where = familiarity.where
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
-        typical = familiarity.typical
-        for name, values in (
-            ("spread", familiarity.spread),
-            ("centre", scaler.mean[familiarity.where]),
-            ("scale", scaler.scale[familiarity.where]),
-            ("means", typical.means),
-            ("axes", typical.axes),
-            ("shrink", typical.shrink),
-            ("start", familiarity.start),
-            ("unit", familiarity.unit),
-        ):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        self.register_buffer("spread", torch.tensor(familiarity.spread, dtype=torch.float32))
+        self.distances = nn.ModuleList(Distance(near, scaler) for near in familiarity.near)
         self.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,12 +118,35 @@ class FinalNetwork(nn.Module):
         values = features @ self.weight + self.bias
         energy = torch.logsumexp(values[:, k:-1], 1)
         familiarity = energy / self.spread[0] + values[:, -1] / self.spread[1]
-        near = features[:, self.where]
-        gaps = (near[:, None] - self.centre) / self.scale - self.means  # (N, K, F)
+        too_far = torch.stack([distance(features) for distance in self.distances]).sum(0)
+        return torch.softmax(values[:, :k], 1), familiarity - rejection.LOSS * too_far
+
+
+class Distance(nn.Module):
+    """How much too far features (N, F) lie, see `rejection.Nearness`."""
+
+    def __init__(self, near: rejection.Nearness, scaler: linear.Scaler):
+        super().__init__()
+        self.where = near.where
+        typical = near.typical
+        for name, values in (
+            ("centre", scaler.mean[near.where]),
+            ("scale", scaler.scale[near.where]),
+            ("means", typical.means),
+            ("axes", typical.axes),
+            ("shrink", typical.shrink),
+            ("start", near.start),
+            ("unit", near.unit),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N,), 0 or more."""
+        near = (features[:, self.where] - self.centre) / self.scale
+        gaps = near[:, None] - self.means  # (N, K, F)
         lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
         nearness = -lengths.amin(1) / rejection.RIDGE
-        too_far = torch.relu((self.start - nearness) / self.unit)
-        return torch.softmax(values[:, :k], 1), familiarity - rejection.LOSS * too_far
+        return torch.relu((self.start - nearness) / self.unit)
 
 
 @dataclass(frozen=True)
@@ -152,7 +164,8 @@ class Material:
         other_features: (M, F).
         foreign: name to features of pictures that show no batik.
         columns: of the features, by set.
-        typical: where among a set's columns the distance to the motifs is measured, by set.
+        typical: where among a set's columns distances to the motifs are measured, by set.
+        parameters: of the backbones, cut after their last place, by set.
         provenance: where the backbones' weights come from.
     """
 
@@ -165,15 +178,21 @@ class Material:
     other_features: np.ndarray = field(repr=False)
     foreign: dict[str, np.ndarray] = field(repr=False)
     columns: dict[str, np.ndarray] = field(repr=False)
-    typical: dict[str, slice] = field(default_factory=dict)
+    typical: dict[str, tuple[slice, ...]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
     provenance: tuple[str, ...] = ()
 
-    def bank(self) -> selection.Bank:
-        """Return what selection works on; other motifs' pictures alone scale the features."""
+    def bank(self, subsets: Collection[str] | None = None) -> selection.Bank:
+        """Return what selection works on; other motifs' pictures alone scale the features.
+
+        Args:
+            subsets: sets of features; None for all.
+        """
+        wanted = self.columns if subsets is None else subsets
         return selection.Bank.of(
             self.features,
             self.other_features,
-            self.columns,
+            {name: self.columns[name] for name in wanted},
             self.labels,
             self.groups,
             self.copies,
@@ -210,6 +229,7 @@ def gather(
     branches: Sequence[Branch] = BRANCHES,
     sets: dict[str, tuple[Branch, ...]] | None = None,
     size: int = embedding.SIZE,
+    copies: int = COPIES,
     progress: bool = True,
 ) -> Material:
     """Compute all features; what was computed before is taken from the cache folder.
@@ -222,6 +242,7 @@ def gather(
         branches: all backbones and taps.
         sets: sets of features to choose from; None for `subsets`.
         size: side of the square (px).
+        copies: changed copies of each picture.
         progress: show bars.
     """
     network = embedding.build(branches, weights_directory)
@@ -243,7 +264,7 @@ def gather(
         groups=np.asarray([group_of[path] for path in paths]),
         features=store.features(dataset.paths, progress=progress),
         copies=tuple(
-            store.features(dataset.paths, copy=k, progress=progress) for k in range(1, COPIES + 1)
+            store.features(dataset.paths, copy=k, progress=progress) for k in range(1, copies + 1)
         ),
         others=others,
         other_features=store.features(
@@ -254,26 +275,32 @@ def gather(
             for kind, found in (foreign or {}).items()
         },
         columns=columns,
-        typical={name: last_place(branches, widths, cut) for name, cut in sets.items()},
+        typical={name: near_places(branches, widths, cut) for name, cut in sets.items()},
+        parameters={name: embedding.parameters(network, branches, c) for name, c in sets.items()},
         provenance=network.provenance,
     )
 
 
-def last_place(
+def near_places(
     branches: Sequence[Branch], widths: Sequence[Sequence[int]], cut: Sequence[Branch]
-) -> slice:
-    """Return where among a set's columns those of its first backbone's last place are.
+) -> tuple[slice, slice]:
+    """Return where a set's columns of its first backbone are, and those of its last place alone.
 
-    Distance is measured there alone: in all columns it told photographs from cloth less well.
+    Distances are measured there: the last place tells photographs of other things, all places
+    plain textures; with the second backbone's columns both were told less well.
 
     Args:
         branches: all backbones and places.
         widths: channels of each place.
         cut: those of the set.
     """
-    last = embedding.columns(branches, widths, [Branch(cut[0].recipe, cut[0].taps[-1:])])
-    found = np.flatnonzero(np.isin(embedding.columns(branches, widths, cut), last))
-    return slice(int(found[0]), int(found[-1]) + 1)
+    columns = embedding.columns(branches, widths, cut)
+    found = []
+    for taps in (cut[0].taps, cut[0].taps[-1:]):
+        wanted = embedding.columns(branches, widths, [Branch(cut[0].recipe, taps)])
+        place = np.flatnonzero(np.isin(columns, wanted))
+        found.append(slice(int(place[0]), int(place[-1]) + 1))
+    return found[0], found[1]
 
 
 class FeatureCache:
@@ -385,11 +412,10 @@ def leave_motifs_out(
     scores: dict | None = None,
     seed: int = SEED,
 ) -> Rejection:
-    """Test scores on pictures of motifs that they did not learn from, and on what is no batik.
+    """Test scores on pictures of motifs that they did not learn from.
 
     Other motifs are divided at random into `LOTS` lots. While a fold of the motifs' pictures is
-    tested, one lot is, too: nothing of its motifs, nor a near-twin, is learned from. Pictures that
-    show no batik are never learned from.
+    tested, one lot is, too: nothing of its motifs, nor a near-twin, is learned from.
 
     Args:
         material: features.
@@ -401,7 +427,7 @@ def leave_motifs_out(
     motifs = np.random.default_rng(seed).permutation(sorted(material.others["motif"].unique()))
     lot_of = material.others["motif"].map({m: i % LOTS for i, m in enumerate(motifs)}).to_numpy()
     held = {fold: lot_of == fold % LOTS for fold in np.unique(fold_of)}
-    return _tested(material, fold_of, columns, scores, held, "other motifs", material.foreign)
+    return _tested(material, fold_of, columns, scores, held, "other motifs", {})
 
 
 def leave_pictures_out(
@@ -411,10 +437,10 @@ def leave_pictures_out(
     scores: dict | None = None,
     seed: int = SEED,
 ) -> Rejection:
-    """Test scores on new pictures of other motifs that they know, as a visitor's often are.
+    """Test scores on new pictures of other motifs that they know, and on what is no batik.
 
     Other motifs' pictures are divided into as many folds as the motifs', each motif evenly and
-    near-twins together; the tested fold is not learned from.
+    near-twins together; the tested fold is not learned from. Pictures that show no batik never are.
 
     Args:
         material: features.
@@ -429,7 +455,7 @@ def leave_pictures_out(
     split = division.split(others, others["motif"], others["group"])
     for fold, (_, inside) in zip(folds, split, strict=True):
         held[fold] = np.isin(np.arange(len(others)), inside)
-    return _tested(material, fold_of, columns, scores, held, "known other motifs", {})
+    return _tested(material, fold_of, columns, scores, held, "known other motifs", material.foreign)
 
 
 def _tested(

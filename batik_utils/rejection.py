@@ -128,6 +128,27 @@ def background_by_motif(
 
 
 @dataclass(frozen=True)
+class Nearness:
+    """How much farther from every motif than nearly all known pictures something lies.
+
+    Attributes:
+        where: the features that it is measured in.
+        typical: nearness to the motifs in these.
+        start: nearness from which nothing is too far.
+        unit: standard deviation of the nearness of known pictures that it did not learn from.
+    """
+
+    where: slice
+    typical: Mahalanobis
+    start: float
+    unit: float
+
+    def too_far(self, x: np.ndarray) -> np.ndarray:
+        """Return (M,), 0 or more, in units, of scaled features (M, F)."""
+        return np.maximum(0, (self.start - self.typical(x[:, self.where])) / self.unit)
+
+
+@dataclass(frozen=True)
 class Familiarity:
     """The score of the final model.
 
@@ -140,31 +161,26 @@ class Familiarity:
         motifs: gives the logits whose log-sum-exp is the energy.
         background: its logit of "known" less that of "other" is the second part.
         spread: standard deviation of each part over pictures that it did not learn from.
-        typical: nearness to the motifs.
-        start: nearness under which a picture loses.
-        unit: standard deviation of the nearness of known pictures that it did not learn from.
-        where: the features that nearness is measured in.
+        near: distances; the loss is summed over them.
     """
 
     motifs: linear.Linear
     background: linear.Linear
     spread: tuple[float, float]
-    typical: Mahalanobis
-    start: float
-    unit: float
-    where: slice
+    near: tuple[Nearness, ...]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (M,) scores of scaled features (M, F)."""
-        parts = _parts(self.motifs, self.background, x)
-        too_far = np.maximum(0, (self.start - self.typical(x[:, self.where])) / self.unit)
-        return (parts / np.asarray(self.spread)).sum(1) - LOSS * too_far
+        parts = _parts(self.motifs, self.background, x) / np.asarray(self.spread)
+        return parts.sum(1) - LOSS * sum(n.too_far(x) for n in self.near)
 
 
 #: Share of known pictures that lie too far.
-TOO_FAR = 0.02
+TOO_FAR = 0.01
 #: How much a picture loses for each unit that it lies too far.
 LOSS = 2.0
+#: Spreads are taken from pictures that are held out, in so many folds.
+HELD_OUT = 5
 
 
 def combined(
@@ -172,7 +188,7 @@ def combined(
     labels: np.ndarray,
     other: np.ndarray,
     copies: Copies = (),
-    where: slice = slice(None),
+    where: Sequence[slice] = (slice(None),),
 ) -> Familiarity:
     """Energy, background and distance together, see `Familiarity`.
 
@@ -184,26 +200,37 @@ def combined(
         labels: (N,) class indices.
         other: (M, F) scaled features.
         copies: each (N, F), of the known pictures.
-        where: the features that distance is measured in.
+        where: the features that distances are measured in.
     """
-    # each part's spread from the half of the pictures that it did not learn from
-    odd, other_odd = np.arange(len(known)) % 2 == 1, np.arange(len(other)) % 2 == 1
-    half = _linear_parts(known[~odd], labels[~odd], other[~other_odd], [c[~odd] for c in copies])
-    spread = _parts(*half, np.concatenate([known[odd], other[other_odd]])).std(0)
-    fold, near = np.arange(len(known)) % 5, known[:, where]
-    nearness = np.empty(len(known))
-    for f in range(5):
-        away = fold != f
-        nearness[~away] = mahalanobis(near[away], labels[away], other)(near[~away])
+    fold, other_fold = np.arange(len(known)) % HELD_OUT, np.arange(len(other)) % HELD_OUT
+    parts = []
+    for f in range(HELD_OUT):
+        kept, kept_other = fold != f, other_fold != f
+        fitted = _linear_parts(
+            known[kept], labels[kept], other[kept_other], [c[kept] for c in copies]
+        )
+        parts.append(_parts(*fitted, np.concatenate([known[~kept], other[~kept_other]])))
+    spread = np.concatenate(parts).std(0)
     motifs, background_of = _linear_parts(known, labels, other, copies)
     return Familiarity(
         motifs,
         background_of,
         (float(spread[0]), float(spread[1])),
-        mahalanobis(near, labels, other),
-        float(np.quantile(nearness, TOO_FAR)),
-        float(nearness.std()),
+        tuple(_nearness(known, labels, part) for part in where),
+    )
+
+
+def _nearness(known: np.ndarray, labels: np.ndarray, where: slice) -> Nearness:
+    near, fold = known[:, where], np.arange(len(known)) % HELD_OUT
+    values = np.empty(len(known))
+    for f in range(HELD_OUT):
+        kept = fold != f
+        values[~kept] = mahalanobis(near[kept], labels[kept], near)(near[~kept])
+    return Nearness(
         where,
+        mahalanobis(near, labels, near),
+        float(np.quantile(values, TOO_FAR)),
+        float(values.std()),
     )
 
 

@@ -101,7 +101,7 @@ def fitted():
         others = network(torch.from_numpy(noise(20, 1))).numpy() - 1
     scaler = linear.Scaler.of(others)
     motifs = linear.fit(x, labels, Head("lda", 1.0), scaler)
-    where = slice(8, 18)  # the second tap
+    where = slice(None), slice(8, 18)  # all, and the second tap
     familiarity = rejection.combined(scaler(x), labels, scaler(others), (scaler(x + 0.1),), where)
     return (
         final.FinalNetwork(network, motifs, 2.5, familiarity, scaler),
@@ -215,7 +215,7 @@ def material():
         other_features=np.c_[np.arange(60.0), rng.normal(size=(60, 3))],
         foreign={"far": rng.normal(size=(7, 4)) - 9},
         columns={"a": np.arange(4)},
-        typical={"a": slice(1, 3)},
+        typical={"a": (slice(0, 4), slice(1, 3))},
     )
 
 
@@ -250,7 +250,7 @@ def test_held_out_motifs_are_not_learned_from(material):
         assert not {motifs[i] for i in tested} & {motifs[i] for i in learned}
         assert not ({0, 59} & tested and {0, 59} & learned)
     assert set().union(*(tested for _, tested in folds)) == set(range(60))
-    assert found.table["other"].tolist() == ["other motifs", "far"]
+    assert found.table["other"].tolist() == ["other motifs"]
     assert np.isfinite(found.known["spy"]).all() and len(found.other["spy"]) == 60
 
 
@@ -261,19 +261,21 @@ def test_held_out_pictures_are_not_learned_from_but_their_motifs_are(material):
     for learned, tested in folds:
         assert not tested & learned and not ({0, 59} & tested and {0, 59} & learned)
         assert {motifs[i] for i in learned} == set(motifs)
-    assert found.table["other"].tolist() == ["known other motifs"]
+    assert found.table["other"].tolist() == ["known other motifs", "far"]
 
 
-def test_distance_is_measured_in_the_last_place_of_the_first_backbone(material):
+def test_distances_are_measured_in_the_first_backbone_and_its_last_place(material):
     branches = [Branch("a", (2, 5)), Branch("b", (1,))]
     widths = [[2, 3], [1]]
-    assert final.last_place(branches, widths, branches) == slice(4, 10)
-    assert final.last_place(branches, widths, [Branch("a", (5,)), Branch("b", (1,))]) == slice(0, 6)
-    assert final.last_place(branches, widths, branches[1:]) == slice(0, 2)
+    assert final.near_places(branches, widths, branches) == (slice(0, 10), slice(4, 10))
+    cut = [Branch("a", (5,)), Branch("b", (1,))]
+    assert final.near_places(branches, widths, cut) == (slice(0, 6), slice(0, 6))
+    assert final.near_places(branches, widths, branches[1:]) == (slice(0, 2), slice(0, 2))
     score = final.scores_of(material, "a")["combined"](
         material.features, material.labels, material.other_features, material.copies
     )
-    assert score.where == slice(1, 3) and score.typical.means.shape == (3, 2)
+    assert [near.where for near in score.near] == list(material.typical["a"])
+    assert [near.typical.means.shape for near in score.near] == [(3, 4), (3, 2)]
 
 
 # --- foreign pictures -------------------------------------------------------------------------
