@@ -10,8 +10,8 @@ A picture travels one way, and the modules stand in that order::
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
-    views, embedding, linear, rejection, selection, foreign, export, final, ablation, model_card,
-    build
+    views, embedding, linear, rejection, selection, foreign, export, final
+    ablation, fine_tuning, model_card, build
     predict, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 

@@ -10,7 +10,7 @@ but who reads the table and then decides what `batik_utils.selection` may choose
 test pictures, which makes the final score a little too good.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -406,7 +406,7 @@ def check(step: str) -> None:
 
 
 def run(trial: Trial, step: str, folder: Path, command: str, *, progress: bool = True) -> Path:
-    """Compute a step and add its rows to the table; rows of the same command are replaced.
+    """Compute a step and add its rows to the table.
 
     Args:
         trial: what steps work on.
@@ -422,9 +422,13 @@ def run(trial: Trial, step: str, folder: Path, command: str, *, progress: bool =
         BatikError: no such step.
     """
     check(step)
-    rows = list(tqdm(STEPS[step](trial), desc=step, disable=not progress))
-    path = folder / ("ablation_none.csv" if step == "none" else "ablation.csv")
-    added = pd.DataFrame(rows).assign(command=command).round(4)
+    rows = tqdm(STEPS[step](trial), desc=step, disable=not progress)
+    return add(rows, folder / ("ablation_none.csv" if step == "none" else "ablation.csv"), command)
+
+
+def add(rows: Iterable[dict], path: Path, command: str) -> Path:
+    """Add rows to a table; those of the same command are replaced."""
+    added = pd.DataFrame(list(rows)).assign(command=command).round(4)
     if path.is_file():
         before = pd.read_csv(path)
         added = pd.concat([before[before["command"] != command], added], ignore_index=True)

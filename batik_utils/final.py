@@ -376,9 +376,20 @@ def _content(source: Path | Image.Image) -> str:
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
+def changed_copy(picture: Image.Image, copy: int, place: int) -> Image.Image:
+    """Return the changed copy of a picture that features are computed of.
+
+    Args:
+        picture: RGB.
+        copy: its number, from 1.
+        place: of the picture in its data set.
+    """
+    return views.changed(picture, np.random.default_rng([copy, place]))
+
+
 def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image.Image]:
     def change(picture: Image.Image, index: int) -> Image.Image:
-        return views.changed(picture, np.random.default_rng([copy, lot[index]]))
+        return changed_copy(picture, copy, lot[index])
 
     return change
 
