@@ -11,7 +11,7 @@ A picture travels one way, and the modules stand in that order::
     checkpoints, results, tracking, cluster, cluster_tuning
     experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, feature_files, linear, rejection, selection, foreign, export, final
-    model_card, build
+    ablation, fine_tuning, model_card, build
     predict, bulk, scaling, formats, quantised, bench, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 

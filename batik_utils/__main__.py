@@ -362,6 +362,34 @@ def _bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ablate(options: argparse.Namespace) -> int:
+    from batik_utils import ablation, audit, build, data, experiments, final, foreign
+
+    if options.step != "finetune":
+        ablation.check(options.step)
+    dataset = data.load(options.data, options.root)
+    home = experiments.results_root(options.results) / dataset.name
+    groups, fold_of = build.divided(dataset, home)
+    material = final.gather(
+        dataset,
+        groups,
+        options.weights or None,
+        foreign=foreign.pictures(),
+        copies=final.COPIES if options.step in ("none", "finetune") else ablation.COPIES,
+    )
+    doubted = audit.doubted(home) or set(), audit.doubted(home, by_any=True) or set()
+    trial = ablation.trial_of(material, fold_of, *doubted)
+    command = f"python -m batik_utils ablate {options.step} --data folder --root {options.root}"
+    if options.step == "finetune":
+        from batik_utils import fine_tuning
+
+        tried = fine_tuning.rows(trial, dataset, options.weights or None)
+        _say(ablation.add(tried, home / "cv" / "ablation.csv", command))
+    else:
+        _say(ablation.run(trial, options.step, home / "cv", command))
+    return 0
+
+
 def _say(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
@@ -624,6 +652,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_model(command, threads=False)
+    add_data(command)
+
+    command = add("ablate", _ablate, "Try a step towards the final model; add rows to a table.")
+    command.add_argument(
+        "step", help="copies, scatter, doubts, averages, distillation, finetune or none (of these)"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
     return parser
 
