@@ -5,12 +5,12 @@ A picture travels one way, and the modules stand in that order::
     errors, motifs, pictures, synthetic, data
     features, planted, duplicates, duplicate_check, splits
     preprocessing, transforms, weights, recipes, scratch, models
-    engine, baselines
+    linear, engine, baselines
     metrics, out_of_fold, calibration, significance, plots, plots_cv
     masking, explain, shortcuts, plots_explain
     checkpoints, results
     experiments, tuning, cost, audit, comparison, cross_validation
-    views, embedding, linear, rejection, selection, foreign, export, final, model_card, build
+    views, embedding, rejection, selection, foreign, export, final, model_card, build
     predict, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 

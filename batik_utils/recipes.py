@@ -42,6 +42,8 @@ class Recipe:
             `transforms.TrainPreset`.
         schedule: key of ``engine.SCHEDULES``: ``constant``, or ``cosine`` after a short warm-up.
         label_smoothing: share of each label that is spread evenly over the motifs.
+        ridge: where positive, the head is fitted in closed form, by one linear discriminant with
+            this ridge (`linear.Head`) in place of epochs; 0 for steps of Adam.
         size: side (px) of the input in place of what the weights expect; 0 for that.
         fine_tune_size: side (px) of the pictures in a second stage, see `models.stages`.
         fine_tune_epochs: passes of that second stage; 0 for none.
@@ -64,6 +66,7 @@ class Recipe:
     augment: float = 0.0
     schedule: str = "constant"
     label_smoothing: float = 0.0
+    ridge: float = 0.0
     size: int = 0
     fine_tune_size: int = 0
     fine_tune_epochs: int = 0
@@ -206,6 +209,18 @@ _OURS = (
         "ours",
         **_SCRATCH_OURS,
         note="Made for 120 pictures: small, batch norm, global pooling, augmentation, a schedule.",
+    ),
+    Recipe(
+        "scratch_texture",
+        "ours",
+        architecture="scratch_texture",
+        frozen="backbone",
+        epochs=1,
+        augment=0.6,
+        ridge=0.1,
+        size=256,
+        note="Our best from scratch: filters from a formula, statistics of texture, and a linear "
+        "discriminant in closed form.",
     ),
     Recipe(
         "scratch_small",
@@ -366,14 +381,14 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Return the recipe with another number of epochs; 0 keeps its own.
 
     A second stage never takes longer than asked for, so that a short trial is short. A baseline
-    has no epochs to change.
+    and a head in closed form have no epochs to change.
 
     Raises:
         BatikError: a negative number.
     """
     if epochs < 0:
         raise BatikError(f"EPOCHS must be 0 (as the recipe says) or positive, not {epochs}.")
-    if not epochs or recipe.family == "baseline":
+    if not epochs or recipe.family == "baseline" or recipe.ridge:
         return recipe
     return replace(recipe, epochs=epochs, fine_tune_epochs=min(recipe.fine_tune_epochs, epochs))
 
