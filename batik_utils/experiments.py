@@ -134,7 +134,7 @@ class Setup:
         key = (
             (recipe.architecture, recipe.weights, self.precision)
             + (preprocessing.size, preprocessing.interpolation)
-            + ((recipe.flip, recipe.augment, seed) if recipe.augment else ())
+            + ((recipe.flip, recipe.augment, recipe.ridge > 0, seed) if recipe.augment else ())
         )
         if key not in self._views:
             self._views[key] = engine.views_of(

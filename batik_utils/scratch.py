@@ -121,7 +121,7 @@ class TextureStatistics(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return float32 features of normalised pictures."""
-        maps = self.opponent(batch).float()
+        maps = self.opponent(batch).float().contiguous()
         parts = []
         for patterns, energies in zip(self.patterns, self.energies, strict=True):
             energy = energies(maps)
@@ -157,7 +157,7 @@ class OrientedEnergy(nn.Module):
     def _strength(self, maps: Tensor) -> Tensor:
         n, channels, height, width = maps.shape
         answers = self.filters(maps.reshape(n * channels, 1, height, width)).float()
-        pairs = answers.view(n, channels * DIRECTIONS, 2, height, width)
+        pairs = answers.reshape(n, channels * DIRECTIONS, 2, height, width)
         return (pairs.square().sum(2) + 1e-8).sqrt()
 
 
