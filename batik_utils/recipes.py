@@ -203,6 +203,19 @@ _SCRATCH_OURS = _SCRATCH_SMALL | {
     "label_smoothing": 0.1,
 }
 
+# our best from scratch, by the mean accuracy over five grouped five-fold cross-validations of the
+# same 135 pictures: 0.61, standard error 0.04; scratch_ours has 0.52 in the first of these
+# divisions (results/kaggle/course/scratch_design.csv). The designs beside it are within 0.02, so
+# ridge and strength of the changes might as well be others.
+_SCRATCH_TEXTURE = {
+    "architecture": "scratch_texture",
+    "frozen": "backbone",
+    "epochs": 1,
+    "augment": 0.6,
+    "ridge": 0.3,
+    "size": 256,
+}
+
 _OURS = (
     Recipe(
         "scratch_ours",
@@ -213,14 +226,9 @@ _OURS = (
     Recipe(
         "scratch_texture",
         "ours",
-        architecture="scratch_texture",
-        frozen="backbone",
-        epochs=1,
-        augment=0.6,
-        ridge=0.1,
-        size=256,
-        note="Our best from scratch: filters from a formula, statistics of texture, and a linear "
-        "discriminant in closed form.",
+        **_SCRATCH_TEXTURE,
+        note="Our best from scratch, by cross-validation: filters from a formula, statistics of "
+        "texture, and one learned layer, a linear discriminant in closed form.",
     ),
     Recipe(
         "scratch_small",

@@ -117,7 +117,7 @@ class TextureStatistics(nn.Module):
         self.patterns = nn.ModuleList(LocalPatterns() for _ in range(octaves))
         self.energies = nn.ModuleList(OrientedEnergy() for _ in range(octaves))
         #: Number of features F.
-        self.n_features = octaves * (2 * 3 * DIRECTIONS + LocalPatterns.N)
+        self.n_features = octaves * 3 * (2 * DIRECTIONS + LocalPatterns.N)
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return float32 features of normalised pictures."""
@@ -128,7 +128,7 @@ class TextureStatistics(nn.Module):
             deviation = (energy.flatten(2).var(2, unbiased=False) + 1e-10).sqrt()
             # light multiplies a strength, and so only shifts its logarithm
             parts += [(energy.mean((2, 3)) + _DIM).log(), (deviation + _DIM).log()]
-            parts.append(patterns(maps[:, 0]).sqrt())
+            parts.append(patterns(maps).sqrt())
             maps = functional.avg_pool2d(maps, 2)
         return torch.cat(parts, 1)
 
@@ -162,7 +162,7 @@ class OrientedEnergy(nn.Module):
 
 
 class LocalPatterns(nn.Module):
-    """Share of each uniform local binary pattern: (N, H, W) maps to (N, 10).
+    """Share of each uniform local binary pattern: (N, C, H, W) maps to (N, C * 10).
 
     A pixel's eight neighbours are brighter or not. If those that are lie side by side, their number
     0 to 8 is the pattern; all else is the tenth one. Source: Ojala, Pietikäinen and Mäenpää,
@@ -177,15 +177,15 @@ class LocalPatterns(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the shares; those of a map sum to 1."""
-        height, width = maps.shape[1] - 2, maps.shape[2] - 2
-        middle = maps[:, 1:-1, 1:-1]
+        height, width = maps.shape[2] - 2, maps.shape[3] - 2
+        middle = maps[:, :, 1:-1, 1:-1]
         brighter = torch.stack(
-            [maps[:, y : y + height, x : x + width] > middle for y, x in self._AROUND]
+            [maps[:, :, y : y + height, x : x + width] > middle for y, x in self._AROUND]
         )
         changes = (brighter != brighter.roll(1, 0)).sum(0, dtype=torch.uint8)
         count = brighter.sum(0, dtype=torch.uint8)
-        pattern = torch.where(changes <= 2, count, self.N - 1).flatten(1)
-        return torch.stack([(pattern == k).float().mean(1) for k in range(self.N)], 1)
+        pattern = torch.where(changes <= 2, count, self.N - 1).flatten(2)
+        return torch.cat([(pattern == k).float().mean(2) for k in range(self.N)], 1)
 
 
 def gabor_filters() -> Tensor:
