@@ -153,11 +153,14 @@ class Setup:
             preprocessing: what the network expects.
             seed: of the augmentation; without one, the views are the same for all seeds.
         """
-        drawn = f"augment {recipe.augment} flip {recipe.flip} seed {seed}" if recipe.augment else ""
-        n = engine.AUGMENTED_VIEWS if recipe.augment else 2
+        drawn = ""
+        if recipe.augment:
+            drawn = (
+                f"augment {recipe.augment} flip {recipe.flip} ridge {recipe.ridge > 0} seed {seed}"
+            )
         return self._features(
             f"views {drawn}",
-            n,
+            engine.n_views(recipe),
             model,
             recipe,
             preprocessing,
