@@ -90,8 +90,7 @@ _CSS = """
 .dark .tab-container button[aria-selected=true] { color: var(--primary-300) !important; }
 .dark #files a { color: var(--primary-300) !important; }
 footer button { color: var(--neutral-600) !important; }
-.dark .dark #files a { color: var(--primary-300) !important; }
-footer button { color: var(--neutral-300) !important; }
+.dark footer button { color: var(--neutral-300) !important; }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }

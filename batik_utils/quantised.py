@@ -55,6 +55,8 @@ CALIBRATION = 48
 LOSS, ALIKE, SAVED = 0.01, 0.95, 0.1
 #: Passes of each format, alternating with the deployed one.
 PASSES = 30
+#: Rows of the table, from top to bottom.
+ORDER = ("onnx", "int8", "int8 refitted", "int8 dynamic", "safetensors", "pt")
 COLUMNS = (
     "format",
     "megabytes",
@@ -275,7 +277,8 @@ def compare(
     scores = _scores(material, model.candidate, fold_of, progress)
     for name, values in scores.items():
         rows.setdefault(name, {}).update(values)
-    table = pd.DataFrame([{"format": name, **values} for name, values in rows.items()])
+    ordered = [name for name in ORDER if name in rows]
+    table = pd.DataFrame([{"format": name, **rows[name]} for name in ordered])
     table["pictures"], table["repeats"] = len(dataset.labels), fold_of.shape[1]
     numbers = table.select_dtypes("float").columns
     table[numbers] = table[numbers].map(lambda value: float(f"{value:.4g}"))
