@@ -80,7 +80,10 @@ COLUMNS = (
     "onnxruntime",
 )
 
-log = logging.getLogger(__name__)
+_NOTE = (
+    "> Eight-bit copy, made by `python -m batik_utils export --format int8`. The results below are "
+    "those of the float model; what rounding does to them is in `cv/formats.csv`.\n\n"
+)
 
 
 def write(folder: Path | str | None, pixels: Sequence[np.ndarray], target: Path) -> Path:
@@ -102,6 +105,11 @@ def write(folder: Path | str | None, pixels: Sequence[np.ndarray], target: Path)
     if not len(pixels):
         raise BatikError("Eight-bit numbers need pictures that decide their ranges.")
     formats.copy_folder(source, target)
+    # what was measured on the float model is not true of this one
+    (target / "metrics.json").unlink(missing_ok=True)
+    card = target / "MODEL_CARD.md"
+    if card.is_file():
+        card.write_text(_NOTE + card.read_text(encoding="utf-8"), encoding="utf-8")
     quantise(source / "model.onnx", target / "model.onnx", pixels)
     build.write_sums(target)
     predict.Predictor.load(target, threads=1)
