@@ -69,7 +69,7 @@ _CSS = """
 }
 .scroll { overflow-x: auto; }
 #table table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
-#table table.answers :is(th, td) { text-align: left; font-weight: inherit; padding: .4rem .6rem;
+#table table.answers th, #table table.answers td { text-align: left; font-weight: inherit; padding: .4rem .6rem;
   border: 0 solid var(--border-color-primary) !important; border-bottom-width: 1px !important;
   vertical-align: top; }
 #table table.answers thead th { font-weight: 600; }
