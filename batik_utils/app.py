@@ -68,10 +68,10 @@ _CSS = """
   .tab-container button { padding-inline: .5rem !important; font-size: .85rem; }
 }
 .scroll { overflow-x: auto; }
-#table table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
-#table table.answers :is(th, td) { text-align: left; font-weight: inherit; padding: .4rem .6rem;
-  border: 0 solid var(--border-color-primary) !important; border-bottom-width: 1px !important;
-  vertical-align: top; }
+#table table.answers { border-collapse: collapse; width: 100%; border-width: 0 !important; }
+#table table.answers th, #table table.answers td { text-align: left; font-weight: inherit;
+  padding: .4rem .6rem; vertical-align: top; border-width: 0 0 1px !important;
+  border-bottom-color: var(--border-color-primary) !important; }
 #table table.answers thead th { font-weight: 600; }
 #table table.answers tbody th { overflow-wrap: anywhere; min-width: 8rem; }
 .answer dl { margin: .8rem 0 0; }
@@ -90,8 +90,7 @@ _CSS = """
 .dark .tab-container button[aria-selected=true] { color: var(--primary-300) !important; }
 .dark #files a { color: var(--primary-300) !important; }
 footer button { color: var(--neutral-600) !important; }
-.dark .dark #files a { color: var(--primary-300) !important; }
-footer button { color: var(--neutral-300) !important; }
+.dark footer button { color: var(--neutral-300) !important; }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }

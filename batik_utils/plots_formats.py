@@ -48,7 +48,7 @@ def formats(table: pd.DataFrame, data_title: str) -> Figure:
                 f"{row.accuracy:.1%}", (row.accuracy, y), xytext=(0, 6),
                 textcoords="offset points", ha="center", fontsize=8,
             )  # fmt: skip
-    right.set_xlabel("accuracy, 95 % interval over groups of near-twins")
+    right.set_xlabel("accuracy (95 % interval)")
     right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.grid(axis="x", alpha=0.3)
     time.set_yticks(place, table["format"])

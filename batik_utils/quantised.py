@@ -55,6 +55,8 @@ CALIBRATION = 48
 LOSS, ALIKE, SAVED = 0.01, 0.95, 0.1
 #: Passes of each format, alternating with the deployed one.
 PASSES = 30
+#: Rows of the table, from top to bottom.
+ORDER = ("onnx", "int8", "int8 refitted", "int8 dynamic", "safetensors", "pt")
 COLUMNS = (
     "format",
     "megabytes",
@@ -78,7 +80,10 @@ COLUMNS = (
     "onnxruntime",
 )
 
-log = logging.getLogger(__name__)
+_NOTE = (
+    "> Eight-bit copy, made by `python -m batik_utils export --format int8`. The results below are "
+    "those of the float model; what rounding does to them is in `cv/formats.csv`.\n\n"
+)
 
 
 def write(folder: Path | str | None, pixels: Sequence[np.ndarray], target: Path) -> Path:
@@ -100,6 +105,11 @@ def write(folder: Path | str | None, pixels: Sequence[np.ndarray], target: Path)
     if not len(pixels):
         raise BatikError("Eight-bit numbers need pictures that decide their ranges.")
     formats.copy_folder(source, target)
+    # what was measured on the float model is not true of this one
+    (target / "metrics.json").unlink(missing_ok=True)
+    card = target / "MODEL_CARD.md"
+    if card.is_file():
+        card.write_text(_NOTE + card.read_text(encoding="utf-8"), encoding="utf-8")
     quantise(source / "model.onnx", target / "model.onnx", pixels)
     build.write_sums(target)
     predict.Predictor.load(target, threads=1)
@@ -275,7 +285,8 @@ def compare(
     scores = _scores(material, model.candidate, fold_of, progress)
     for name, values in scores.items():
         rows.setdefault(name, {}).update(values)
-    table = pd.DataFrame([{"format": name, **values} for name, values in rows.items()])
+    ordered = [name for name in ORDER if name in rows]
+    table = pd.DataFrame([{"format": name, **rows[name]} for name in ordered])
     table["pictures"], table["repeats"] = len(dataset.labels), fold_of.shape[1]
     numbers = table.select_dtypes("float").columns
     table[numbers] = table[numbers].map(lambda value: float(f"{value:.4g}"))

@@ -250,3 +250,14 @@ def test_the_ranges_come_from_pictures_of_other_motifs(real_dataset):
 
 def _pixels(path):
     return embedding.pixels_of(pictures.open_picture(path))
+
+
+def test_an_eight_bit_folder_says_what_it_is_and_opens(tmp_path):
+    some = list(formats.probe(predict.Predictor.load(threads=1).framing.size, 1))
+    folder = quantised.write(None, some, tmp_path / "int8")
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.startswith("> Eight-bit copy")
+    # numbers that were measured on another file are not beside it
+    assert not (folder / "metrics.json").exists()
+    probabilities, _ = predict.Predictor.load(folder, threads=1).run(formats.probe(448, 1))
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
