@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -185,7 +186,15 @@ def _predict(options: argparse.Namespace) -> int:
 
     from batik_utils import predict
 
-    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
+    if options.resume and not options.csv:
+        raise BatikError("--resume goes on with a table: name it with --csv.")
+    if options.resume and options.ray:
+        raise BatikError("--resume goes on without --ray: leave out one of them.")
+    workers = options.workers or os.cpu_count() or 1
+    # one picture: all cores for it; several: one core for each is faster
+    alone = len(options.file) == 1 and not Path(options.file[0]).is_dir()
+    threads = options.threads or (0 if alone or workers == 1 else 1)
+    predictor = predict.Predictor.load(options.model or None, threads=threads)
     if options.features:
         return _features(options, predictor)
     if options.ray:
@@ -194,19 +203,24 @@ def _predict(options: argparse.Namespace) -> int:
         listing = bulk.find(options.file)
         count = listing.count
         answers = bulk.stream(
-            listing, predictor, ray=options.ray, batch=options.batch, workers=options.workers or 0
+            listing, predictor, ray=options.ray, batch=options.batch, workers=options.workers
         )
     else:
         # counting ten thousand names takes a moment, and gives the bar an end
         paths = list(predict.files(options.file))
         count = len(paths)
-        answers = predictor.stream(
-            paths,
-            batch=options.batch,
-            workers=2 if options.workers is None else options.workers,
-        )
+        if options.resume and paths:
+            paths = list(predict.still_to_do(paths, predictor.classes, Path(options.csv)))
+            logging.info("%d of %d pictures are in %s", count - len(paths), count, options.csv)
+            if not paths:
+                return 0
+            count = len(paths)
+        answers = predictor.stream(paths, batch=options.batch, workers=workers)
+    if not count:
+        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
     if options.csv:
-        answers = predict.write_csv(answers, predictor.classes, Path(options.csv))
+        table = Path(options.csv)
+        answers = predict.write_csv(answers, predictor.classes, table, append=options.resume)
     verdicts, motifs = Counter(), Counter()
     log = logging.getLogger("batik_utils.predict")
     bar = tqdm(answers, total=count, unit="picture", disable=None)
@@ -219,8 +233,6 @@ def _predict(options: argparse.Namespace) -> int:
             elif not options.csv:
                 what = answer.motif or "none of these"
                 tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
-    if not count:
-        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
     found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
     log.info(
         "%d pictures: %s; none of these %d, refused %d, not sure %d",
@@ -287,6 +299,94 @@ def _build(options: argparse.Namespace) -> int:
         evaluate_only=options.evaluate,
     )
     _say(found)
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from batik_utils import formats
+
+    known = (*formats.FORMATS, "int8")
+    names = [name.strip() for name in options.format.split(",") if name.strip()]
+    if not names or set(names) - set(known):
+        raise BatikError(f"Unknown format '{options.format}': name some of {', '.join(known)}.")
+    output = Path(options.output)
+    made = formats.write(output, [name for name in names if name != "int8"], options.model or None)
+    if "int8" in names:
+        from batik_utils import data, experiments, quantised
+
+        dataset = data.load(options.data, options.root)
+        pixels = quantised.calibration_pixels(
+            dataset, experiments.results_root(options.results) / dataset.name
+        )
+        made.append(quantised.write(options.model or None, pixels, output / "int8"))
+    for path in made:
+        _say(path)
+    return 0
+
+
+def _formats(options: argparse.Namespace) -> int:
+    from batik_utils import data, experiments, quantised
+
+    dataset = data.load(options.data, options.root)
+    results = experiments.results_root(options.results)
+    path = quantised.compare(dataset, results, options.model or None)
+    _say(quantised.read(path.parent).to_string(index=False))
+    _say(path)
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from batik_utils import bench, data, experiments
+
+    results = experiments.results_root(options.results)
+    output = Path(options.output) if options.output else results / "bench"
+    model = Path(options.model) if options.model else None
+    dataset = data.load(options.data, options.root)
+    if options.tried:
+        _say(bench.tried(dataset, output, model=model).to_string(index=False))
+    elif options.scale:
+        table = bench.scale(dataset, output, options.scale, model=model)
+        _say(bench.describe_scale(table))
+    else:
+        groups = results / dataset.name / "duplicate_groups.csv"
+        table = bench.run(
+            dataset,
+            output,
+            groups=groups if groups.is_file() else None,
+            model=model,
+            weights_directory=options.weights or None,
+            size=bench.QUICK if options.quick else bench.FULL,
+        )
+        _say(bench.summary(table))
+    _say(output)
+    return 0
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from batik_utils import ablation, audit, build, data, experiments, final, foreign
+
+    if options.step != "finetune":
+        ablation.check(options.step)
+    dataset = data.load(options.data, options.root)
+    home = experiments.results_root(options.results) / dataset.name
+    groups, fold_of = build.divided(dataset, home)
+    material = final.gather(
+        dataset,
+        groups,
+        options.weights or None,
+        foreign=foreign.pictures(),
+        copies=final.COPIES if options.step in ("none", "finetune") else ablation.COPIES,
+    )
+    doubted = audit.doubted(home) or set(), audit.doubted(home, by_any=True) or set()
+    trial = ablation.trial_of(material, fold_of, *doubted)
+    command = f"python -m batik_utils ablate {options.step} --data folder --root {options.root}"
+    if options.step == "finetune":
+        from batik_utils import fine_tuning
+
+        tried = fine_tuning.rows(trial, dataset, options.weights or None)
+        _say(ablation.add(tried, home / "cv" / "ablation.csv", command))
+    else:
+        _say(ablation.run(trial, options.step, home / "cv", command))
     return 0
 
 
@@ -456,17 +556,23 @@ def _parser() -> argparse.ArgumentParser:
                 "--threads",
                 type=int,
                 default=0,
-                help="of one run of the model, 0: all cores (default)",
+                help="of one run of the model, 0: all cores; one for folders and 'app'",
             )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
     command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
     command.add_argument("--csv", default="", help="write the answers to this table instead")
-    command.add_argument("--batch", type=int, default=16, help="pictures at once (default: 16)")
+    command.add_argument(
+        "--resume", action="store_true", help="go on with the table of an interrupted call"
+    )
+    command.add_argument(
+        "--batch", type=int, default=16, help="pictures at once, with --threads above 1"
+    )
     command.add_argument(
         "--workers",
         type=int,
-        help="threads that open pictures (default: 2); with --ray, processes (default: all cores)",
+        default=0,
+        help="pictures side by side, with --ray processes; 0: one a core (default)",
     )
     command.add_argument(
         "--features",
@@ -492,6 +598,8 @@ def _parser() -> argparse.ArgumentParser:
         help="write a Hugging Face Space of package and model to this folder, and do nothing else",
     )
     add_model(command)
+    # several answers at once, one core each: more answers a second than all cores for each
+    command.set_defaults(threads=1)
 
     command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
     command.add_argument(
@@ -499,12 +607,56 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_model(command, threads=False)
 
+    command = add("export", _export, "Write the deployed model in other formats, and check them.")
+    command.add_argument(
+        "--format",
+        default="safetensors,pt",
+        help="some of onnx, safetensors, pt, int8; int8 needs pictures (default: %(default)s)",
+    )
+    command.add_argument(
+        "--output", default="build/formats", help="folder for them (default: build/formats)"
+    )
+    add_model(command, threads=False)
+    add_data(command)
+
+    command = add("formats", _formats, "Compare the formats: size, speed, answers, accuracy.")
+    add_model(command, threads=False)
+    add_data(command)
+
     command = add("build", _build, "Test the final model's making, and make it from all pictures.")
     command.add_argument(
         "--output", default="", help="folder of the model (default: <results>/<data set>/model)"
     )
     command.add_argument(
         "--evaluate", action="store_true", help="only the tests, which go to cv/final"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_data(command)
+
+    command = add("bench", _bench, "Measure how many times faster this is than the published way.")
+    command.add_argument(
+        "--output", default="", help="folder of the tables (default: <results>/bench)"
+    )
+    command.add_argument(
+        "--quick", action="store_true", help="only show that it runs; the times mean nothing"
+    )
+    command.add_argument(
+        "--scale",
+        type=int,
+        default=0,
+        metavar="N",
+        help="instead: N pictures through predict and through feature extraction",
+    )
+    command.add_argument(
+        "--tried", action="store_true", help="instead: what else was tried to compute faster"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
+    add_model(command, threads=False)
+    add_data(command)
+
+    command = add("ablate", _ablate, "Try a step towards the final model; add rows to a table.")
+    command.add_argument(
+        "step", help="copies, scatter, doubts, averages, distillation, finetune or none (of these)"
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)

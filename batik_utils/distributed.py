@@ -77,6 +77,7 @@ def fit(
     strategy: str = "ddp",
     progress: bool = True,
     views: Tensor | None = None,
+    watched: Tensor | None = None,
 ) -> pd.DataFrame:
     """Train a network in place, by several processes on this machine.
 
@@ -93,6 +94,7 @@ def fit(
         strategy: ``ddp``, distributed data parallel.
         progress: show the bar of the first process.
         views: see `engine.fit`.
+        watched: see `engine.fit`.
 
     Returns:
         History, as `engine.fit` gives it; losses and accuracies are over all processes.
@@ -125,7 +127,7 @@ def fit(
         "what": (recipe, preprocessing, train, validation),
         "settings": {"precision": precision, "progress": progress},
         "generator": generator.get_state(),
-        "views": None if views is None else views.cpu(),
+        "features": [None if x is None else x.cpu() for x in (views, watched)],
     }
     # through files: a pipe between processes holds 64 kB
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +146,7 @@ def fit(
 def _process(fabric, folder: Path) -> None:
     """Train in one of the processes; the first one keeps what came out."""
     given = torch.load(folder / "given.pt", weights_only=False)
-    model, views, settings = given["model"], given["views"], given["settings"]
+    model, settings = given["model"], given["settings"]
     if fabric.global_rank:
         # dropout of its own; initial weights are there already
         torch.manual_seed(torch.initial_seed() + fabric.global_rank)
@@ -154,12 +156,10 @@ def _process(fabric, folder: Path) -> None:
     if fabric.device.type == "cuda":
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(fabric.device)
-    if views is not None:
-        views = views.to(fabric.device)
+    views, watched = (None if x is None else x.to(fabric.device) for x in given["features"])
+    settings |= {"views": views, "watched": watched}
     try:
-        history = engine.fit(
-            model, *given["what"], generator=generator, views=views, fabric=fabric, **settings
-        )
+        history = engine.fit(model, *given["what"], generator=generator, fabric=fabric, **settings)
     except BatikError as error:  # all processes raise it, for all see the same numbers
         trained = error
     else:

@@ -160,6 +160,23 @@ def build(
     return network
 
 
+def build_untrained(branches: Sequence[Branch]) -> Embedding:
+    """Build the network with random weights, to be filled from a saved model.
+
+    Args:
+        branches: which backbones, and where they are read.
+
+    Raises:
+        BatikError: unknown recipe, unfit architecture or taps.
+    """
+    built = []
+    for branch in branches:
+        recipe = recipes.get(branch.recipe)
+        stages = _stages(recipe.architecture, models.build_untrained(recipe, 2).backbone)
+        built.append(Taps(stages, branch.taps, WEIGHTS[recipe.weights].preprocessing))
+    return Embedding(built)
+
+
 def is_stored_half(name: str, tensor: Tensor) -> bool:
     """Return whether a tensor is stored as float16: convolution kernels, nearly all there is.
 
@@ -210,6 +227,18 @@ def columns(
     if missing:
         raise BatikError(f"The network has no tap {sorted(missing)[0]}.")
     return np.concatenate(found)
+
+
+def parameters(network: Embedding, branches: Sequence[Branch], wanted: Sequence[Branch]) -> int:
+    """Return how many parameters a smaller network would have, see `columns`."""
+    last = {branch.recipe: branch.taps[-1] for branch in wanted}
+    return sum(
+        values.numel()
+        for branch, taps in zip(branches, network.branches, strict=True)
+        for tap, piece in zip(branch.taps, taps.pieces, strict=True)
+        if tap <= last.get(branch.recipe, -1)
+        for values in piece.parameters()
+    )
 
 
 def pixels_of(picture: Image.Image, size: int = SIZE) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from batik_utils import linear
 from batik_utils.errors import BatikError
 from batik_utils.models import Classifier
 from batik_utils.preprocessing import Preprocessing
@@ -29,6 +30,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bfloat16")
 #: Views that are drawn of each picture when a fixed backbone runs on augmented pictures.
 AUGMENTED_VIEWS = 8
+#: The same for a head in closed form, which also learns from the pictures as they are.
+CHANGED_COPIES = 2
 #: Share of the steps in which the schedule ``cosine`` warms up.
 WARM_UP = 0.1
 HISTORY_COLUMNS = (
@@ -100,6 +103,7 @@ def fit(
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
     views: Tensor | None = None,
+    watched: Tensor | None = None,
     fabric: "Fabric | None" = None,
 ) -> pd.DataFrame:
     """Train a network in place.
@@ -117,6 +121,8 @@ def fit(
         progress: show a bar over epochs with loss and validation accuracy.
         on_epoch: called with each history row, e.g. to stop a search early by raising.
         views: `views_of` the training pictures, where they are at hand already.
+        watched: `features` (N, F) of the validation pictures of a network with a fixed backbone,
+            where they are at hand already.
         fabric: what this process shares every batch with, where it is one of several; see
             `distributed.fit`. None for a process that trains alone.
 
@@ -155,6 +161,14 @@ def fit(
         )
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
+    if recipe.ridge:
+        if views is None:
+            views = views_of(model, preprocessing, train.pixels, recipe, generator, precision)
+        row = {"epoch": 1} | _fit_discriminant(model, recipe, views, train.labels)
+        row |= _validate(model, preprocessing, validation, precision, watched)
+        if on_epoch:
+            on_epoch(row)
+        return pd.DataFrame([row], columns=list(HISTORY_COLUMNS))
     trained = [p for p in model.parameters() if p.requires_grad]
     # a rate of 0 is a published mistake that is repeated on purpose; see recipes.py
     optimiser = torch.optim.Adam(
@@ -202,13 +216,13 @@ def fit(
             optimiser.step()
             loss_sum += loss.item() * len(labels)
             right += (logits.argmax(1) == labels).sum().item()
-        watched = _validate(model, preprocessing, validation, precision)
+        scores = _validate(model, preprocessing, validation, precision, watched)
         if fabric is not None:
             sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=device)
             loss_sum, right = fabric.all_reduce(sums, reduce_op="sum").tolist()
-            watched = fabric.broadcast(watched)
+            scores = fabric.broadcast(scores)
         # the last step of an epoch shows only in the validation
-        losses = [loss_sum] if validation is None else [loss_sum, watched["validation_loss"]]
+        losses = [loss_sum] if validation is None else [loss_sum, scores["validation_loss"]]
         if not np.isfinite(losses).all():
             raise Diverged(
                 f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
@@ -219,7 +233,7 @@ def fit(
             "epoch": epoch,
             "train_loss": loss_sum / len(train.labels),
             "train_accuracy": right / len(train.labels),
-            **watched,
+            **scores,
         }
         rows.append(row)
         bar.set_postfix(
@@ -260,6 +274,15 @@ def predict(
             logits = model(prepare(batch.to(device)))
         parts.append(logits.double().softmax(1).cpu())
     return torch.cat(parts).numpy()
+
+
+@torch.inference_mode()
+def predict_head(model: Classifier, features: Tensor, *, precision: str = "float32") -> np.ndarray:
+    """Return class probabilities (N, K) from `features` (N, F); see `predict`."""
+    model.eval()
+    with _autocast(features.device, precision):
+        logits = model.head(features)
+    return logits.double().softmax(1).cpu().numpy()
 
 
 def features(
@@ -305,6 +328,7 @@ def views_of(
     Without augmentation these are the picture and its mirror image, so that the head learns
     exactly what it would learn from pixels. With augmentation there are ``AUGMENTED_VIEWS`` views,
     drawn beforehand: fewer than fresh ones in every epoch would be, at a fraction of the cost.
+    A head in closed form learns from the picture as it is and ``CHANGED_COPIES`` such views.
 
     Args:
         model: network with ``frozen="backbone"``.
@@ -321,18 +345,59 @@ def views_of(
         both = (pixels, pixels.flip(-1))
         return torch.stack([features(model, preprocessing, p, precision=precision) for p in both])
     augment = TrainPreset(preprocessing, recipe.flip, recipe.augment)
-    return torch.stack(
-        [
-            features(
-                model,
-                preprocessing,
-                pixels,
-                precision=precision,
-                prepare=lambda batch: augment(batch, generator),
-            )
-            for _ in range(AUGMENTED_VIEWS)
-        ]
-    )
+    plain = [features(model, preprocessing, pixels, precision=precision)] if recipe.ridge else []
+    drawn = [
+        features(
+            model,
+            preprocessing,
+            pixels,
+            precision=precision,
+            prepare=lambda batch: augment(batch, generator),
+        )
+        for _ in range(n_views(recipe) - len(plain))
+    ]
+    return torch.stack(plain + drawn)
+
+
+def n_views(recipe: Recipe) -> int:
+    """Return V of `views_of`."""
+    if not recipe.augment:
+        return 2
+    return 1 + CHANGED_COPIES if recipe.ridge else AUGMENTED_VIEWS
+
+
+def _fit_discriminant(
+    model: Classifier, recipe: Recipe, views: Tensor, labels: Tensor
+) -> dict[str, float]:
+    """Fit a linear head in closed form, see `linear.fit`; return how well it knows the views.
+
+    Args:
+        model: a fixed backbone and one linear layer.
+        recipe: gives the ridge.
+        views: (V, N, F), the pictures as they are first.
+        labels: (N,).
+
+    Raises:
+        BatikError: the backbone learns, the head is no linear layer, or a motif has no picture.
+    """
+    if model.frozen != "backbone" or not isinstance(model.head, nn.Linear):
+        raise BatikError(
+            f"Recipe '{recipe.name}' asks for a head in closed form (ridge {recipe.ridge}): that "
+            f"needs frozen='backbone' and a head that is one linear layer."
+        )
+    rows = views.cpu().double().numpy()
+    scaler = linear.Scaler.of(rows[0])
+    known = labels.repeat(len(rows))
+    head = linear.Head("lda", recipe.ridge)
+    fitted = linear.fit(rows.reshape(len(known), -1), known.numpy(), head, scaler)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(fitted.weight.T))
+        model.head.bias.copy_(torch.from_numpy(fitted.bias))
+        logits = model.head(views.flatten(0, 1)).cpu()
+    return {
+        "train_loss": functional.cross_entropy(logits, known).item(),
+        "train_accuracy": (logits.argmax(1) == known).double().mean().item(),
+    }
 
 
 def seconds_since(start: float) -> float:
@@ -365,14 +430,19 @@ def _autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def _validate(
-    model: Classifier, preprocessing: Preprocessing, validation: Examples | None, precision: str
+    model: Classifier,
+    preprocessing: Preprocessing,
+    validation: Examples | None,
+    precision: str,
+    watched: Tensor | None = None,
 ) -> dict[str, float]:
     if validation is None:
         return {"validation_loss": math.nan, "validation_accuracy": math.nan}
-    probabilities = torch.from_numpy(
-        predict(model, preprocessing, validation.pixels, precision=precision)
-    )
-    labels = validation.labels
+    if watched is None:
+        given = predict(model, preprocessing, validation.pixels, precision=precision)
+    else:
+        given = predict_head(model, watched, precision=precision)
+    probabilities, labels = torch.from_numpy(given), validation.labels
     return {
         "validation_loss": functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item(),
         "validation_accuracy": (probabilities.argmax(1) == labels).double().mean().item(),

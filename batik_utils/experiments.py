@@ -10,15 +10,17 @@ Introduced in notebook 02, section "Many runs".
 """
 
 import contextlib
+import copy
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -26,6 +28,7 @@ import torch
 from tqdm.auto import tqdm
 
 from batik_utils import (
+    array_cache,
     baselines,
     checkpoints,
     cluster,
@@ -87,7 +90,9 @@ class Setup:
     git: str = field(default_factory=lambda: git_commit())
     # computed once, and shared by the set-ups of all folds
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
-    _views: dict[tuple, torch.Tensor] = field(default_factory=dict, repr=False)
+    _views: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+    _built: dict[tuple, tuple] = field(default_factory=dict, repr=False)
+    _prints: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
     _described: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def __getstate__(self) -> dict:
@@ -140,7 +145,7 @@ class Setup:
     def views(
         self, model: models.Classifier, recipe: Recipe, preprocessing: Preprocessing, seed: int
     ) -> torch.Tensor:
-        """Return `engine.views_of` the training pictures, computed once for all folds.
+        """Return `engine.views_of` all pictures, (V, N, F), computed once and kept on disk.
 
         Args:
             model: network with a fixed backbone.
@@ -148,21 +153,87 @@ class Setup:
             preprocessing: what the network expects.
             seed: of the augmentation; without one, the views are the same for all seeds.
         """
-        key = (
-            (recipe.architecture, recipe.weights, self.precision)
-            + (preprocessing.size, preprocessing.interpolation)
-            + ((recipe.flip, recipe.augment, seed) if recipe.augment else ())
-        )
-        if key not in self._views:
-            self._views[key] = engine.views_of(
+        drawn = ""
+        if recipe.augment:
+            drawn = (
+                f"augment {recipe.augment} flip {recipe.flip} ridge {recipe.ridge > 0} seed {seed}"
+            )
+        return self._features(
+            f"views {drawn}",
+            engine.n_views(recipe),
+            model,
+            recipe,
+            preprocessing,
+            lambda: engine.views_of(
                 model,
                 preprocessing,
                 self.pixels(preprocessing),
                 recipe,
                 torch.Generator().manual_seed(seed),
                 self.precision,
-            )
-        return self._views[key][:, splits.indices(self.split, self.dataset, "train")]
+            ),
+        )
+
+    def plain(
+        self, model: models.Classifier, recipe: Recipe, preprocessing: Preprocessing
+    ) -> torch.Tensor:
+        """Return a fixed backbone's features of all pictures as they are, (N, F)."""
+        if not recipe.augment:
+            return self.views(model, recipe, preprocessing, 0)[0]
+        return self._features(
+            "plain",
+            1,
+            model,
+            recipe,
+            preprocessing,
+            lambda: engine.features(
+                model, preprocessing, self.pixels(preprocessing), precision=self.precision
+            )[None],
+        )[0]
+
+    def _features(
+        self,
+        what: str,
+        n: int,
+        model: models.Classifier,
+        recipe: Recipe,
+        preprocessing: Preprocessing,
+        make: Callable[[], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return (n, N, F) numbers of a fixed backbone on the device, from memory or disk."""
+        if model.backbone not in self._prints:
+            self._prints[model.backbone] = models.fingerprint(model.backbone)
+        parts = (
+            f"{what} {recipe.architecture} {self.precision} {self.device.type} {preprocessing}",
+            f"torch {torch.__version__}",
+            self._prints[model.backbone],
+            *transforms.what_gives_pixels(self.dataset, preprocessing),
+        )
+        key = array_cache.digest(parts)
+        if key not in self._views:
+            found = array_cache.kept("features", parts, n, lambda: make().cpu().numpy())
+            self._views[key] = torch.from_numpy(found).to(self.device)
+        return self._views[key]
+
+    def built(self, recipe: Recipe, seed: int) -> tuple[models.Classifier, str]:
+        """Return `models.build`, called once for all folds of a recipe and seed.
+
+        Every fold of a seed starts from the same network and random state, so a fixed backbone is
+        built once and shared by the folds' networks, each with a head of its own; the random state
+        is put where building leaves it.
+        """
+        arguments = (recipe, len(self.dataset.classes), self.weights_directory)
+        if recipe.frozen != "backbone":
+            return models.build(*arguments)
+        key = (*arguments, seed)
+        if key not in self._built:
+            self._built.clear()  # one is enough: a grid goes through all folds of a seed
+            self._built[key] = (*models.build(*arguments), torch.get_rng_state())
+        model, provenance, state = self._built[key]
+        torch.set_rng_state(state)
+        return models.Classifier(
+            model.backbone, copy.deepcopy(model.head), recipe.frozen
+        ), provenance
 
     def described(self, name: str) -> np.ndarray:
         """Return a baseline's description of all pictures, (N, F), computed once."""
@@ -339,21 +410,18 @@ def _train(
     for _, seen in models.stages(recipe):
         setup.pixels(seen)  # decoded now, it does not count as training time
     with engine.seeded(seed) as generator:
-        model, provenance = models.build(
-            recipe, len(setup.dataset.classes), setup.weights_directory
-        )
+        model, provenance = setup.built(recipe, seed)
         model.to(setup.device)
         clock = time.perf_counter()
         history = _fit_stages(setup, recipe, model, generator, seed, progress)
         seconds = engine.seconds_since(clock)
     if not test:
         return model, history, None
-    pixels = setup.examples("test", preprocessing).pixels
     finished = _finish(
         setup,
         recipe,
         seed,
-        engine.predict(model, preprocessing, pixels, precision=setup.precision),
+        _predict(setup, recipe, model, preprocessing),
         history,
         weights=provenance,
         train_seconds=seconds,
@@ -613,7 +681,12 @@ def _fit_stages(
             setup.examples(subset, preprocessing) for subset in ("train", "validation")
         )
         model.freeze(stage.frozen)
-        shared = setup.folds is not None and stage.frozen == "backbone"
+        views = watched = None
+        if _shared(setup, stage):
+            views = setup.views(model, stage, preprocessing, seed)
+            views = views[:, splits.indices(setup.split, setup.dataset, "train")]
+            watched = setup.plain(model, stage, preprocessing)
+            watched = watched[splits.indices(setup.split, setup.dataset, "validation")]
         fit = distributed.fit_on(setup.devices) if setup.devices > 1 else engine.fit
         history = fit(
             model,
@@ -624,11 +697,34 @@ def _fit_stages(
             generator=generator,
             precision=setup.precision,
             progress=progress,
-            views=setup.views(model, stage, preprocessing, seed) if shared else None,
+            views=views,
+            watched=watched,
         )
         history["epoch"] += sum(map(len, histories))
         histories.append(history)
     return pd.concat(histories, ignore_index=True)
+
+
+def _shared(setup: Setup, stage: Recipe) -> bool:
+    """Return whether a step of training learns from features that are computed once.
+
+    Where nothing is drawn at random, all runs can share them. Augmented views of one split are
+    drawn by each run's own random numbers; those of cross-validation by the seed, for all folds.
+    """
+    return stage.frozen == "backbone" and (setup.folds is not None or not stage.augment)
+
+
+def _predict(
+    setup: Setup, recipe: Recipe, model: models.Classifier, preprocessing: Preprocessing
+) -> np.ndarray:
+    """Return the probabilities of the test pictures, (n, K)."""
+    last, _ = models.stages(recipe)[-1]
+    if not _shared(setup, last):
+        test = setup.examples("test", preprocessing)
+        return engine.predict(model, preprocessing, test.pixels, precision=setup.precision)
+    chosen = splits.indices(setup.split, setup.dataset, "test")
+    features = setup.plain(model, last, preprocessing)[chosen]
+    return engine.predict_head(model, features, precision=setup.precision)
 
 
 def _finish(

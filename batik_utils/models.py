@@ -8,6 +8,7 @@
 Introduced in notebooks 02 and 03, section "The architecture".
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -155,6 +156,15 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
+def fingerprint(module: nn.Module) -> str:
+    """Return a sha256 over the names and numbers of everything that a module holds."""
+    found = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy())
+    return found.hexdigest()
+
+
 # --- pretrained backbones ---------------------------------------------------------------------
 
 
@@ -287,6 +297,7 @@ ARCHITECTURES: dict[str, Callable[[Recipe], Parts]] = {
     "scratch2": scratch.scratch2,
     "scratch3": scratch.scratch3,
     "scratch_ours": scratch.scratch_ours,
+    "scratch_texture": scratch.scratch_texture,
     "mobilenet_v2": _torchvision("mobilenet_v2", 1280),
     "efficientnet_b0": _efficientnet_pytorch("efficientnet-b0", 1280),
     "efficientnet_b2": _efficientnet_pytorch("efficientnet-b2", 1408),

@@ -19,12 +19,12 @@ import itertools
 import json
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -98,6 +98,7 @@ class Predictor:
         classes: motifs in the order of the probabilities.
         threshold: familiarity under which the answer is "none of these".
         folder: where the model came from.
+        threads: of one run of the model; 0 is onnxruntime's choice, all cores.
     """
 
     def __init__(
@@ -107,11 +108,13 @@ class Predictor:
         classes: Sequence[str],
         threshold: float,
         folder: Path,
+        threads: int = 0,
     ):
         self.framing = framing
         self.classes = tuple(classes)
         self.threshold = threshold
         self.folder = folder
+        self.threads = threads
         self._session = session
 
     @classmethod
@@ -138,7 +141,7 @@ class Predictor:
         framing = Framing.from_dict(_json(folder / "preprocessing.json"))
         opened = session(folder / "model.onnx", threads)
         _check(opened, framing, len(classes), folder)
-        return cls(opened, framing, classes, threshold, folder)
+        return cls(opened, framing, classes, threshold, folder, threads)
 
     def predict(self, images: Iterable[Source], *, batch: int = BATCH) -> list[Prediction]:
         """Answer about pictures, in their order.
@@ -154,10 +157,15 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Answer about pictures one after another, holding only a few in memory.
 
+        A model loaded with ``threads=1`` is fastest: each worker then takes its picture from file
+        to answer by itself, so that no core waits for another, and pictures are not gathered into
+        batches, which would only fall out of the processor's cache. With more threads the workers
+        open and resize pictures, which go through the model in batches.
+
         Args:
             images: as in `predict`; may be endless.
-            batch: pictures that go through the model at once.
-            workers: threads that open and resize pictures (Pillow decodes outside Python's lock).
+            batch: pictures that go through the model at once, where they are gathered.
+            workers: threads (Pillow decodes and onnxruntime computes outside Python's lock).
 
         Yields:
             One `Prediction` a picture, in the order of ``images``.
@@ -169,6 +177,10 @@ class Predictor:
             raise BatikError("batch and workers must be at least 1.")
         numbered = enumerate(images, 1)
         with contextlib.ExitStack() as stack:
+            if workers > 1 and self.threads == 1:
+                pool = stack.enter_context(ThreadPoolExecutor(workers, "picture"))
+                yield from _ahead(pool, self._alone, numbered, 2 * workers)
+                return
             if workers == 1:
                 opened = (self._open(number, image) for number, image in numbered)
             else:
@@ -227,6 +239,9 @@ class Predictor:
             return name, self.square(source)
         except PictureError as error:
             return name, error
+
+    def _alone(self, number: int, source: Source) -> Prediction:
+        return next(self.answer([self._open(number, source)]))
 
     def answer(
         self, group: "Sequence[tuple[str, np.ndarray | PictureError]]"
@@ -325,28 +340,95 @@ def row(answer: Prediction, classes: Sequence[str]) -> list[str]:
     """Return one answer as a line of the CSV table."""
     shares = [f"{answer.probabilities[c]:.4f}" if answer.probabilities else "" for c in classes]
     familiarity = "" if math.isnan(answer.familiarity) else f"{answer.familiarity:.4f}"
+    return [
+        _cell(answer.name),
+        answer.verdict,
+        answer.motif or "",
+        *shares,
+        familiarity,
+        answer.reason,
+    ]
+
+
+def _cell(name: str) -> str:
     # a spreadsheet would run a file name that begins like a formula
-    name = f"'{answer.name}" if answer.name[:1] in tuple("=+-@\t\r") else answer.name
-    return [name, answer.verdict, answer.motif or "", *shares, familiarity, answer.reason]
+    return f"'{name}" if name[:1] in tuple("=+-@\t\r") else name
 
 
 def write_csv(
-    answers: Iterable[Prediction], classes: Sequence[str], path: Path
+    answers: Iterable[Prediction], classes: Sequence[str], path: Path, *, append: bool = False
 ) -> Iterator[Prediction]:
-    """Write answers to a CSV file while they pass by.
+    """Write answers to a CSV file while they pass by; each is in the file before the next comes.
+
+    Args:
+        answers: of `Predictor.stream`.
+        classes: motifs.
+        path: the file.
+        append: add to what is there; see `still_to_do`.
 
     Raises:
         BatikError: the file cannot be written.
     """
     try:
-        with path.open("w", newline="", encoding="utf-8") as stream:
+        append = append and path.is_file()
+        with path.open("a" if append else "w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
-            writer.writerow(columns(classes))
+            if not append:
+                writer.writerow(columns(classes))
             for answer in answers:
                 writer.writerow(row(answer, classes))
+                stream.flush()
                 yield answer
     except OSError as error:
         raise BatikError(f"{path} cannot be written ({error.strerror or error}).") from error
+
+
+def still_to_do(paths: Iterable[Path], classes: Sequence[str], table: Path) -> Iterator[Path]:
+    """Yield the files that an interrupted `write_csv` left; a line it left half written is removed.
+
+    Args:
+        paths: all files.
+        classes: motifs.
+        table: what `write_csv` wrote; everything is to do if there is no such file.
+
+    Raises:
+        BatikError: the file is no such table of these motifs.
+    """
+    if not table.is_file():
+        yield from paths
+        return
+    try:
+        with table.open(newline="", encoding="utf-8") as stream:
+            if next(csv.reader(stream), None) != columns(classes):
+                raise BatikError(
+                    f"{table} is no table of answers about {', '.join(classes)}: name another "
+                    f"file, or leave out --resume to write it anew."
+                )
+        with table.open("rb+") as stream:
+            _cut_half_a_line(stream)
+        with table.open(newline="", encoding="utf-8") as stream:
+            lines = itertools.islice(csv.reader(stream), 1, None)
+            done = Counter(line[0] for line in lines if line)
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise BatikError(f"{table} cannot be read ({error}).") from error
+    for path in paths:
+        name = _cell(str(path))
+        if done[name]:
+            done[name] -= 1
+        else:
+            yield path
+
+
+def _cut_half_a_line(stream: BinaryIO) -> None:
+    """Cut what stands after the last line end, or was written after an odd quote."""
+    end = position = 0
+    quoted = False
+    for line in stream:
+        position += len(line)
+        quoted ^= line.count(b'"') % 2 == 1
+        if line.endswith(b"\n") and not quoted:
+            end = position
+    stream.truncate(end)
 
 
 def _ahead(pool: ThreadPoolExecutor, function, items: Iterable[tuple], most: int) -> Iterator:

@@ -3,25 +3,38 @@
 Introduced in notebook 02, section "From pictures to tensors".
 """
 
+import itertools
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from batik_utils import pictures
+from batik_utils import array_cache, pictures
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.preprocessing import Preprocessing, to_pixels
 
+#: Raised when the same file would become other pixels, or other augmented views by the same seed,
+#: so that nothing is taken from the cache folder that is not what would be computed now.
+VERSION = 1
+#: Pictures that are decoded ahead of the file they are written to.
+_AHEAD = 32
+
 
 def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: bool = True) -> Tensor:
-    """Decode every picture once.
+    """Decode every picture once, and never again: the pixels stay in the cache folder.
+
+    They are named by the content of the pictures, in order, by size and interpolation and by the
+    version of Pillow, which resizes; see `array_cache` for what happens meanwhile. JPEG files are
+    decoded in full: at a reduced size (``draft``) they would give other pixels.
 
     Args:
         dataset: the data set.
@@ -44,15 +57,30 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: boo
             raise BatikError(f"{path} has changed since it was listed: {error}.") from error
         return to_pixels(picture, preprocessing)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    def rows() -> Iterator[np.ndarray]:
+        paths = iter(dataset.paths)
         bar = tqdm(
-            pool.map(one, dataset.paths),
             total=len(dataset.manifest),
             desc=f"Decoding to {preprocessing.size} px",
             unit="picture",
             disable=not progress,
         )
-        return torch.from_numpy(np.stack(list(bar)))
+        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+            while part := list(itertools.islice(paths, _AHEAD)):
+                for row in pool.map(one, part):
+                    bar.update()
+                    yield row
+
+    parts = what_gives_pixels(dataset, preprocessing)
+    return torch.from_numpy(array_cache.kept("pixels", parts, len(dataset.manifest), rows))
+
+
+def what_gives_pixels(dataset: Dataset, preprocessing: Preprocessing) -> tuple[str, ...]:
+    """Return everything that the result of `load_pixels` depends on."""
+    return (
+        f"{VERSION} Pillow {PIL.__version__} {preprocessing.size} {preprocessing.interpolation}",
+        *dataset.manifest["sha256"],
+    )
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What several test modules share: small trees of pictures, a toy network, the real pictures."""
 
+import uuid
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,20 @@ import standin
 from PIL import Image
 from torch import nn
 
-from batik_utils import data, models, motifs, predict, recipes
+from batik_utils import array_cache, data, models, motifs, predict, recipes
 from batik_utils.preprocessing import Preprocessing
 from batik_utils.recipes import Recipe
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data" / "indonesian-batik-motifs"
 THREE = {"batik-betawi": 8, "batik-sidoluhur": 8, "batik-tambal": 8}
+
+
+@pytest.fixture(autouse=True)
+def arrays(monkeypatch, tmp_path_factory) -> None:
+    """No test finds what another one kept, nor leaves something behind."""
+    place = tmp_path_factory.getbasetemp() / f"arrays-{uuid.uuid4().hex}"
+    monkeypatch.setattr(array_cache, "folder", lambda: place)
 
 
 @pytest.fixture(scope="session")

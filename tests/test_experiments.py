@@ -396,6 +396,70 @@ def test_a_fixed_backbone_runs_once_for_all_folds(folded, toy, monkeypatch, augm
         np.testing.assert_allclose(mine, alone["train_loss"], rtol=1e-4)
 
 
+@pytest.fixture
+def fixed(toy, monkeypatch):
+    fixed = replace(toy, name="fixed", frozen="backbone")
+    monkeypatch.setitem(recipes.RECIPES, "fixed", fixed)
+    return fixed
+
+
+@pytest.mark.parametrize("augment", [0.0, 0.5])
+def test_answers_from_kept_features_are_those_of_the_slow_path(folded, fixed, augment):
+    """Views, history and predictions against the backbone run on pixels, to 1e-4."""
+    fixed = replace(fixed, augment=augment)
+    here = folded.at(1, 2)
+    model, _ = experiments.train(here, fixed, 1, progress=False)
+    seen = models.preprocessing_of(fixed)
+    test = here.examples("test", seen)
+    slow = engine.predict(model, seen, test.pixels)
+    fast = folded.store.read("predictions")[[f"p_{m}" for m in here.dataset.classes]]
+    np.testing.assert_allclose(fast, slow, atol=1e-4)
+    plain = engine.features(model, seen, here.pixels(seen))
+    np.testing.assert_allclose(here.plain(model, fixed, seen), plain, atol=1e-4)
+    generator = torch.Generator().manual_seed(1)
+    views = engine.views_of(model, seen, here.pixels(seen), fixed, generator)
+    np.testing.assert_allclose(here.views(model, fixed, seen, 1), views, atol=1e-4)
+
+
+def test_the_published_split_shares_features_too_with_the_same_history(setup, fixed, monkeypatch):
+    _, shared = experiments.train(setup, fixed, 0, progress=False)
+    monkeypatch.setattr(experiments, "_shared", lambda *_: False)
+    _, alone = experiments.train(setup, fixed, 0, progress=False)
+    np.testing.assert_allclose(shared, alone, rtol=1e-5)
+
+
+def test_features_stay_on_disk_for_the_next_process(setup, fixed, tmp_path, monkeypatch):
+    grid(setup, "fixed")
+    monkeypatch.setattr(engine, "views_of", lambda *_: pytest.fail("computed again"))
+    again = experiments.prepare(setup.dataset, "stratified-0", results=tmp_path / "other")
+    grid(again, "fixed")
+    pd.testing.assert_frame_equal(setup.store.read("predictions"), again.store.read("predictions"))
+
+
+def test_other_weights_have_other_features(setup, fixed):
+    """The toy's backbone is random, so another seed is another backbone."""
+    seen = models.preprocessing_of(fixed)
+    found = []
+    for seed in (0, 1):
+        with engine.seeded(seed):
+            model, _ = setup.built(fixed, seed)
+        found.append(setup.plain(model, fixed, seen))
+    assert not torch.allclose(*found)
+
+
+def test_a_network_is_built_once_for_all_folds_of_a_seed(folded, fixed, monkeypatch):
+    calls = []
+    original = models.build
+    monkeypatch.setattr(models, "build", lambda *given: calls.append(1) or original(*given))
+    grid(folded, "fixed", seeds=2)
+    assert len(calls) == 2
+    shared = folded.store.read("history")
+    monkeypatch.setattr(experiments.Setup, "built", lambda self, recipe, seed: original(recipe, 3))
+    _, alone = experiments.train(folded.at(1, 2), fixed, 1, record=False, progress=False)
+    mine = shared.loc[shared["run"] == "fixed-e2-f2-s1", "train_loss"]
+    np.testing.assert_allclose(mine, alone["train_loss"], rtol=1e-5)
+
+
 def test_a_baseline_leaves_a_row_like_any_other(folded):
     grid(folded, "colour_histogram")
     row = folded.store.read("runs").iloc[0]

@@ -70,8 +70,9 @@ def test_file_bytes_and_picture_give_one_answer(predictor, cloth, tmp_path):
 def test_a_bad_file_does_not_disturb_its_batch(predictor, cloth, tmp_path):
     good = cloth[0][1]
     mixed = [good, b"no picture", good, tmp_path / "missing.jpg", good]
-    for workers, batch in itertools.product((1, 3), (1, 2, 16)):
-        answers = list(predictor.stream(mixed, batch=batch, workers=workers))
+    gathered = Predictor.load(predictor.folder, threads=2)
+    for workers, batch, model in itertools.product((1, 3), (1, 2, 16), (predictor, gathered)):
+        answers = list(model.stream(mixed, batch=batch, workers=workers))
         assert [a.verdict for a in answers] == ["sure", "refused", "sure", "refused", "sure"]
         assert answers[1].kind == "format"
         assert math.isnan(answers[3].familiarity)
@@ -201,6 +202,24 @@ def test_no_torch_is_loaded(model_folder):
     assert done.stdout.strip() == "[]", done.stderr
 
 
+@pytest.mark.parametrize("words", [["--help"], ["predict", "x.jpg", "--model"]])
+def test_the_command_line_starts_without_torch(model_folder, words):
+    """Help needs nothing at all; one picture needs onnxruntime, NumPy and Pillow."""
+    heavy = {"torch", "pandas", "matplotlib", "gradio"}
+    if words == ["--help"]:
+        heavy |= {"numpy", "PIL", "onnxruntime"}
+    else:
+        words = [*words, str(model_folder)]
+    code = (
+        "import atexit, sys; from batik_utils.__main__ import main; "
+        f"atexit.register(lambda: print('heavy:', sorted({heavy!r} & set(sys.modules)))); "
+        f"main({words!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("heavy: []"), done.stdout + done.stderr
+    assert "No such file" in done.stderr if "predict" in words else "usage" in done.stdout
+
+
 @pytest.mark.skipif(not COMMITTED.is_dir(), reason="no model is committed yet")
 def test_the_committed_model_answers(tmp_path):
     predictor = Predictor.load(COMMITTED)
@@ -291,6 +310,71 @@ def test_the_command_names_pictures_and_writes_a_table(
     assert main(["predict", str(shop / "betawi0.png")]) == 0
     assert capsys.readouterr().out.split("\t")[1:4:2] == ["betawi", "sure\n"]
     assert main(["predict", str(shop / "zz.jpg")]) == 1
+
+
+def test_one_core_a_picture_gives_the_answers_of_the_batch(predictor, cloth):
+    """The model of these tests has one thread, so its workers go from file to answer alone."""
+    pictures = [picture for _, picture in cloth] * 3
+    alone = list(predictor.stream(iter(pictures), workers=4))
+    batched = predictor.predict(pictures)
+    assert [a.name for a in alone] == [b.name for b in batched]
+    for one, other in zip(alone, batched, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert one.familiarity == pytest.approx(other.familiarity, abs=1e-4)
+
+
+@pytest.fixture
+def shop(cloth, tmp_path):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    for number, (_, one) in enumerate(cloth):
+        one.save(folder / f"{number}.png")
+    (folder / '5, "odd".jpg').write_bytes(b"<html>")
+    return folder
+
+
+def test_an_interrupted_table_is_resumed_and_becomes_the_same(
+    model_folder, predictor, shop, tmp_path, monkeypatch
+):
+    whole, table = tmp_path / "whole.csv", tmp_path / "table.csv"
+    words = ["predict", str(shop), "--model", str(model_folder), "--csv"]
+    assert main([*words, str(whole)]) == 0
+    paths = list(predict.files([shop]))
+    answers = predict.write_csv(predictor.stream(paths, workers=2), predictor.classes, table)
+    for _ in range(4):
+        next(answers)
+    # each answer is in the file as soon as it is given; the process may die now
+    assert len(table.read_text().splitlines()) == 5
+    answers.close()
+    with table.open("ab") as stream:
+        stream.write(b'half,"a li\nne')
+    left = list(predict.still_to_do(paths, predictor.classes, table))
+    assert left == paths[4:]
+    original, asked = Predictor.stream, []
+
+    def stream(self, images, **settings):
+        asked.extend(images)
+        return original(self, images, **settings)
+
+    monkeypatch.setattr(Predictor, "stream", stream)
+    assert main([*words, str(table), "--resume"]) == 0
+    assert asked == left
+    assert table.read_text() == whole.read_text()
+    assert main([*words, str(table), "--resume"]) == 0
+    assert len(asked) == len(left)
+    assert table.read_text() == whole.read_text()
+
+
+def test_a_table_of_something_else_is_not_resumed(model_folder, shop, tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\n1,2")
+    words = ["predict", str(shop), "--model", str(model_folder), "--resume"]
+    assert main(words) == 2
+    assert "name it with --csv" in capsys.readouterr().err
+    assert main([*words, "--csv", str(table)]) == 2
+    assert "no table of answers" in capsys.readouterr().err
+    assert table.read_text() == "a,b\n1,2"
+    assert main([*words, "--csv", str(tmp_path / "new.csv")]) == 0
 
 
 def test_the_commands_mistakes_are_sentences(model_folder, tmp_path, capsys):
