@@ -73,6 +73,23 @@ def find(named: Sequence[str]) -> Listing:
     return Listing(tuple(sources), count)
 
 
+def still_to_do(listing: Listing, classes: Sequence[str], table: Path) -> Listing:
+    """Return what an interrupted call left, see `predict.still_to_do`.
+
+    Raises:
+        BatikError: Parquet tables are in the listing, whose names only the workers read.
+    """
+    if tables := [source for source in listing.sources if isinstance(source, str)]:
+        raise BatikError(
+            f"--resume goes on with files and addresses, not with a Parquet table: name those of "
+            f"the pictures of {tables[0]} that are left in another table."
+        )
+    names = tuple(
+        predict.still_to_do((name for part in listing.sources for name in part), classes, table)
+    )
+    return Listing((names,) if names else (), len(names))
+
+
 def stream(
     listing: Listing,
     predictor: Predictor,

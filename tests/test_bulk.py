@@ -202,6 +202,20 @@ def test_the_command_writes_the_same_table(
     assert "give one of them" in capsys.readouterr().err
 
 
+def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, capsys):
+    whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
+    words = ["predict", str(shop), "--model", str(model_folder), "--ray", "auto", "--csv"]
+    assert main([*words, str(whole)]) == 0
+    part.write_text("".join(whole.read_text().splitlines(keepends=True)[:20]))
+    assert main([*words, str(part), "--resume"]) == 0
+    assert part.read_text() == whole.read_text()
+    assert main([*words, str(part), "--resume"]) == 0  # nothing is left to do
+    parquet.write_table(pa.table({"path": ["a.png"]}), tmp_path / "t.parquet")
+    words[1] = str(tmp_path / "t.parquet")
+    assert main([*words, str(part), "--resume"]) == 2
+    assert "not with a Parquet table" in capsys.readouterr().err
+
+
 def test_without_ray_the_command_that_installs_it_is_named(model_folder, shop, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main(["predict", str(shop), "--model", str(model_folder), "--ray", "auto"]) == 2
