@@ -194,8 +194,8 @@ def test_the_command_writes_the_same_table(
     monkeypatch.chdir(shop.parent)
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
     words = ["predict", shop.name, "--model", str(model_folder), "--csv"]
-    assert main([*words, str(one)]) == 0
-    assert main([*words, str(many), "--ray", "auto"]) == 0
+    assert main([*words, str(one)]) == 1  # one file was refused
+    assert main([*words, str(many), "--ray", "auto"]) == 1
     assert many.read_text() == one.read_text()
     assert len(list(csv.reader(many.open()))) == 42
     assert main([*words, str(many), "--features", str(tmp_path / "f")]) == 2
@@ -205,7 +205,7 @@ def test_the_command_writes_the_same_table(
 def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, capsys):
     whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
     words = ["predict", str(shop), "--model", str(model_folder), "--ray", "auto", "--csv"]
-    assert main([*words, str(whole)]) == 0
+    assert main([*words, str(whole)]) == 1  # one file was refused
     part.write_text("".join(whole.read_text().splitlines(keepends=True)[:20]))
     assert main([*words, str(part), "--resume"]) == 0
     assert part.read_text() == whole.read_text()
