@@ -65,9 +65,11 @@ train: install
 # How many times faster than the published way, in results/bench (about five minutes on two idle
 # cores). SCALE=100000 sends so many pictures through instead (about two hours), and TRIED=1 times
 # what else was tried. The tables are kept in the repository: run it on a machine that does nothing else.
-bench: install
+bench: install $(SCALED)
 	$(BIN)/python -m batik_utils bench --data '$(DATA)' --root '$(ROOT)' --model '$(MODEL)' \
 		$(if $(SCALE),--scale $(SCALE)) $(if $(TRIED),--tried)
+	$(if $(SCALE)$(TRIED),,$(BIN)/python -m batik_utils bench --data '$(DATA)' --root '$(ROOT)' \
+		--model '$(MODEL)' --workers 3)
 
 # The application at http://127.0.0.1:7860 (PORT=... for another one, MODEL=... for another model)
 app: install

@@ -190,8 +190,6 @@ def _predict(options: argparse.Namespace) -> int:
 
     if options.resume and not options.csv:
         raise BatikError("--resume goes on with a table: name it with --csv.")
-    if options.resume and options.ray:
-        raise BatikError("--resume goes on without --ray: leave out one of them.")
     workers = options.workers or os.cpu_count() or 1
     # one picture: all cores for it; several: one core for each is faster
     alone = len(options.file) == 1 and not Path(options.file[0]).is_dir()
@@ -203,23 +201,27 @@ def _predict(options: argparse.Namespace) -> int:
         from batik_utils import bulk
 
         listing = bulk.find(options.file)
-        count = listing.count
+        found = count = listing.count
+        if options.resume:
+            listing = bulk.still_to_do(listing, predictor.classes, Path(options.csv))
+            count = listing.count
         answers = bulk.stream(
             listing, predictor, ray=options.ray, batch=options.batch, workers=options.workers
         )
     else:
         # counting ten thousand names takes a moment, and gives the bar an end
         paths = list(predict.files(options.file))
-        count = len(paths)
-        if options.resume and paths:
+        found = count = len(paths)
+        if options.resume:
             paths = list(predict.still_to_do(paths, predictor.classes, Path(options.csv)))
-            logging.info("%d of %d pictures are in %s", count - len(paths), count, options.csv)
-            if not paths:
-                return 0
             count = len(paths)
         answers = predictor.stream(paths, batch=options.batch, workers=workers)
-    if not count:
+    if not found:
         raise BatikError(f"No picture was found in {', '.join(options.file)}.")
+    if options.resume:
+        logging.info("%d of %d pictures are in %s", found - count, found, options.csv)
+        if not count:
+            return 0
     if options.csv:
         table = Path(options.csv)
         answers = predict.write_csv(answers, predictor.classes, table, append=options.resume)
@@ -348,6 +350,13 @@ def _bench(options: argparse.Namespace) -> int:
     dataset = data.load(options.data, options.root)
     if options.tried:
         _say(bench.tried(dataset, output, model=model).to_string(index=False))
+    elif options.workers:
+        from batik_utils import scaling
+
+        table = scaling.measure_scaling(dataset.paths, repetitions=options.workers, model=model)
+        output.mkdir(parents=True, exist_ok=True)
+        table.assign(**bench.machine()).to_csv(output / "scaling.csv", index=False)
+        _say(table.to_string(index=False))
     elif options.scale:
         table = bench.scale(dataset, output, options.scale, model=model)
         _say(bench.describe_scale(table))
@@ -656,6 +665,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--tried", action="store_true", help="instead: what else was tried to compute faster"
+    )
+    command.add_argument(
+        "--workers",
+        type=int,
+        default=0,
+        metavar="REPETITIONS",
+        help="instead: what a second worker adds on Ray, measured so often (the extra 'scale')",
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_model(command, threads=False)

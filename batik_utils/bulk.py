@@ -55,7 +55,8 @@ def find(named: Sequence[str]) -> Listing:
         named: files, folders, addresses that fsspec knows (``s3://…``, ``file://…``; of one picture
             or of all below it), and ``.parquet`` tables under any of these. A table has a column
             ``bytes`` or ``content`` with files' contents, or ``image`` as Hugging Face datasets
-            write it, or only names of pictures: ``path``, ``file``, ``url`` or ``name``.
+            write it, or only names of pictures: ``path``, ``file``, ``url`` or ``name``, which may
+            be relative to the table's folder.
 
     Raises:
         BatikError: an address cannot be listed, or a table has none of these columns.
@@ -70,6 +71,23 @@ def find(named: Sequence[str]) -> Listing:
         sources += tables
         count += len(plain) + sum(map(_rows, tables))
     return Listing(tuple(sources), count)
+
+
+def still_to_do(listing: Listing, classes: Sequence[str], table: Path) -> Listing:
+    """Return what an interrupted call left, see `predict.still_to_do`.
+
+    Raises:
+        BatikError: Parquet tables are in the listing, whose names only the workers read.
+    """
+    if tables := [source for source in listing.sources if isinstance(source, str)]:
+        raise BatikError(
+            f"--resume goes on with files and addresses, not with a Parquet table: name those of "
+            f"the pictures of {tables[0]} that are left in another table."
+        )
+    names = tuple(
+        predict.still_to_do((name for part in listing.sources for name in part), classes, table)
+    )
+    return Listing((names,) if names else (), len(names))
 
 
 def stream(
@@ -177,9 +195,9 @@ class _Worker:
         """Turn a block of names into Arrow tables of answers, one a batch."""
         for part in _parts(block, self.batch):
             opened = []
-            for name, content in part:
+            for name, place, content in part:
                 try:
-                    opened.append((name, self.predictor.square(_source(name, content))))
+                    opened.append((name, self.predictor.square(_source(place, content))))
                 except PictureError as error:
                     opened.append((name, error))
             yield self.result(opened)
@@ -228,23 +246,25 @@ class _FeatureWorker(_Worker):
         return pa.Table.from_pylist(rows, schema=pa.schema([*fields, ("reason", pa.string())]))
 
 
-def _parts(block, batch: int) -> Iterator[list[tuple[str, bytes | None]]]:
-    """Yield names and contents, so many at a time, of what a block stands for."""
-    names, groups = (block.column(name).to_pylist() for name in ("name", "group"))
-    if groups[0] is None:
-        for start in range(0, len(names), batch):
-            yield [(name, None) for name in names[start : start + batch]]
+def _parts(block, batch: int) -> Iterator[list[tuple[str, str, bytes | None]]]:
+    """Yield names, places and contents, so many at a time, of what a block stands for."""
+    rows = block.to_pylist()
+    if rows[0]["group"] is None:
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            yield [(row["name"], row["place"], None) for row in part]
         return
-    for name, group in zip(names, groups, strict=True):
-        yield from _rows_of(name, group, batch)
+    for row in rows:
+        yield from _rows_of(row["place"], row["group"], batch)
 
 
-def _rows_of(table: str, group: int, batch: int) -> Iterator[list[tuple[str, bytes | None]]]:
-    """Yield names and contents, so many at a time, of one row group of a table."""
+def _rows_of(table: str, group: int, batch: int) -> Iterator[list[tuple[str, str, bytes | None]]]:
+    """Yield names, places and contents, so many at a time, of one row group of a table."""
     import fsspec
     from pyarrow import parquet
 
     named, held = _columns(table)
+    folder = table.rpartition("/")[0]
     with fsspec.open(table, "rb") as stream:
         file = parquet.ParquetFile(stream)
         columns = [column for column in (named, held) if column]
@@ -253,17 +273,17 @@ def _rows_of(table: str, group: int, batch: int) -> Iterator[list[tuple[str, byt
             for row in part.to_pylist():
                 name, content = row.get(named), row.get(held)
                 if held == "image":
-                    name, content = (
-                        name or (content or {}).get("path"),
-                        (content or {}).get("bytes"),
-                    )
+                    image = content or {}
+                    name, content = name or image.get("path"), image.get("bytes")
                 # an empty cell is an empty file, and not a name to be opened
                 content = (content or b"") if held or not name else None
-                rows.append((name or f"a picture of {table}", content))
+                name = name or f"a picture of {table}"
+                whole = "://" in name or Path(name).is_absolute()
+                rows.append((name, name if whole else f"{folder}/{name}", content))
             yield rows
 
 
-def _source(name: str, content: bytes | None) -> bytes | Path:
+def _source(place: str, content: bytes | None) -> bytes | Path:
     """Return what `Predictor.square` opens.
 
     Raises:
@@ -271,12 +291,12 @@ def _source(name: str, content: bytes | None) -> bytes | Path:
     """
     if content is not None:
         return content
-    if "://" not in name:
-        return Path(name)
+    if "://" not in place:
+        return Path(place)
     import fsspec
 
     try:
-        with fsspec.open(name, "rb") as stream:
+        with fsspec.open(place, "rb") as stream:
             # one byte more than is allowed tells that it is too large
             return stream.read(pictures.MAX_BYTES + 1)
     # every kind of store has errors of its own
@@ -322,8 +342,11 @@ def mapped(
         else:
             names = (source[k : k + size] for k in range(0, len(source), size))
             blocks += [(part, [None] * len(part)) for part in names]
-    kinds = pa.schema([("name", pa.string()), ("group", pa.int32())])
-    rows = [pa.table(dict(zip(kinds.names, block, strict=True)), kinds) for block in blocks]
+    kinds = pa.schema([("name", pa.string()), ("place", pa.string()), ("group", pa.int32())])
+    rows = [
+        pa.table({"name": names, "place": list(map(_place, names)), "group": groups}, kinds)
+        for names, groups in blocks
+    ]
     return ray_data.from_arrow(rows).map_batches(
         worker,
         batch_size=None,
@@ -334,6 +357,11 @@ def mapped(
         compute=ray_data.ActorPoolStrategy(min_size=1, max_size=n_workers, initial_size=n_workers),
         num_cpus=1,
     )
+
+
+def _place(name: str) -> str:
+    """Return where a picture is for a worker, which runs in another folder than this process."""
+    return name if "://" in name else str(Path(name).absolute())
 
 
 def _columns(table: str) -> tuple[str, str]:

@@ -404,7 +404,9 @@ def write_csv(
         raise BatikError(f"{path} cannot be written ({error.strerror or error}).") from error
 
 
-def still_to_do(paths: Iterable[Path], classes: Sequence[str], table: Path) -> Iterator[Path]:
+def still_to_do(
+    paths: Iterable[Path | str], classes: Sequence[str], table: Path
+) -> Iterator[Path | str]:
     """Yield the files that an interrupted `write_csv` left; a line it left half written is removed.
 
     Args:

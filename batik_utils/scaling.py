@@ -12,6 +12,7 @@ it costs while it runs does.
 import csv
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,8 @@ COLUMNS = (
 AIM = 0.85
 #: Pictures that go through the model at once, and such batches a worker at least.
 BATCH, BATCHES = 8, 24
+#: Seconds that a worker waits for the others.
+PATIENCE = 300
 
 
 def measure_stages(predictor: Predictor, pictures: Sequence[str | Path]) -> dict[str, float]:
@@ -180,12 +183,26 @@ def measure_scaling(
 
 
 class Timed(bulk._Worker):
-    """A worker that also tells when each batch was answered."""
+    """A worker that begins when all are ready, and tells when each batch was answered."""
+
+    def __init__(self, model: list, batch: int):
+        super().__init__(model, batch)
+        folder = Path(self._folder.name)
+        self._gate = Path((folder / "gate").read_text())
+        self._workers = int((folder / "workers").read_text())
+        (self._gate / str(os.getpid())).touch()
 
     def result(self, opened: list):
         """Return one row: process, time (s) and number of pictures."""
         import pyarrow as pa
 
+        end = time.monotonic() + PATIENCE
+        while len(list(self._gate.iterdir())) < self._workers:
+            if time.monotonic() > end:
+                raise BatikError(
+                    f"Not all {self._workers} workers came: more free cores are needed."
+                )
+            time.sleep(0.05)
         n = len(list(self.predictor.answer(opened)))
         return pa.table({"worker": [os.getpid()], "time": [time.time()], "pictures": [n]})
 
@@ -213,8 +230,10 @@ def speed(batches: pd.DataFrame) -> float:
 
 
 def _on_ray(predictor: Predictor, listing: Listing, workers: int) -> float:
-    answers = bulk.mapped(listing, Timed, predictor, BATCH, workers)
-    return speed(answers.to_pandas())
+    with tempfile.TemporaryDirectory() as gate:
+        extra = {"gate": gate.encode(), "workers": str(workers).encode()}
+        answers = bulk.mapped(listing, Timed, predictor, BATCH, workers, extra)
+        return speed(answers.to_pandas())
 
 
 def _without_ray(predictor: Predictor, listing: Listing) -> float:

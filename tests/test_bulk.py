@@ -68,17 +68,22 @@ def test_addresses_and_tables_give_the_same(two_workers, predictor, shop, tmp_pa
     contents = [path.read_bytes() for path in paths]
     names = list(map(str, paths))
     parquet.write_table(pa.table({"path": names, "price": range(len(names))}), named)
+    relative = shop.parent / "relative.parquet"
+    below = [str(path.relative_to(shop.parent)) for path in paths]
+    parquet.write_table(pa.table({"file": below}), relative)
     parquet.write_table(pa.table({"path": names, "bytes": contents}), held, row_group_size=7)
     images = [{"bytes": c, "path": n} for c, n in zip(contents, names, strict=True)]
     parquet.write_table(pa.table({"image": images}), hugging)
     wanted = lines(expected(predictor, shop), predictor)
-    listing = bulk.find([named, held, hugging, f"file://{held}", f"file://{shop}"])
-    assert listing.count == 5 * 41
+    listing = bulk.find([named, held, hugging, f"file://{held}", relative, f"file://{shop}"])
+    assert listing.count == 6 * 41
     found = lines(bulk.stream(listing, predictor, ray="auto", batch=5), predictor)
     for start in range(0, 4 * 41, 41):
         assert found[start : start + 41] == wanted
+    assert [line[0] for line in found[4 * 41 : 5 * 41]] == below
+    assert [line[1:] for line in found[4 * 41 : 5 * 41]] == [line[1:] for line in wanted]
     # a store sorts whole addresses, a folder's listing sorts by parts
-    assert {line[0]: line[1:] for line in found[4 * 41 :]} == {
+    assert {line[0]: line[1:] for line in found[5 * 41 :]} == {
         f"file://{line[0]}": line[1:] for line in wanted
     }
 
@@ -182,15 +187,33 @@ def test_what_cannot_be_listed_is_told(tmp_path):
 # --- the command ------------------------------------------------------------------------------
 
 
-def test_the_command_writes_the_same_table(two_workers, model_folder, shop, tmp_path, capsys):
+def test_the_command_writes_the_same_table(
+    two_workers, model_folder, shop, tmp_path, capsys, monkeypatch
+):
+    # workers were started in another folder
+    monkeypatch.chdir(shop.parent)
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
-    words = ["predict", str(shop), "--model", str(model_folder), "--csv"]
-    assert main([*words, str(one)]) == 0
-    assert main([*words, str(many), "--ray", "auto"]) == 0
+    words = ["predict", shop.name, "--model", str(model_folder), "--csv"]
+    assert main([*words, str(one)]) == 1  # one file was refused
+    assert main([*words, str(many), "--ray", "auto"]) == 1
     assert many.read_text() == one.read_text()
     assert len(list(csv.reader(many.open()))) == 42
     assert main([*words, str(many), "--features", str(tmp_path / "f")]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, capsys):
+    whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
+    words = ["predict", str(shop), "--model", str(model_folder), "--ray", "auto", "--csv"]
+    assert main([*words, str(whole)]) == 1  # one file was refused
+    part.write_text("".join(whole.read_text().splitlines(keepends=True)[:20]))
+    assert main([*words, str(part), "--resume"]) == 0
+    assert part.read_text() == whole.read_text()
+    assert main([*words, str(part), "--resume"]) == 0  # nothing is left to do
+    parquet.write_table(pa.table({"path": ["a.png"]}), tmp_path / "t.parquet")
+    words[1] = str(tmp_path / "t.parquet")
+    assert main([*words, str(part), "--resume"]) == 2
+    assert "not with a Parquet table" in capsys.readouterr().err
 
 
 def test_without_ray_the_command_that_installs_it_is_named(model_folder, shop, monkeypatch, capsys):

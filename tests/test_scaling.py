@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from batik_utils import optional, predict, scaling, synthetic
+from batik_utils.__main__ import main
 from batik_utils.errors import BatikError
 
 
@@ -50,6 +51,21 @@ def test_two_workers_are_measured(model_folder, tmp_path, monkeypatch):
         table["ratio"], table["reference"] / table["measured"], check_names=False
     )
     assert table["reference"][1] == pytest.approx(table["measured"][0] / 2)
+
+
+def test_the_bench_keeps_it_as_a_table(small_dataset, tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def measured(pictures, repetitions, model):
+        asked.update(pictures=len(pictures), repetitions=repetitions, model=model)
+        return pd.DataFrame([dict.fromkeys(scaling.COLUMNS, 1)])
+
+    monkeypatch.setattr(scaling, "measure_scaling", measured)
+    words = ["bench", "--data", "folder", "--root", str(small_dataset.root)]
+    assert main([*words, "--workers", "3", "--output", str(tmp_path / "bench")]) == 0
+    assert asked == {"pictures": 24, "repetitions": 3, "model": None}
+    table = pd.read_csv(tmp_path / "bench" / "scaling.csv")
+    assert list(table.columns)[: len(scaling.COLUMNS)] == list(scaling.COLUMNS)
 
 
 # --- the plan ---------------------------------------------------------------------------------
