@@ -4,7 +4,7 @@ A picture travels one way, and the modules stand in that order::
 
     errors, motifs, pictures, synthetic, data, array_cache
     features, planted, duplicates, duplicate_check, splits
-    preprocessing, transforms, weights, recipes, scratch, models
+    preprocessing, onnx_session, transforms, weights, recipes, scratch, models
     engine, published, baselines
     metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_bench
     masking, explain, shortcuts, plots_explain
@@ -12,7 +12,7 @@ A picture travels one way, and the modules stand in that order::
     experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, feature_files, linear, rejection, selection, foreign, export, final
     model_card, build
-    predict, bench, occlusion, texts, app, space, web
+    predict, timing, bench, bench_scale, bench_tried, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.
