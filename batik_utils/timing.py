@@ -53,6 +53,7 @@ class Ratio:
         extrapolated: how the reference was extrapolated, or "".
         times: the reference's work is so many times what was timed.
         parts: sides that the measured one consists of, to say what the time goes into.
+        reference_parts: the same of the reference.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Ratio:
     extrapolated: str = ""
     times: float = 1.0
     parts: tuple[str, ...] = ()
+    reference_parts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,13 @@ def as_row(ratio: Ratio, seconds: dict[str, list[float]]) -> dict:
     middle, measured = statistics.median(ratios), statistics.median(fast)
     # a NaN, no aim, is never missed
     met = not middle < ratio.aim and not measured > ratio.limit_s
-    parts = [f"{part} {in_words(statistics.median(seconds[part]))}" for part in ratio.parts]
+
+    def named(parts: tuple[str, ...]) -> str:
+        return ", ".join(f"{part} {in_words(statistics.median(seconds[part]))}" for part in parts)
+
+    goes_into = named(ratio.parts)
+    if ratio.reference_parts:
+        goes_into += f"; the reference's into: {named(ratio.reference_parts)}"
     return {
         "name": ratio.name,
         "reference": statistics.median(slow),
@@ -117,7 +125,7 @@ def as_row(ratio: Ratio, seconds: dict[str, list[float]]) -> dict:
         "limit_s": ratio.limit_s,
         "reference_is": ratio.reference_is,
         "extrapolated": ratio.extrapolated,
-        "time_goes_into": ", ".join(parts),
+        "time_goes_into": goes_into,
     }
 
 

@@ -49,6 +49,8 @@ def test_a_ratio_is_of_pairs_and_its_aim_is_met_or_missed():
     assert (row["ratio"], row["ratio_min"], row["ratio_max"], row["repetitions"]) == (2, 2, 6, 3)
     assert row["met"]
     assert row["time_goes_into"] == "part 500 ms"
+    both = timing.as_row(replace(ratio, reference_parts=("slow",)), seconds)
+    assert both["time_goes_into"] == "part 500 ms; the reference's into: slow 4 s"
     assert not timing.as_row(Ratio("x", "slow", "fast", "", aim=2.1), seconds)["met"]
     assert timing.as_row(Ratio("x", "slow", "fast", ""), seconds)["met"]
     assert timing.as_row(Ratio("x", "slow", "fast", "", limit_s=1), seconds)["met"]
