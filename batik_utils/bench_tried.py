@@ -51,7 +51,7 @@ def _tried_features(dataset: Dataset) -> list[dict]:
     recipe = recipes.get("efficientnet_lite0")
     seen = models.preprocessing_of(recipe)
     with engine.seeded(0):
-        classifier = models.build_untrained(recipe, 2)
+        classifier, _ = models.build(recipe, 2)
     backbone = classifier.backbone.eval().to(memory_format=torch.channels_last)
     pixels = transforms.load_pixels(dataset, seen, progress=False)[:16]
     batch = transforms.EvalPreset(seen)(pixels)
