@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install report train bench app web fuzz load test lint unit notebooks-test notebooks format clean
+.PHONY: help install scale report train bench app web fuzz load test lint unit notebooks-test notebooks format clean
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -23,6 +23,7 @@ MODEL ?=
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+SCALED := $(VENV)/.installed-scale
 # the project's own weights folder, where it lies beside the checkout; see batik_utils/weights.py
 export BATIK_WEIGHTS_DIR ?= $(abspath $(wildcard ../shared/weights))
 # glibc gives large tensors back to the system after each step and asks for them again in the next:
@@ -42,6 +43,16 @@ $(READY): requirements.txt constraints.txt
 
 install: $(READY)
 	@echo "$(VENV) is ready; it is installed again only when requirements or constraints change"
+
+# the optional extra for clusters, several GPUs and MLflow, into the same environment
+$(SCALED): $(READY) requirements-scale.txt
+	@echo "Adding the extra 'scale' to $(VENV) (half a minute, 0.5 GB)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements-scale.txt -c constraints.txt
+	@touch $@
+
+scale: $(SCALED)
+	@echo "$(VENV) has Ray, Fabric and MLflow"
 
 report: install
 	$(BIN)/python -m batik_utils report --data '$(DATA)' --root '$(ROOT)' \
@@ -71,7 +82,7 @@ fuzz: install
 	PYTHONPATH=. $(BIN)/python tests/fuzz_pictures.py
 
 load: install
-	PYTHONPATH=. $(BIN)/python tests/load_app.py --model '$(MODEL)'
+	PYTHONPATH=. $(BIN)/python tests/load_app.py --model '$(MODEL)' --csv results/bench/load.csv
 
 test: install lint unit notebooks-test
 
@@ -79,7 +90,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-unit: $(READY)
+unit: $(SCALED)
 	$(BIN)/python -m pytest tests
 
 # The committed 04 is compared by tests/test_notebook_checks.py, which also shows that a changed

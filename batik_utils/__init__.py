@@ -2,17 +2,18 @@
 
 A picture travels one way, and the modules stand in that order::
 
-    errors, motifs, pictures, synthetic, data, array_cache
+    errors, optional, motifs, pictures, synthetic, data, array_cache
     features, planted, duplicates, duplicate_check, splits
     preprocessing, onnx_session, transforms, weights, recipes, scratch, models
-    engine, published, baselines
-    metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_bench
+    linear, engine, distributed, published, baselines
+    metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_bench, plots_formats
     masking, explain, shortcuts, plots_explain
-    checkpoints, results
+    checkpoints, results, tracking, cluster, cluster_tuning
     experiments, tuning, cost, audit, comparison, cross_validation
-    views, embedding, feature_files, linear, rejection, selection, foreign, export, final
-    model_card, build
-    predict, timing, bench, bench_scale, bench_tried, occlusion, texts, app, space, web
+    views, embedding, feature_files, rejection, selection, foreign, export, final
+    ablation, fine_tuning, model_card, build
+    predict, bulk, scaling, formats, quantised
+    timing, bench, bench_scale, bench_tried, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     notebooks = run.find(options.notebook)
     given = dict(options.parameter)
     if options.refresh:
-        if given or options.smoke or options.output:
+        if given or options.smoke or options.output or options.sweep or options.parallel != 1:
             raise BatikError("--refresh runs notebooks as they are: no parameters, no output.")
         for path in notebooks:
             run.refresh(path)
@@ -55,7 +55,8 @@ def _run(options: argparse.Namespace) -> int:
         known = {name for path in notebooks for name in parameters.declared(path)}
         given = {name: v for name, v in run.SMOKE.items() if name in known} | given
     output = experiments.results_root(options.output or "results/notebooks")
-    for copy in run.execute(notebooks, given, output):
+    jobs = run.jobs(notebooks, given, {name: values for name, *values in options.sweep}, output)
+    for copy in run.execute_all(jobs, options.parallel):
         _say(copy)
     return 0
 
@@ -79,9 +80,16 @@ def _train(options: argparse.Namespace) -> int:
 
     # a wrong word must not wait for the pictures to be read
     recipes.select(options.recipes)
-    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
+    setup = _setup(
+        options, folds=options.folds, repeats=max(options.seeds, 5), devices=options.devices
+    )
     outcome = experiments.run_grid(
-        setup, options.recipes, options.seeds, epochs=options.epochs, n_train=options.n_train
+        setup,
+        options.recipes,
+        options.seeds,
+        epochs=options.epochs,
+        n_train=options.n_train,
+        ray=options.ray,
     )
     _say(outcome)
     _say(setup.store.folder)
@@ -94,7 +102,12 @@ def _tune(options: argparse.Namespace) -> int:
     recipes.get(options.recipe)
     setup = _setup(options)
     table = tuning.search(
-        setup, options.recipe, options.trials, folds=options.folds, seed=options.seed
+        setup,
+        options.recipe,
+        options.trials,
+        folds=options.folds,
+        seed=options.seed,
+        ray=options.ray,
     )
     _say(tuning.summary(table))
     _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
@@ -175,28 +188,42 @@ def _predict(options: argparse.Namespace) -> int:
 
     if options.resume and not options.csv:
         raise BatikError("--resume goes on with a table: name it with --csv.")
+    if options.resume and options.ray:
+        raise BatikError("--resume goes on without --ray: leave out one of them.")
     workers = options.workers or os.cpu_count() or 1
     # one picture: all cores for it; several: one core for each is faster
     alone = len(options.file) == 1 and not Path(options.file[0]).is_dir()
     threads = options.threads or (0 if alone or workers == 1 else 1)
     predictor = predict.Predictor.load(options.model or None, threads=threads)
-    # counting ten thousand names takes a moment, and gives the bar an end
-    paths = list(predict.files(options.file))
-    if not paths:
+    if options.features:
+        return _features(options, predictor)
+    if options.ray:
+        from batik_utils import bulk
+
+        listing = bulk.find(options.file)
+        count = listing.count
+        answers = bulk.stream(
+            listing, predictor, ray=options.ray, batch=options.batch, workers=options.workers
+        )
+    else:
+        # counting ten thousand names takes a moment, and gives the bar an end
+        paths = list(predict.files(options.file))
+        count = len(paths)
+        if options.resume and paths:
+            paths = list(predict.still_to_do(paths, predictor.classes, Path(options.csv)))
+            logging.info("%d of %d pictures are in %s", count - len(paths), count, options.csv)
+            if not paths:
+                return 0
+            count = len(paths)
+        answers = predictor.stream(paths, batch=options.batch, workers=workers)
+    if not count:
         raise BatikError(f"No picture was found in {', '.join(options.file)}.")
-    if options.resume:
-        found = len(paths)
-        paths = list(predict.still_to_do(paths, predictor.classes, Path(options.csv)))
-        logging.info("%d of %d pictures are in %s", found - len(paths), found, options.csv)
-        if not paths:
-            return 0
-    answers = predictor.stream(paths, batch=options.batch, workers=workers)
     if options.csv:
         table = Path(options.csv)
         answers = predict.write_csv(answers, predictor.classes, table, append=options.resume)
     verdicts, motifs = Counter(), Counter()
     log = logging.getLogger("batik_utils.predict")
-    bar = tqdm(answers, total=len(paths), unit="picture", disable=None)
+    bar = tqdm(answers, total=count, unit="picture", disable=None)
     with logging_redirect_tqdm():
         for answer in bar:
             verdicts[answer.verdict] += 1
@@ -209,13 +236,33 @@ def _predict(options: argparse.Namespace) -> int:
     found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
     log.info(
         "%d pictures: %s; none of these %d, refused %d, not sure %d",
-        len(paths),
+        count,
         found,
         verdicts["none"],
         verdicts["refused"],
         verdicts["unsure"],
     )
-    return 1 if verdicts["refused"] == len(paths) else 0
+    return 1 if verdicts["refused"] == count else 0
+
+
+def _features(options: argparse.Namespace, predictor) -> int:
+    from batik_utils import bulk
+
+    if options.csv:
+        raise BatikError("--features and --csv are two commands: give one of them.")
+    listing = bulk.find(options.file)
+    if not listing.count:
+        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
+    bulk.features(
+        listing,
+        predictor,
+        options.features,
+        ray=options.ray or "local",
+        batch=options.batch,
+        workers=options.workers or 0,
+    )
+    _say(f"{options.features}: features of {listing.count} pictures")
+    return 0
 
 
 def _app(options: argparse.Namespace) -> int:
@@ -255,6 +302,39 @@ def _build(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from batik_utils import formats
+
+    known = (*formats.FORMATS, "int8")
+    names = [name.strip() for name in options.format.split(",") if name.strip()]
+    if not names or set(names) - set(known):
+        raise BatikError(f"Unknown format '{options.format}': name some of {', '.join(known)}.")
+    output = Path(options.output)
+    made = formats.write(output, [name for name in names if name != "int8"], options.model or None)
+    if "int8" in names:
+        from batik_utils import data, experiments, quantised
+
+        dataset = data.load(options.data, options.root)
+        pixels = quantised.calibration_pixels(
+            dataset, experiments.results_root(options.results) / dataset.name
+        )
+        made.append(quantised.write(options.model or None, pixels, output / "int8"))
+    for path in made:
+        _say(path)
+    return 0
+
+
+def _formats(options: argparse.Namespace) -> int:
+    from batik_utils import data, experiments, quantised
+
+    dataset = data.load(options.data, options.root)
+    results = experiments.results_root(options.results)
+    path = quantised.compare(dataset, results, options.model or None)
+    _say(quantised.read(path.parent).to_string(index=False))
+    _say(path)
+    return 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     from batik_utils import bench, bench_scale, bench_tried, data, experiments, timing
 
@@ -279,6 +359,34 @@ def _bench(options: argparse.Namespace) -> int:
         )
         _say(timing.summary(table))
     _say(output)
+    return 0
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from batik_utils import ablation, audit, build, data, experiments, final, foreign
+
+    if options.step != "finetune":
+        ablation.check(options.step)
+    dataset = data.load(options.data, options.root)
+    home = experiments.results_root(options.results) / dataset.name
+    groups, fold_of = build.divided(dataset, home)
+    material = final.gather(
+        dataset,
+        groups,
+        options.weights or None,
+        foreign=foreign.pictures(),
+        copies=final.COPIES if options.step in ("none", "finetune") else ablation.COPIES,
+    )
+    doubted = audit.doubted(home) or set(), audit.doubted(home, by_any=True) or set()
+    trial = ablation.trial_of(material, fold_of, *doubted)
+    command = f"python -m batik_utils ablate {options.step} --data folder --root {options.root}"
+    if options.step == "finetune":
+        from batik_utils import fine_tuning
+
+        tried = fine_tuning.rows(trial, dataset, options.weights or None)
+        _say(ablation.add(tried, home / "cv" / "ablation.csv", command))
+    else:
+        _say(ablation.run(trial, options.step, home / "cv", command))
     return 0
 
 
@@ -325,11 +433,34 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--root", default="", help="folder of the pictures, for 'folder'")
         command.add_argument("--results", default="", help="results folder (default: results)")
 
+    def add_ray(command: argparse.ArgumentParser) -> None:
+        command.add_argument(
+            "--ray",
+            default="",
+            metavar="ADDRESS",
+            help="compute on a Ray cluster: auto, local or HOST:PORT (needs the extra 'scale')",
+        )
+
     command = add("run", _run, "Execute notebooks headless (all five if none is named).")
     command.add_argument("notebook", nargs="*", help="path, name or number, e.g. 02")
     command.add_argument("--output", default="", help="folder for the executed copies")
     command.add_argument(
         "--refresh", action="store_true", help="run with defaults and keep the outputs in place"
+    )
+    command.add_argument(
+        "--sweep",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="run once with each value, e.g. --sweep EPOCHS 5 10 20; several make all combinations",
+    )
+    command.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="so many at a time, each in a process of its own; they must not need each other",
     )
     add_parameters(command)
 
@@ -370,6 +501,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--folds", type=int, default=0, help="folds of cv; 0: as there are, or 10 (default)"
     )
+    command.add_argument(
+        "--devices",
+        type=int,
+        default=1,
+        help="GPUs (or processes) that share each batch of one run (default: 1)",
+    )
+    add_ray(command)
     add_training(command)
 
     command = add("tune", _tune, "Search a recipe's settings on the training pictures alone.")
@@ -379,6 +517,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
+    add_ray(command)
     add_training(command)
 
     command = add("cost", _cost, "Measure what recipes cost in use: milliseconds and megabytes.")
@@ -417,7 +556,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--threads",
                 type=int,
                 default=0,
-                help="of one run of the model, 0: all cores; for folders one (default)",
+                help="of one run of the model, 0: all cores; one for folders and 'app'",
             )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
@@ -430,8 +569,18 @@ def _parser() -> argparse.ArgumentParser:
         "--batch", type=int, default=16, help="pictures at once, with --threads above 1"
     )
     command.add_argument(
-        "--workers", type=int, default=0, help="pictures side by side, 0: one a core (default)"
+        "--workers",
+        type=int,
+        default=0,
+        help="pictures side by side, with --ray processes; 0: one a core (default)",
     )
+    command.add_argument(
+        "--features",
+        default="",
+        metavar="FOLDER",
+        help="write what the model sees in each picture as Parquet, and no answers (on Ray)",
+    )
+    add_ray(command)
     add_model(command)
 
     command = add("app", _app, "Start the application: a page, and an API for programs.")
@@ -449,12 +598,30 @@ def _parser() -> argparse.ArgumentParser:
         help="write a Hugging Face Space of package and model to this folder, and do nothing else",
     )
     add_model(command)
+    # several answers at once, one core each: more answers a second than all cores for each
+    command.set_defaults(threads=1)
 
     command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
     command.add_argument(
         "--output", default="build/web", help="folder for the page (default: build/web)"
     )
     add_model(command, threads=False)
+
+    command = add("export", _export, "Write the deployed model in other formats, and check them.")
+    command.add_argument(
+        "--format",
+        default="safetensors,pt",
+        help="some of onnx, safetensors, pt, int8; int8 needs pictures (default: %(default)s)",
+    )
+    command.add_argument(
+        "--output", default="build/formats", help="folder for them (default: build/formats)"
+    )
+    add_model(command, threads=False)
+    add_data(command)
+
+    command = add("formats", _formats, "Compare the formats: size, speed, answers, accuracy.")
+    add_model(command, threads=False)
+    add_data(command)
 
     command = add("build", _build, "Test the final model's making, and make it from all pictures.")
     command.add_argument(
@@ -485,6 +652,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_model(command, threads=False)
+    add_data(command)
+
+    command = add("ablate", _ablate, "Try a step towards the final model; add rows to a table.")
+    command.add_argument(
+        "step", help="copies, scatter, doubts, averages, distillation, finetune or none (of these)"
+    )
+    command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)
     return parser
 

@@ -12,7 +12,10 @@ fetched from other servers when it starts, and uploads are deleted. Introduced i
 import html
 import logging
 import math
+import shutil
+import signal
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,16 +37,18 @@ MAX_MEGABYTES = 20
 MAX_FILES = 200
 #: Answers computed at the same time, and requests that may wait; more are told to come again.
 CONCURRENCY, QUEUE = 2, 64
+#: Visitors whose last answers are remembered, about 40 kB each, so that memory stays bounded.
+SESSIONS = 1000
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
 #: Cloth drawn for visitors without a picture: motif and seed.
 EXAMPLES = (
     ("betawi", 2),
     ("betawi", 5),
-    ("sidoluhur", 3),
-    ("sidoluhur", 7),
+    ("sidoluhur", 4),
+    ("sidoluhur", 0),
     ("tambal", 1),
-    ("tambal", 4),
+    ("tambal", 6),
 )
 
 _log = logging.getLogger(__name__)
@@ -55,18 +60,20 @@ _CSS = """
 .answer p { margin: .3rem 0; }
 .answer .quiet { color: var(--neutral-600); }
 .dark .answer .quiet { color: var(--neutral-300); }
+.answer .sources { font-size: .85rem; margin-top: .8rem; }
+.answer .sources a { color: inherit; text-decoration: underline; }
 @media (max-width: 480px) {
   .gradio-container main { padding: .6rem !important; }
   #language { min-width: 100% !important; }
   .tab-container button { padding-inline: .5rem !important; font-size: .85rem; }
 }
 .scroll { overflow-x: auto; }
-table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
-.answers th, .answers td { text-align: left; font-weight: inherit; padding: .4rem .6rem;
+#table table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
+#table table.answers :is(th, td) { text-align: left; font-weight: inherit; padding: .4rem .6rem;
   border: 0 solid var(--border-color-primary) !important; border-bottom-width: 1px !important;
   vertical-align: top; }
-.answers thead th { font-weight: 600; }
-.answers tbody th { overflow-wrap: anywhere; min-width: 8rem; }
+#table table.answers thead th { font-weight: 600; }
+#table table.answers tbody th { overflow-wrap: anywhere; min-width: 8rem; }
 .answer dl { margin: .8rem 0 0; }
 .answer dt { font-weight: 600; margin-top: .5rem; }
 .answer dd { margin: 0; }
@@ -79,6 +86,12 @@ table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
 .answer.refused, .answer.none, .answer.unsure {
   border-left: .3rem solid var(--neutral-400); padding-left: .8rem; }
 .answer.sure { border-left: .3rem solid var(--color-accent); padding-left: .8rem; }
+.tab-container button[aria-selected=true] { color: var(--primary-600) !important; }
+.dark .tab-container button[aria-selected=true] { color: var(--primary-300) !important; }
+.dark #files a { color: var(--primary-300) !important; }
+footer button { color: var(--neutral-600) !important; }
+.dark .dark #files a { color: var(--primary-300) !important; }
+footer button { color: var(--neutral-300) !important; }
 :focus-visible { outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
 .visually-hidden { position: absolute; width: 1px; height: 1px; overflow: hidden;
   clip-path: inset(50%); white-space: nowrap; }
@@ -87,12 +100,19 @@ table.answers { border-collapse: collapse; width: 100%; border: 0 !important; }
 _SET_LANGUAGE = (
     "(code, ...rest) => { document.documentElement.lang = code; return [code, ...rest]; }"
 )
-# Gradio's example buttons hold a picture without a name, which a screen reader cannot tell apart
-_NAME_EXAMPLES = """() => {
-  const name = () => document.querySelectorAll("#examples button").forEach((button, k) => {
-    const words = (document.documentElement.lang === "id" ? "Contoh " : "Example ") + (k + 1);
-    if (button.ariaLabel !== words) button.ariaLabel = words;
-  });
+# Gradio's example buttons hold a picture without a name, which a screen reader cannot tell apart,
+# and the button that adds files to a list is named by a key of its own texts
+_NAME_BUTTONS = """() => {
+  const name = () => {
+    const indonesian = document.documentElement.lang === "id";
+    const say = (button, words) => { if (button.ariaLabel !== words) button.ariaLabel = words; };
+    document.querySelectorAll("#examples button").forEach(
+      (button, k) => say(button, (indonesian ? "Contoh " : "Example ") + (k + 1)));
+    document.querySelectorAll("#files button[title^=common]").forEach((button) => {
+      say(button, indonesian ? "Tambah berkas" : "Add files");
+      button.title = button.ariaLabel;
+    });
+  };
   new MutationObserver(name).observe(document.documentElement,
     {subtree: true, childList: true, attributes: true, attributeFilter: ["lang"]});
   name();
@@ -194,7 +214,6 @@ def build(predictor: Predictor) -> "gradio.Blocks":
     # goes when the program ends; Gradio works on copies of its own
     scratch = tempfile.TemporaryDirectory(prefix="batik-app-")
     room = Path(scratch.name)
-    latest = room / "batik-motifs.csv"
     card = predictor.folder / "MODEL_CARD.md"
     card_text = card.read_text(encoding="utf-8") if card.is_file() else ""
     with gr.Blocks(
@@ -312,17 +331,16 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             for number, one in enumerate(stream, 1):
                 found.append(one)
                 progress((number, len(paths)), desc=texts.say(code, "table"))
-            for _ in predict.write_csv(found, predictor.classes, latest):
+            # Gradio copies it when this returns, and deletes its copy as it does uploads
+            table = _short_lived(room) / "batik-motifs.csv"
+            for _ in predict.write_csv(found, predictor.classes, table):
                 pass
             return (
                 found,
                 summary(found, code, predictor.classes),
                 table_html(found, code),
-                gr.update(value=str(latest), visible=True),
+                gr.update(value=str(table), visible=True),
             )
-
-        def forget() -> None:
-            latest.unlink(missing_ok=True)
 
         def switch(
             code: str, found: Prediction | None, drop: float | None, list_found: list | None
@@ -368,6 +386,8 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             return as_json(predictor.predict([file])[0])
 
         quiet = {"api_visibility": "private", "show_progress": "minimal"}
+        # people and programs share the cores
+        one_picture = {"concurrency_limit": CONCURRENCY, "concurrency_id": "one picture"}
 
         def take(number: int) -> str:
             return str(drawn[number])
@@ -378,7 +398,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             [picture, language],
             [last, answer, why, heat, heat_note, largest],
             preprocess=False,
-            concurrency_limit=CONCURRENCY,
+            **one_picture,
             **quiet,
         )
         why.click(
@@ -393,10 +413,10 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             _guarded(look_at_many, gr),
             [files, language],
             [many, line, answers, csv],
-            # one at a time: they share the file that Gradio copies
+            # one at a time: a long list must leave a core to those with one picture
             concurrency_limit=1,
             api_visibility="private",
-        ).then(forget, api_visibility="private", queue=False)
+        )
         everything = [
             *(head, language, tab_one, tab_many, tab_about, picture, examples, answer, why),
             *(heat, heat_note, files, note, go, line, answers, csv, about, card_box),
@@ -419,7 +439,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             file,
             found,
             api_name="classify",
-            concurrency_limit=CONCURRENCY,
+            **one_picture,
         )
         page.scratch = scratch
     page.queue(max_size=QUEUE, default_concurrency_limit=CONCURRENCY)
@@ -475,6 +495,7 @@ def serve(
             show_error=False,
             max_file_size=MAX_MEGABYTES * 1_000_000,
             max_threads=16,
+            state_session_capacity=SESSIONS,
             footer_links=["api"],
             run_history=False,
             ssr_mode=False,
@@ -485,7 +506,7 @@ def serve(
                 font_mono=["ui-monospace", "monospace"],
             ),
             css=_CSS,
-            js=_NAME_EXAMPLES,
+            js=_NAME_BUTTONS,
             app_kwargs={"routes": [Route("/health", health)]},
         )
     except OSError as error:
@@ -494,6 +515,9 @@ def serve(
         ) from error
     _log.info("The application answers at %s", public or address)
     if wait:
+        # "docker stop" and "kill" end it as Ctrl+C does: Gradio then deletes what was uploaded
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.block_thread()
     return public or address
 
@@ -503,7 +527,7 @@ def _section(verdict: str, inner: str, answer: Prediction | None = None, languag
         _, *facts = texts.MOTIFS[language][answer.motif]
         named = zip(("origin", "signs", "meaning"), facts, strict=True)
         story = "".join(f"<dt>{texts.say(language, k)}</dt><dd>{v}</dd>" for k, v in named)
-        inner += f"<dl>{story}</dl>"
+        inner += f"<dl>{story}</dl>{texts.sources_html(language, answer.motif)}"
     return f'<section class="answer {verdict}" role="status" aria-live="polite">{inner}</section>'
 
 
@@ -564,6 +588,15 @@ def _draw_examples(folder: Path) -> list[Path]:
     for path, (motif, seed) in zip(paths, EXAMPLES, strict=True):
         synthetic.draw(motif, seed).save(path)
     return paths
+
+
+def _short_lived(room: Path) -> Path:
+    """Return a new folder that goes after `CHECK_EVERY` seconds, whatever the visitor does."""
+    folder = tempfile.mkdtemp(dir=room)
+    timer = threading.Timer(CHECK_EVERY, shutil.rmtree, (folder,), {"ignore_errors": True})
+    timer.daemon = True
+    timer.start()
+    return Path(folder)
 
 
 def _guarded(function: Callable, gr: Any) -> Callable:

@@ -201,7 +201,7 @@ def groups_of(
     return path
 
 
-def doubted(folder: Path) -> set[str] | None:
+def doubted(folder: Path, *, by_any: bool = False) -> set[str] | None:
     """Return the pictures whose labels are doubted by a person or by a twin in another motif.
 
     Confident learning is left out: it doubts what models get wrong, so a score without such
@@ -209,6 +209,7 @@ def doubted(folder: Path) -> set[str] | None:
 
     Args:
         folder: ``<results>/<data set>``.
+        by_any: count confident learning, too.
 
     Returns:
         Paths; None where there was no audit.
@@ -217,7 +218,7 @@ def doubted(folder: Path) -> set[str] | None:
     if not path.is_file():
         return None
     table = _read(path, ("path", "source"))
-    return set(table.loc[table["source"].isin(INDEPENDENT_DOUBTS), "path"])
+    return set(table.loc[by_any | table["source"].isin(INDEPENDENT_DOUBTS), "path"])
 
 
 def only(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

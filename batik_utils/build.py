@@ -76,13 +76,7 @@ def run(
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     home = results / dataset.name
-    groups = _read(home / "duplicate_groups.csv", "audit")
-    folds = _read(home / "cv" / "folds.csv", "train --grid cv")
-    if set(folds["dataset"]) != {dataset.digest}:
-        raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
-    folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
-    fold_of = folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
-
+    groups, fold_of = divided(dataset, home)
     started = datetime.now(timezone.utc)
     material = final.gather(
         dataset, groups, weights_directory, foreign=foreign.pictures(), progress=progress
@@ -94,23 +88,26 @@ def run(
     seconds = time.perf_counter() - clock
     choice = selection.choose(bank, np.arange(len(material.labels)), options, seed=0)
     log.info("Chosen from all pictures: %s", choice.candidate.name)
-    columns = material.columns[choice.candidate.subset]
-    tested = final.leave_motifs_out(material, fold_of[:, 0], columns)
+    subset = choice.candidate.subset
+    columns, scores = material.columns[subset], final.scores_of(material, subset)
+    unseen = final.leave_motifs_out(material, fold_of[:, 0], columns, scores)
+    tested = final.leave_pictures_out(material, fold_of[:, 0], columns, scores)
+    rejected = pd.concat([unseen.table, tested.table], ignore_index=True)
     place = home / "cv" / "final"
     place.mkdir(parents=True, exist_ok=True)
-    runs, predictions = rows(dataset, outcome, fold_of, material.provenance, seconds, started)
+    runs, predictions = rows(dataset, outcome, fold_of, material, seconds, started)
     coverage = coverage_of(outcome.logits[0], material.labels, tested.known["combined"])
     for name, table in (
         ("runs", runs),
         ("predictions", predictions),
         ("choices", outcome.choices),
-        ("rejection", tested.table),
+        ("rejection", rejected),
         ("coverage", coverage),
     ):
         table.to_csv(place / f"{name}.csv", index=False, float_format="%.6g")
-    found = summary(dataset, material, outcome, fold_of, tested, audit.doubted(home) or set())
+    found = summary(dataset, material, outcome, fold_of, rejected, audit.doubted(home) or set())
     if evaluate_only:
-        _write_json(place / "metrics.json", found)
+        write_json(place / "metrics.json", found)
         return place
 
     network = final.fit(material, choice, weights_directory)
@@ -143,7 +140,7 @@ def run(
             "weights": network.network.provenance,
         }
     }
-    _write_json(
+    write_json(
         folder / "labels.json",
         {
             "classes": list(dataset.classes),
@@ -151,7 +148,7 @@ def run(
             "opset": export.OPSET,
         },
     )
-    _write_json(
+    write_json(
         folder / "preprocessing.json",
         {
             "size": embedding.SIZE,
@@ -160,17 +157,35 @@ def run(
             "colour": "RGB",
         },
     )
-    _write_json(folder / "metrics.json", found)
+    write_json(folder / "metrics.json", found)
     (folder / "MODEL_CARD.md").write_text(model_card.text(found), encoding="utf-8")
     write_sums(folder)
     return folder
+
+
+def divided(dataset: Dataset, home: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return groups of near-twins over all motifs, and the fold of each picture (N, R).
+
+    Args:
+        dataset: pictures of the motifs.
+        home: ``<results>/<data set>``.
+
+    Raises:
+        BatikError: a file is missing or belongs to other pictures.
+    """
+    groups = read_table(home / "duplicate_groups.csv", "audit")
+    folds = read_table(home / "cv" / "folds.csv", "train --grid cv")
+    if set(folds["dataset"]) != {dataset.digest}:
+        raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
+    folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
+    return groups, folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
 
 
 def rows(
     dataset: Dataset,
     outcome: selection.Nested,
     fold_of: np.ndarray,
-    provenance: Sequence[str],
+    material: final.Material,
     seconds: float,
     started: datetime,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -180,7 +195,7 @@ def rows(
         dataset: the pictures.
         outcome: predictions of nested selection.
         fold_of: (N, R) fold in which a picture is tested.
-        provenance: where the backbones' weights come from.
+        material: for where the backbones' weights come from, and how many there are.
         seconds: wall time of selecting and fitting, all folds together.
         started: when.
     """
@@ -195,7 +210,7 @@ def rows(
             "run": name,
             "recipe": RECIPE,
             "family": "ours",
-            "weights": " + ".join(provenance),
+            "weights": " + ".join(material.provenance),
             "split": "cv",
             "fold": row.fold,
             "seed": row.repeat,
@@ -205,7 +220,7 @@ def rows(
             **metrics.scores(labels[tested], probabilities),
             "train_seconds": seconds / len(outcome.choices),
             "train_images_per_second": np.nan,
-            "params": np.nan,
+            "params": _parameters(material, row.candidate.split()[0], len(classes)),
             "device": "cpu",
             "precision": "float32",
             "torch": torch.__version__,
@@ -234,7 +249,7 @@ def summary(
     material: final.Material,
     outcome: selection.Nested,
     fold_of: np.ndarray,
-    tested: final.Rejection,
+    rejected: pd.DataFrame,
     doubted: set[str],
 ) -> dict:
     """Return the numbers of ``metrics.json``; every interval is over groups of near-twins."""
@@ -255,7 +270,6 @@ def summary(
     names, sizes = np.unique(groups, return_counts=True)
     without_largest = groups != names[sizes.argmax()]
     clean = np.array([path not in doubted for path in material.paths])
-    blocks = tested.table.to_dict("records")
     return {
         "dataset": dataset.digest,
         "pictures": len(labels),
@@ -280,9 +294,8 @@ def summary(
         "expected_calibration_error": calibration.expected_calibration_error(pooled),
         "chosen_in_folds": outcome.choices["candidate"].value_counts().to_dict(),
         "none_of_these": {
-            "others_per_motif": final.OTHERS_PER_MOTIF,
             "other_pictures": len(material.others),
-            "rows": blocks,
+            "rows": rejected.to_dict("records"),
         },
         "wrong_in_most_repeats": [
             str(path)
@@ -293,6 +306,11 @@ def summary(
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
+
+
+def _parameters(material: final.Material, subset: str, classes: int) -> int:
+    """Return the parameters of the backbones and of the linear head."""
+    return material.parameters[subset] + (len(material.columns[subset]) + 1) * classes
 
 
 def coverage_of(logits: np.ndarray, labels: np.ndarray, familiarity: np.ndarray) -> pd.DataFrame:
@@ -320,11 +338,17 @@ def _share(values: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
     return {"value": float(np.mean(values)), "lower": lower, "upper": upper}
 
 
-def _read(path: Path, command: str) -> pd.DataFrame:
+def read_table(path: Path, command: str) -> pd.DataFrame:
+    """Return a CSV file, or say which command makes it.
+
+    Raises:
+        BatikError: there is none.
+    """
     if not path.is_file():
         raise BatikError(f"There is no {path}: run 'python -m batik_utils {command}' first.")
     return pd.read_csv(path)
 
 
-def _write_json(path: Path, values: dict) -> None:
+def write_json(path: Path, values: dict) -> None:
+    """Write plain values, readable."""
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -237,6 +237,81 @@ def cleaned(table: pd.DataFrame, results: Path) -> pd.DataFrame | None:
     return scores
 
 
+#: Kinds of labels in `label_kinds`, the surest first.
+LABEL_KINDS = ("undoubted", "doubted by confident learning alone", "doubted by a person or a twin")
+
+
+def label_kinds(table: pd.DataFrame, results: Path, recipe: str = FINAL) -> pd.DataFrame | None:
+    """Return how often one recipe is wrong about every picture, and who doubts its label.
+
+    Args:
+        table: of `out_of_fold.pooled`.
+        results: ``<results>/<data set>``.
+        recipe: which.
+
+    Returns:
+        One row a picture: ``path, label, wrong`` (number of repeats), ``repeats, kind`` (of
+        `LABEL_KINDS`); None without an audit.
+
+    Raises:
+        BatikError: the recipe is not in the table.
+    """
+    by_eye, by_any = audit.doubted(results), audit.doubted(results, by_any=True)
+    if by_eye is None or by_any is None:
+        return None
+    rows = table[table["recipe"] == recipe]
+    if rows.empty:
+        raise BatikError(f"There is no recipe '{recipe}' among the predictions.")
+    found = rows.assign(wrong=~rows["right"]).groupby(["path", "label"], as_index=False)
+    found = found.agg(wrong=("wrong", "sum"), repeats=("wrong", "size"))
+    level = found["path"].isin(by_any).astype(int) + found["path"].isin(by_eye)
+    return found.assign(kind=level.map(dict(enumerate(LABEL_KINDS))))
+
+
+def ceiling(kinds: pd.DataFrame) -> pd.DataFrame:
+    """Count by kind of label what a model gets wrong again and again.
+
+    Args:
+        kinds: of `label_kinds`.
+
+    Returns:
+        Rows of `LABEL_KINDS` and ``all``: ``pictures, accuracy, wrong in most repeats, wrong in
+        all repeats``.
+    """
+    share = kinds["wrong"] / kinds["repeats"]
+    counted = pd.DataFrame(
+        {
+            "pictures": 1,
+            "accuracy": 1 - share,
+            "wrong in most repeats": (share > 0.5).astype(int),
+            "wrong in all repeats": (share == 1).astype(int),
+        }
+    )
+    how = dict.fromkeys(counted, "sum") | {"accuracy": "mean"}
+    table = counted.groupby(kinds["kind"]).agg(how).reindex(LABEL_KINDS).dropna()
+    table.loc["all"] = counted.agg(how)
+    whole = [name for name in table if name != "accuracy"]
+    return table.astype(dict.fromkeys(whole, int))
+
+
+def describe_ceiling(table: pd.DataFrame | None) -> str:
+    """Say in Markdown how much of the error is in doubted labels.
+
+    Args:
+        table: of `ceiling`.
+    """
+    if table is None:
+        return "Doubtful labels were not looked for here: `python -m batik_utils audit` does."
+    wrong = table["wrong in most repeats"]
+    doubted, total = int(wrong["all"] - wrong.get(LABEL_KINDS[0], 0)), int(wrong["all"])
+    return (
+        f"**{total}** of {table['pictures']['all']} pictures are named wrongly in most repeats; "
+        f"**{doubted}** of these carry a doubted label. On the undoubted pictures accuracy is "
+        f"{table['accuracy'].get(LABEL_KINDS[0], float('nan')):.1%}. Confident learning doubts "
+        f"what models get wrong, so its share is no proof of wrong labels."
+    )
+
+
 def describe_cleaned(scores: pd.DataFrame | None) -> str:
     """Say how many pictures the cleaned result leaves out, in Markdown."""
     if scores is None:

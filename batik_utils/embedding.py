@@ -229,6 +229,18 @@ def columns(
     return np.concatenate(found)
 
 
+def parameters(network: Embedding, branches: Sequence[Branch], wanted: Sequence[Branch]) -> int:
+    """Return how many parameters a smaller network would have, see `columns`."""
+    last = {branch.recipe: branch.taps[-1] for branch in wanted}
+    return sum(
+        values.numel()
+        for branch, taps in zip(branches, network.branches, strict=True)
+        for tap, piece in zip(branch.taps, taps.pieces, strict=True)
+        if tap <= last.get(branch.recipe, -1)
+        for values in piece.parameters()
+    )
+
+
 def pixels_of(picture: Image.Image, size: int = SIZE) -> np.ndarray:
     """Return uint8 pixels (size, size, 3) of an upright RGB picture, squashed to a square."""
     squashed = to_pixels(picture, Preprocessing(size, interpolation=INTERPOLATION))

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,16 +16,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
+from batik_utils import linear
 from batik_utils.errors import BatikError
 from batik_utils.models import Classifier
 from batik_utils.preprocessing import Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.transforms import EvalPreset, TrainPreset
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bfloat16")
 #: Views that are drawn of each picture when a fixed backbone runs on augmented pictures.
 AUGMENTED_VIEWS = 8
+#: The same for a head in closed form, which also learns from the pictures as they are.
+CHANGED_COPIES = 2
 #: Share of the steps in which the schedule ``cosine`` warms up.
 WARM_UP = 0.1
 HISTORY_COLUMNS = (
@@ -98,6 +104,7 @@ def fit(
     on_epoch: Callable[[dict], None] | None = None,
     views: Tensor | None = None,
     watched: Tensor | None = None,
+    fabric: "Fabric | None" = None,
 ) -> pd.DataFrame:
     """Train a network in place.
 
@@ -116,6 +123,8 @@ def fit(
         views: `views_of` the training pictures, where they are at hand already.
         watched: `features` (N, F) of the validation pictures of a network with a fixed backbone,
             where they are at hand already.
+        fabric: what this process shares every batch with, where it is one of several; see
+            `distributed.fit`. None for a process that trains alone.
 
     Returns:
         History, one row an epoch, with ``HISTORY_COLUMNS``; losses are mean cross-entropy (nats)
@@ -137,7 +146,14 @@ def fit(
         raise BatikError(
             f"The label smoothing must be at least 0 and below 1, not {recipe.label_smoothing}."
         )
-    last_batch = len(train.pixels) % recipe.batch_size or recipe.batch_size
+    n_processes = 1 if fabric is None else fabric.world_size
+    last_batch = (len(train.pixels) % recipe.batch_size or recipe.batch_size) // n_processes
+    if not last_batch:
+        raise BatikError(
+            f"The last batch has fewer pictures than there are processes ({n_processes}): "
+            f"{len(train.pixels)} training pictures with batch size {recipe.batch_size}. Use "
+            f"another batch size, or fewer devices."
+        )
     if last_batch == 1 and _has_batch_norm(model.head):
         raise BatikError(
             f"A last batch of one picture would break batch norm: {len(train.pixels)} training "
@@ -145,6 +161,14 @@ def fit(
         )
     device = next(model.parameters()).device
     model.to(memory_format=torch.channels_last)
+    if recipe.ridge:
+        if views is None:
+            views = views_of(model, preprocessing, train.pixels, recipe, generator, precision)
+        row = {"epoch": 1} | _fit_discriminant(model, recipe, views, train.labels)
+        row |= _validate(model, preprocessing, validation, precision, watched)
+        if on_epoch:
+            on_epoch(row)
+        return pd.DataFrame([row], columns=list(HISTORY_COLUMNS))
     trained = [p for p in model.parameters() if p.requires_grad]
     # a rate of 0 is a published mistake that is repeated on purpose; see recipes.py
     optimiser = torch.optim.Adam(
@@ -156,6 +180,8 @@ def fit(
         forward, batches = model.head, _from_views(views, train.labels, recipe, generator)
     else:
         forward, batches = model, _from_pixels(preprocessing, train, recipe, generator, device)
+    if fabric is not None:
+        forward, optimiser = fabric.setup(forward, optimiser)
     rows = []
     step, n_steps = 0, recipe.epochs * math.ceil(len(train.labels) / recipe.batch_size)
     bar = tqdm(
@@ -173,16 +199,28 @@ def fit(
                 group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](step / n_steps)
             step += 1
             optimiser.zero_grad()
+            n_batch = len(labels)
+            if fabric is not None:
+                mine = slice(fabric.global_rank, None, n_processes)
+                inputs, labels = inputs[mine], labels[mine]
             with _autocast(device, precision):
                 logits = forward(inputs)
             loss = functional.cross_entropy(
                 logits.float(), labels, label_smoothing=recipe.label_smoothing
             )
-            loss.backward()
+            if fabric is None:
+                loss.backward()
+            else:
+                # gradients are averaged over processes, whose parts may differ by one picture
+                fabric.backward(loss * (len(labels) * n_processes / n_batch))
             optimiser.step()
             loss_sum += loss.item() * len(labels)
             right += (logits.argmax(1) == labels).sum().item()
         scores = _validate(model, preprocessing, validation, precision, watched)
+        if fabric is not None:
+            sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=device)
+            loss_sum, right = fabric.all_reduce(sums, reduce_op="sum").tolist()
+            scores = fabric.broadcast(scores)
         # the last step of an epoch shows only in the validation
         losses = [loss_sum] if validation is None else [loss_sum, scores["validation_loss"]]
         if not np.isfinite(losses).all():
@@ -290,6 +328,7 @@ def views_of(
     Without augmentation these are the picture and its mirror image, so that the head learns
     exactly what it would learn from pixels. With augmentation there are ``AUGMENTED_VIEWS`` views,
     drawn beforehand: fewer than fresh ones in every epoch would be, at a fraction of the cost.
+    A head in closed form learns from the picture as it is and ``CHANGED_COPIES`` such views.
 
     Args:
         model: network with ``frozen="backbone"``.
@@ -306,18 +345,59 @@ def views_of(
         both = (pixels, pixels.flip(-1))
         return torch.stack([features(model, preprocessing, p, precision=precision) for p in both])
     augment = TrainPreset(preprocessing, recipe.flip, recipe.augment)
-    return torch.stack(
-        [
-            features(
-                model,
-                preprocessing,
-                pixels,
-                precision=precision,
-                prepare=lambda batch: augment(batch, generator),
-            )
-            for _ in range(AUGMENTED_VIEWS)
-        ]
-    )
+    plain = [features(model, preprocessing, pixels, precision=precision)] if recipe.ridge else []
+    drawn = [
+        features(
+            model,
+            preprocessing,
+            pixels,
+            precision=precision,
+            prepare=lambda batch: augment(batch, generator),
+        )
+        for _ in range(n_views(recipe) - len(plain))
+    ]
+    return torch.stack(plain + drawn)
+
+
+def n_views(recipe: Recipe) -> int:
+    """Return V of `views_of`."""
+    if not recipe.augment:
+        return 2
+    return 1 + CHANGED_COPIES if recipe.ridge else AUGMENTED_VIEWS
+
+
+def _fit_discriminant(
+    model: Classifier, recipe: Recipe, views: Tensor, labels: Tensor
+) -> dict[str, float]:
+    """Fit a linear head in closed form, see `linear.fit`; return how well it knows the views.
+
+    Args:
+        model: a fixed backbone and one linear layer.
+        recipe: gives the ridge.
+        views: (V, N, F), the pictures as they are first.
+        labels: (N,).
+
+    Raises:
+        BatikError: the backbone learns, the head is no linear layer, or a motif has no picture.
+    """
+    if model.frozen != "backbone" or not isinstance(model.head, nn.Linear):
+        raise BatikError(
+            f"Recipe '{recipe.name}' asks for a head in closed form (ridge {recipe.ridge}): that "
+            f"needs frozen='backbone' and a head that is one linear layer."
+        )
+    rows = views.cpu().double().numpy()
+    scaler = linear.Scaler.of(rows[0])
+    known = labels.repeat(len(rows))
+    head = linear.Head("lda", recipe.ridge)
+    fitted = linear.fit(rows.reshape(len(known), -1), known.numpy(), head, scaler)
+    with torch.no_grad():
+        model.head.weight.copy_(torch.from_numpy(fitted.weight.T))
+        model.head.bias.copy_(torch.from_numpy(fitted.bias))
+        logits = model.head(views.flatten(0, 1)).cpu()
+    return {
+        "train_loss": functional.cross_entropy(logits, known).item(),
+        "train_accuracy": (logits.argmax(1) == known).double().mean().item(),
+    }
 
 
 def seconds_since(start: float) -> float:

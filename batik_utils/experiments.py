@@ -9,15 +9,17 @@ each recipe once a fold and seed.
 Introduced in notebook 02, section "Many runs".
 """
 
+import contextlib
 import copy
 import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -29,12 +31,15 @@ from batik_utils import (
     array_cache,
     baselines,
     checkpoints,
+    cluster,
     data,
+    distributed,
     engine,
     metrics,
     models,
     recipes,
     splits,
+    tracking,
     transforms,
 )
 from batik_utils.data import Dataset
@@ -67,6 +72,7 @@ class Setup:
         folds: of `splits.make_folds`; None for a split without folds.
         fold: which of them this is.
         n_train: at most this many training pictures a motif; 0 for all.
+        devices: processes that share each batch, see `distributed.fit`.
         git: commit of the code, read when the set-up is made.
     """
 
@@ -80,6 +86,7 @@ class Setup:
     folds: pd.DataFrame | None = None
     fold: int = 0
     n_train: int = 0
+    devices: int = 1
     git: str = field(default_factory=lambda: git_commit())
     # computed once, and shared by the set-ups of all folds
     _pixels: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict, repr=False)
@@ -87,6 +94,15 @@ class Setup:
     _built: dict[tuple, tuple] = field(default_factory=dict, repr=False)
     _prints: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
     _described: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __getstate__(self) -> dict:
+        """Return what goes to a worker: pixels and descriptions too, but nothing of a device."""
+        kept = {f.name for f in fields(self) if f.name[0] != "_"} | {"_pixels", "_described"}
+        return {name: value for name, value in vars(self).items() if name in kept}
+
+    def __setstate__(self, state: dict) -> None:
+        empty = {f.name: f.default_factory() for f in fields(self) if f.name[0] == "_"}
+        vars(self).update(empty | state)
 
     @property
     def n_folds(self) -> int:
@@ -137,11 +153,14 @@ class Setup:
             preprocessing: what the network expects.
             seed: of the augmentation; without one, the views are the same for all seeds.
         """
-        drawn = f"augment {recipe.augment} flip {recipe.flip} seed {seed}" if recipe.augment else ""
-        n = engine.AUGMENTED_VIEWS if recipe.augment else 2
+        drawn = ""
+        if recipe.augment:
+            drawn = (
+                f"augment {recipe.augment} flip {recipe.flip} ridge {recipe.ridge > 0} seed {seed}"
+            )
         return self._features(
             f"views {drawn}",
-            n,
+            engine.n_views(recipe),
             model,
             recipe,
             preprocessing,
@@ -225,6 +244,14 @@ class Setup:
         return self._described[name]
 
 
+class Finished(NamedTuple):
+    """What one run writes: the arguments of `Store.add`."""
+
+    row: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a grid did.
@@ -256,6 +283,7 @@ def prepare(
     weights_directory: str | None = None,
     folds: int = 0,
     repeats: int = 5,
+    devices: int = 1,
 ) -> Setup:
     """Write manifest and split where they are missing, and check them where they are not.
 
@@ -269,6 +297,7 @@ def prepare(
         weights_directory: folder to look for pretrained weights first, or None.
         folds: number of folds of ``cv``; 0 for as many as there are, or 10 where there are none.
         repeats: divisions into folds, where there are none yet.
+        devices: processes that share each batch of a network's training; see `distributed.fit`.
 
     Raises:
         BatikError: a setting is wrong, the folder holds results of other pictures, or ``cv`` finds
@@ -279,6 +308,7 @@ def prepare(
             f"Unknown precision '{precision}': use one of {', '.join(engine.PRECISIONS)}."
         )
     chosen_device = engine.choose_device(device)
+    distributed.check(devices, chosen_device)
     results = results_root(results)
     data.write_manifest(dataset, results)
     folder = results / dataset.name / split
@@ -300,6 +330,7 @@ def prepare(
         precision,
         weights_directory or None,
         divided,
+        devices=devices,
     )
 
 
@@ -339,6 +370,41 @@ def train(
     Raises:
         WeightsNotFound: the recipe's weights cannot be had.
     """
+    model, history, finished = _train(setup, recipe, seed, test=record, progress=progress)
+    if record:
+        _write(setup.store, recipe, finished)
+    return model, history
+
+
+def compute(
+    setup: Setup, recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0, progress: bool = False
+) -> "Finished | WeightsNotFound":
+    """Train and score one run of a grid, and write nothing.
+
+    Args:
+        setup: data set and all folds.
+        recipe: what to train; a baseline too.
+        seed: see `train`; of ``cv``, the repeat.
+        fold: which fold is the test; 0 for a split without folds.
+        n_train: see `Setup.at`.
+        progress: show a bar over epochs.
+
+    Returns:
+        What the run writes, or why its weights cannot be had.
+    """
+    here = setup.at(seed, fold, n_train)
+    if recipe.family == "baseline":
+        return score_baseline(here, recipe, seed)
+    try:
+        return _train(here, recipe, seed, progress=progress)[2]
+    except WeightsNotFound as error:
+        return error
+
+
+def _train(
+    setup: Setup, recipe: Recipe, seed: int, *, test: bool = True, progress: bool = True
+) -> "tuple[models.Classifier, pd.DataFrame, Finished | None]":
+    """Return the trained network, its history and, if it is to be tested, what the run writes."""
     started = datetime.now(timezone.utc)
     preprocessing = models.preprocessing_of(recipe)
     for _, seen in models.stages(recipe):
@@ -349,25 +415,25 @@ def train(
         clock = time.perf_counter()
         history = _fit_stages(setup, recipe, model, generator, seed, progress)
         seconds = engine.seconds_since(clock)
-    if record:
-        probabilities = _predict(setup, recipe, model, preprocessing)
-        _record(
-            setup,
-            recipe,
-            seed,
-            probabilities,
-            history,
-            weights=provenance,
-            train_seconds=seconds,
-            params=models.count_parameters(model),
-            device=_device_name(setup.device),
-            started=started.isoformat(timespec="seconds"),
-        )
-    return model, history
+    if not test:
+        return model, history, None
+    finished = _finish(
+        setup,
+        recipe,
+        seed,
+        _predict(setup, recipe, model, preprocessing),
+        history,
+        weights=provenance,
+        train_seconds=seconds,
+        params=models.count_parameters(model),
+        device=_device_name(setup.device, setup.devices),
+        started=started.isoformat(timespec="seconds"),
+    )
+    return model, history, finished
 
 
-def score_baseline(setup: Setup, recipe: Recipe, seed: int) -> None:
-    """Fit one baseline, score it once on the test pictures and write it down.
+def score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
+    """Fit one baseline, score it once on the test pictures and return what the run writes.
 
     Args:
         setup: data set and split (of one fold, see `Setup.at`).
@@ -383,7 +449,7 @@ def score_baseline(setup: Setup, recipe: Recipe, seed: int) -> None:
     probabilities = baselines.fit_predict(
         recipe.architecture, features, np.array(setup.dataset.labels), train_rows, test_rows, seed
     )
-    _record(
+    return _finish(
         setup,
         recipe,
         seed,
@@ -404,9 +470,14 @@ def run_grid(
     *,
     epochs: int = 0,
     n_train: int = 0,
+    ray: str = "",
     progress: bool = True,
 ) -> Outcome:
     """Train every run that is missing from ``runs.csv``.
+
+    On a Ray cluster, runs are computed where there is room and written by this process alone, as
+    they finish; at the end their rows stand in the order in which one process would have written
+    them. The numbers are those of one process with one thread.
 
     Args:
         setup: data set, split, device.
@@ -415,6 +486,7 @@ def run_grid(
         epochs: in place of the recipes' own, or 0.
         n_train: at most this many training pictures a motif; 0 for all. Such runs are kept apart,
             in the folder ``learning`` of the split.
+        ray: compute on this Ray cluster, see `cluster.connected`; "" for this process.
         progress: show a bar over runs with the time left.
 
     Returns:
@@ -445,26 +517,74 @@ def run_grid(
                     reused.append(name)
                 else:
                     jobs.append((recipe, seed, fold))
-    bar = tqdm(jobs, desc="Runs", unit="run", disable=not progress or not jobs)
-    for recipe, seed, fold in bar:
-        bar.set_postfix_str(f"{recipe.name}, seed {seed}, fold {fold}")
-        if recipe.name in not_run:
-            continue
-        here = setup.at(seed, fold, n_train)
-        if recipe.family == "baseline":
-            score_baseline(here, recipe, seed)
-            trained.append(run_name(recipe, seed, fold, n_train))
-            continue
+    bar = tqdm(total=len(jobs), desc="Runs", unit="run", disable=not progress or not jobs)
+    units = [(*job, n_train) for job in jobs]
+    tracking.check()
+    results = _computed(setup, store, units, not_run, bar, ray, progress)
+    with bar, contextlib.closing(results):
+        for unit, outcome in results:
+            recipe = unit[0]
+            if isinstance(outcome, WeightsNotFound):
+                if recipe.name not in not_run:
+                    log.warning("%s", outcome)
+                    reason = "not run: weights not reachable"
+                    setup.store.note_not_run(recipe.name, reason, outcome.remedy)
+                not_run[recipe.name] = outcome.remedy
+                continue
+            _write(store, recipe, outcome)
+            trained.append(run_name(*unit))
+            if recipe.family != "baseline":
+                setup.store.forget_not_run(recipe.name)
+    in_order = sorted(trained, key=[run_name(*unit) for unit in units].index)
+    return Outcome(tuple(in_order), tuple(reused), not_run)
+
+
+def _computed(
+    setup: Setup,
+    store: Store,
+    units: Sequence[tuple],
+    not_run: dict[str, str],
+    bar: tqdm,
+    ray: str,
+    progress: bool,
+) -> Iterator[tuple[tuple, "Finished | WeightsNotFound"]]:
+    """Yield the units of a grid and what they gave, here in order, on a cluster as they finish."""
+
+    def wanted(unit: tuple) -> bool:
+        return unit[0].name not in not_run
+
+    if not ray or not units:
+        for unit in units:
+            recipe, seed, fold, _ = unit
+            bar.set_postfix_str(f"{recipe.name}, seed {seed}, fold {fold}")
+            if wanted(unit):
+                yield unit, compute(setup, *unit, progress)
+            bar.update()
+        return
+    names = [run_name(*unit) for unit in units]
+    with cluster.connected(ray):
+        shared = _for_workers(setup, [unit[0] for unit in units])
+        gpus = 1 if setup.device.type == "cuda" else 0
         try:
-            train(here, recipe, seed, progress=progress)
-        except WeightsNotFound as error:
-            log.warning("%s", error)
-            not_run[recipe.name] = error.remedy
-            setup.store.note_not_run(recipe.name, "not run: weights not reachable", error.remedy)
+            for number, outcome in cluster.finished(
+                compute, shared, units, gpus=gpus * setup.devices, wanted=wanted
+            ):
+                bar.set_postfix_str(names[number])
+                bar.update()
+                yield units[number], outcome
+        finally:
+            store.arrange(names)
+
+
+def _for_workers(setup: Setup, chosen: Sequence[Recipe]) -> Setup:
+    """Return the set-up with all pictures decoded: workers open no file of the data set."""
+    for recipe in chosen:
+        if recipe.family == "baseline":
+            setup.described(recipe.architecture)
         else:
-            trained.append(run_name(recipe, seed, fold, n_train))
-            setup.store.forget_not_run(recipe.name)
-    return Outcome(tuple(trained), tuple(reused), not_run)
+            for _, seen in models.stages(recipe):
+                setup.pixels(seen)
+    return setup
 
 
 def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -567,7 +687,8 @@ def _fit_stages(
             views = views[:, splits.indices(setup.split, setup.dataset, "train")]
             watched = setup.plain(model, stage, preprocessing)
             watched = watched[splits.indices(setup.split, setup.dataset, "validation")]
-        history = engine.fit(
+        fit = distributed.fit_on(setup.devices) if setup.devices > 1 else engine.fit
+        history = fit(
             model,
             stage,
             preprocessing,
@@ -606,15 +727,15 @@ def _predict(
     return engine.predict_head(model, features, precision=setup.precision)
 
 
-def _record(
+def _finish(
     setup: Setup,
     recipe: Recipe,
     seed: int,
     probabilities: np.ndarray,
     history: pd.DataFrame,
     **facts: str | float,
-) -> None:
-    """Score one run's predictions of the test pictures and write it down."""
+) -> Finished:
+    """Score one run's predictions of the test pictures and return what the run writes."""
     import torchvision
 
     dataset = setup.dataset
@@ -650,11 +771,18 @@ def _record(
         "dataset": dataset.digest,
         **facts,
     }
-    setup.store.add(row, predictions, history)
+    return Finished(row, predictions, history)
 
 
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def _write(store: Store, recipe: Recipe, finished: Finished) -> None:
+    """Write a run down, and into MLflow where that is asked for."""
+    store.add(*finished)
+    tracking.log_run(recipe, *finished)
+
+
+def _device_name(device: torch.device, number: int = 1) -> str:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name if number == 1 else f"{number} × {name}"
 
 
 def git_commit() -> str:

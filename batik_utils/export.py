@@ -62,9 +62,11 @@ def to_onnx(
                 f"(embedding.build does)."
             )
     example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    exporter = logging.getLogger("torch.onnx")
-    level = exporter.level
-    exporter.setLevel(logging.ERROR)
+    # they tell of every step
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in chatty]
+    for logger in chatty:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             # the exporter speaks of its own past and future here
@@ -82,9 +84,12 @@ def to_onnx(
                 optimize=False,
                 verbose=False,
             )
+            _fold(program.model)
     finally:
-        exporter.setLevel(level)
+        for logger, level in zip(chatty, levels, strict=True):
+            logger.setLevel(level)
     model = program.model_proto
+    _drop_empty_biases(model.graph)
     _store_half(model.graph)
     _strip(model)
     for key, value in (notes or {}).items():
@@ -143,6 +148,41 @@ def open_session(path: str | Path, threads: int = 1):
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _fold(model) -> None:
+    """Compute once what does not depend on the picture, such as limits and empty biases.
+
+    The exporter leaves them as operators, and onnxruntime then neither merges batch norm into the
+    convolutions nor lays out the maps for them: a picture took three times as long. What a network
+    calls its own stays as it is, so that it can be read back (`batik_utils.formats`).
+    """
+    from onnxscript import optimizer
+
+    own = set(model.graph.initializers)
+
+    def may_fold(node) -> bool | None:
+        reads_own = any(value is not None and value.name in own for value in node.inputs)
+        return False if reads_own and node.op_type != "Shape" else None
+
+    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
+
+
+def _drop_empty_biases(graph) -> None:
+    """Remove biases of zeros, which the exporter gives to every convolution without one."""
+    from onnx import numpy_helper
+
+    empty = {
+        tensor.name
+        for tensor in graph.initializer
+        if len(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any()
+    }
+    for node in graph.node:
+        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in empty:
+            del node.input[2]
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name in empty and t.name not in read]:
+        graph.initializer.remove(tensor)
 
 
 def _store_half(graph) -> None:

@@ -10,8 +10,9 @@ computed once and kept in the cache folder. Introduced in notebook 05.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ import pandas as pd
 import torch
 from filelock import FileLock
 from PIL import Image
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -46,11 +48,11 @@ _SETS = (
 HEADS = (linear.Head("lda", 0.3), linear.Head("lda", 1.0))
 #: Pictures of other motifs are set aside in this many lots, whole motifs together.
 LOTS = 5
-#: Pictures taken of each other motif, spread evenly over its files.
-OTHERS_PER_MOTIF = 20
 RECALL = 0.95
 #: Changed copies of each picture that are learned from.
-COPIES = 1
+COPIES = 2
+#: Of the division of other motifs' pictures, and of other motifs into lots.
+SEED = 0
 
 
 def subsets() -> dict[str, tuple[Branch, ...]]:
@@ -75,6 +77,12 @@ class FinalNetwork(nn.Module):
         familiarity: of scaled features.
         scaler: of the features, for the familiarity.
     """
+
+    #: Names of its own numbers, beside the network's.
+    OWN = (
+        *("weight", "bias", "spread", "centre", "scale"),
+        *("means", "axes", "shrink", "start", "unit"),
+    )
 
     def __init__(
         self,
@@ -103,19 +111,43 @@ class FinalNetwork(nn.Module):
         self.classes = motifs.weight.shape[1]
         self.register_buffer("weight", torch.tensor(weight, dtype=torch.float32))
         self.register_buffer("bias", torch.tensor(bias, dtype=torch.float32))
-        typical = familiarity.typical
-        for name, values in (
-            ("spread", familiarity.spread),
-            ("centre", scaler.mean),
-            ("scale", scaler.scale),
-            ("means", typical.means),
-            ("axes", typical.axes),
-            ("shrink", typical.shrink),
-            ("start", familiarity.start),
-            ("unit", familiarity.unit),
-        ):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+        self.register_buffer("spread", torch.tensor(familiarity.spread, dtype=torch.float32))
+        self.distances = nn.ModuleList(Distance(near, scaler) for near in familiarity.near)
         self.eval()
+
+    @classmethod
+    def filled(cls, network: nn.Module, state: dict[str, Tensor]) -> "FinalNetwork":
+        """Return a network with saved numbers, without anything being fitted.
+
+        Args:
+            network: pixels to features, of the right form; its numbers are replaced.
+            state: as of ``state_dict``; float16 becomes float32.
+
+        Raises:
+            BatikError: the numbers do not fit the network.
+        """
+        model = cls.__new__(cls)
+        nn.Module.__init__(model)
+        model.network = network.eval()
+        for name in cls.OWN:
+            if name in state:
+                model.register_buffer(name, torch.empty(state[name].shape))
+        # counted while training, used by nothing here
+        state = state | {
+            name: tensor
+            for name, tensor in model.state_dict().items()
+            if name.endswith("num_batches_tracked")
+        }
+        try:
+            model.load_state_dict(state)
+            model.classes = len(model.means)
+            # sizes of its own numbers are only known to be right when they have been used
+            with torch.inference_mode():
+                model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+        except (RuntimeError, AttributeError, TypeError, IndexError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise BatikError(f"These numbers are not of this network: {first}") from error
+        return model.eval()
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return (N, K) probabilities and (N,) familiarity of uint8 pixels (N, S, S, 3)."""
@@ -127,11 +159,35 @@ class FinalNetwork(nn.Module):
         values = features @ self.weight + self.bias
         energy = torch.logsumexp(values[:, k:-1], 1)
         familiarity = energy / self.spread[0] + values[:, -1] / self.spread[1]
-        gaps = (features[:, None] - self.centre) / self.scale - self.means  # (N, K, F)
+        too_far = torch.stack([distance(features) for distance in self.distances]).sum(0)
+        return torch.softmax(values[:, :k], 1), familiarity - rejection.LOSS * too_far
+
+
+class Distance(nn.Module):
+    """How much too far features (N, F) lie, see `rejection.Nearness`."""
+
+    def __init__(self, near: rejection.Nearness, scaler: linear.Scaler):
+        super().__init__()
+        self.where = near.where
+        typical = near.typical
+        for name, values in (
+            ("centre", scaler.mean[near.where]),
+            ("scale", scaler.scale[near.where]),
+            ("means", typical.means),
+            ("axes", typical.axes),
+            ("shrink", typical.shrink),
+            ("start", near.start),
+            ("unit", near.unit),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N,), 0 or more."""
+        near = (features[:, self.where] - self.centre) / self.scale
+        gaps = near[:, None] - self.means  # (N, K, F)
         lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
         nearness = -lengths.amin(1) / rejection.RIDGE
-        too_far = torch.relu((self.start - nearness) / self.unit)
-        return torch.softmax(values[:, :k], 1), familiarity - too_far
+        return torch.relu((self.start - nearness) / self.unit)
 
 
 @dataclass(frozen=True)
@@ -149,6 +205,8 @@ class Material:
         other_features: (M, F).
         foreign: name to features of pictures that show no batik.
         columns: of the features, by set.
+        typical: where among a set's columns distances to the motifs are measured, by set.
+        parameters: of the backbones, cut after their last place, by set.
         provenance: where the backbones' weights come from.
     """
 
@@ -161,14 +219,21 @@ class Material:
     other_features: np.ndarray = field(repr=False)
     foreign: dict[str, np.ndarray] = field(repr=False)
     columns: dict[str, np.ndarray] = field(repr=False)
+    typical: dict[str, tuple[slice, ...]] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
     provenance: tuple[str, ...] = ()
 
-    def bank(self) -> selection.Bank:
-        """Return what selection works on; other motifs' pictures alone scale the features."""
+    def bank(self, subsets: Collection[str] | None = None) -> selection.Bank:
+        """Return what selection works on; other motifs' pictures alone scale the features.
+
+        Args:
+            subsets: sets of features; None for all.
+        """
+        wanted = self.columns if subsets is None else subsets
         return selection.Bank.of(
             self.features,
             self.other_features,
-            self.columns,
+            {name: self.columns[name] for name in wanted},
             self.labels,
             self.groups,
             self.copies,
@@ -177,8 +242,6 @@ class Material:
 
 def other_pictures(groups: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Return pictures of other motifs that are no near-twins of one of the motifs.
-
-    At most `OTHERS_PER_MOTIF` of each motif are taken, to bound the time; more were not tried.
 
     Args:
         groups: ``path, motif, group`` over all motifs (``duplicate_groups.csv``).
@@ -195,11 +258,7 @@ def other_pictures(groups: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame
             f"and there are {len(others)}: use a data folder with more motifs, and run "
             f"'python -m batik_utils audit' on it."
         )
-    rank = others.groupby("motif").cumcount()
-    size = others.groupby("motif")["path"].transform("size")
-    # the first of each of so many equal stretches
-    taken = rank * OTHERS_PER_MOTIF // size != (rank - 1) * OTHERS_PER_MOTIF // size
-    return others[taken | (size <= OTHERS_PER_MOTIF)].reset_index(drop=True)
+    return others.reset_index(drop=True)
 
 
 def gather(
@@ -211,6 +270,7 @@ def gather(
     branches: Sequence[Branch] = BRANCHES,
     sets: dict[str, tuple[Branch, ...]] | None = None,
     size: int = embedding.SIZE,
+    copies: int = COPIES,
     progress: bool = True,
 ) -> Material:
     """Compute all features; what was computed before is taken from the cache folder.
@@ -223,6 +283,7 @@ def gather(
         branches: all backbones and taps.
         sets: sets of features to choose from; None for `subsets`.
         size: side of the square (px).
+        copies: changed copies of each picture.
         progress: show bars.
     """
     network = embedding.build(branches, weights_directory)
@@ -244,7 +305,7 @@ def gather(
         groups=np.asarray([group_of[path] for path in paths]),
         features=store.features(dataset.paths, progress=progress),
         copies=tuple(
-            store.features(dataset.paths, copy=k, progress=progress) for k in range(1, COPIES + 1)
+            store.features(dataset.paths, copy=k, progress=progress) for k in range(1, copies + 1)
         ),
         others=others,
         other_features=store.features(
@@ -255,8 +316,32 @@ def gather(
             for kind, found in (foreign or {}).items()
         },
         columns=columns,
+        typical={name: near_places(branches, widths, cut) for name, cut in sets.items()},
+        parameters={name: embedding.parameters(network, branches, c) for name, c in sets.items()},
         provenance=network.provenance,
     )
+
+
+def near_places(
+    branches: Sequence[Branch], widths: Sequence[Sequence[int]], cut: Sequence[Branch]
+) -> tuple[slice, slice]:
+    """Return where a set's columns of its first backbone are, and those of its last place alone.
+
+    Distances are measured there: the last place tells photographs of other things, all places
+    plain textures; with the second backbone's columns both were told less well.
+
+    Args:
+        branches: all backbones and places.
+        widths: channels of each place.
+        cut: those of the set.
+    """
+    columns = embedding.columns(branches, widths, cut)
+    found = []
+    for taps in (cut[0].taps, cut[0].taps[-1:]):
+        wanted = embedding.columns(branches, widths, [Branch(cut[0].recipe, taps)])
+        place = np.flatnonzero(np.isin(columns, wanted))
+        found.append(slice(int(place[0]), int(place[-1]) + 1))
+    return found[0], found[1]
 
 
 class FeatureCache:
@@ -334,22 +419,33 @@ def _content(source: Path | Image.Image) -> str:
     return hashlib.sha256(Path(source).read_bytes()).hexdigest()
 
 
+def changed_copy(picture: Image.Image, copy: int, place: int) -> Image.Image:
+    """Return the changed copy of a picture that features are computed of.
+
+    Args:
+        picture: RGB.
+        copy: its number, from 1.
+        place: of the picture in its data set.
+    """
+    return views.changed(picture, np.random.default_rng([copy, place]))
+
+
 def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image.Image]:
     def change(picture: Image.Image, index: int) -> Image.Image:
-        return views.changed(picture, np.random.default_rng([copy, lot[index]]))
+        return changed_copy(picture, copy, lot[index])
 
     return change
 
 
 @dataclass(frozen=True)
 class Rejection:
-    """How well scores tell motifs that they never saw.
+    """How well scores tell pictures that they never saw.
 
     Attributes:
         table: one row a score and kind of other pictures: ``score, other, n_known, n_other, auroc,
             fpr_at_95, fpr_at_90``.
         known: by score, (N,) of the pictures of the motifs while they were not learned from.
-        other: by score, (M,) of other motifs' pictures while their motif was not learned from.
+        other: by score, (M,) of other motifs' pictures while they were not learned from.
     """
 
     table: pd.DataFrame
@@ -357,44 +453,96 @@ class Rejection:
     other: dict[str, np.ndarray]
 
 
+def scores_of(material: Material, subset: str) -> dict:
+    """Return `rejection.SCORES` for a set of features: the combined one measures distance in it."""
+    where = material.typical[subset]
+    return {**rejection.SCORES, "combined": partial(rejection.combined, where=where)}
+
+
 def leave_motifs_out(
     material: Material,
     fold_of: np.ndarray,
     columns: np.ndarray,
     scores: dict | None = None,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> Rejection:
-    """Test scores on pictures and motifs that they did not learn from.
+    """Test scores on pictures of motifs that they did not learn from.
 
     Other motifs are divided at random into `LOTS` lots. While a fold of the motifs' pictures is
-    tested, one lot is, too: nothing of its motifs, nor a near-twin, is learned from. Pictures that
-    show no batik are never learned from.
+    tested, one lot is, too: nothing of its motifs, nor a near-twin, is learned from.
 
     Args:
         material: features.
         fold_of: (N,) fold in which a picture of the motifs is tested.
         columns: which features.
-        scores: of `rejection.SCORES`; None for all.
+        scores: as `rejection.SCORES`, which None stands for.
         seed: of the lots.
     """
-    scores = rejection.SCORES if scores is None else scores
-    scaler = linear.Scaler.of(material.other_features[:, columns])
-    known, other = (
-        scaler(material.features[:, columns]),
-        scaler(material.other_features[:, columns]),
-    )
-    foreign = {kind: scaler(x[:, columns]) for kind, x in material.foreign.items()}
     motifs = np.random.default_rng(seed).permutation(sorted(material.others["motif"].unique()))
     lot_of = material.others["motif"].map({m: i % LOTS for i, m in enumerate(motifs)}).to_numpy()
+    held = {fold: lot_of == fold % LOTS for fold in np.unique(fold_of)}
+    return _tested(material, fold_of, columns, scores, held, "other motifs", {})
+
+
+def leave_pictures_out(
+    material: Material,
+    fold_of: np.ndarray,
+    columns: np.ndarray,
+    scores: dict | None = None,
+    seed: int = SEED,
+) -> Rejection:
+    """Test scores on new pictures of other motifs that they know, and on what is no batik.
+
+    Other motifs' pictures are divided into as many folds as the motifs', each motif evenly and
+    near-twins together; the tested fold is not learned from. Pictures that show no batik never are.
+
+    Args:
+        material: features.
+        fold_of: (N,) fold in which a picture of the motifs is tested.
+        columns: which features.
+        scores: as `rejection.SCORES`, which None stands for.
+        seed: of the division.
+    """
+    folds = np.unique(fold_of)
+    division = StratifiedGroupKFold(len(folds), shuffle=True, random_state=seed)
+    others, held = material.others, {}
+    split = division.split(others, others["motif"], others["group"])
+    for fold, (_, inside) in zip(folds, split, strict=True):
+        held[fold] = np.isin(np.arange(len(others)), inside)
+    return _tested(material, fold_of, columns, scores, held, "known other motifs", material.foreign)
+
+
+def _tested(
+    material: Material,
+    fold_of: np.ndarray,
+    columns: np.ndarray,
+    scores: dict | None,
+    held_in: dict[int, np.ndarray],
+    kind_of_others: str,
+    foreign: dict[str, np.ndarray],
+) -> Rejection:
+    """Test scores; ``held_in`` tells by fold which other pictures are tested (M,)."""
+    scores = rejection.SCORES if scores is None else scores
+    scaler = linear.Scaler.of(material.other_features[:, columns])
+    known, other, *copies = (
+        scaler(x[:, columns])
+        for x in (material.features, material.other_features, *material.copies)
+    )
+    foreign = {kind: scaler(x[:, columns]) for kind, x in foreign.items()}
     twins = material.others["group"]
     of_known = {name: np.full(len(known), np.nan) for name in scores}
     of_other: dict[str, list] = {name: [[] for _ in range(len(other))] for name in scores}
     of_foreign: dict[tuple[str, str], list] = {(n, k): [] for n in scores for k in foreign}
     for fold in np.unique(fold_of):
-        tested, held = fold_of == fold, lot_of == fold % LOTS
+        tested, held = fold_of == fold, held_in[fold]
         learned = ~held & ~twins.isin(set(twins[held])).to_numpy()
         for name, fit in scores.items():
-            score = fit(known[~tested], material.labels[~tested], other[learned])
+            score = fit(
+                known[~tested],
+                material.labels[~tested],
+                other[learned],
+                [copy[~tested] for copy in copies],
+            )
             of_known[name][tested] = score(known[tested])
             for index, value in zip(np.flatnonzero(held), score(other[held]), strict=True):
                 of_other[name][index].append(value)
@@ -403,7 +551,7 @@ def leave_motifs_out(
     rows = []
     averaged = {name: np.array([np.mean(v) for v in of_other[name]]) for name in scores}
     for name in scores:
-        kinds = {"other motifs": averaged[name]}
+        kinds = {kind_of_others: averaged[name]}
         kinds |= {kind: np.mean(of_foreign[name, kind], axis=0) for kind in foreign}
         for kind, values in kinds.items():
             rows.append(
@@ -437,15 +585,21 @@ def fit(
     candidate = choice.candidate
     columns = material.columns[candidate.subset]
     scaler = linear.Scaler.of(material.other_features[:, columns])
-    known, other = material.features[:, columns], material.other_features[:, columns]
     rows = [material.features, *material.copies[: candidate.copies]]
     motifs = linear.fit(
         np.concatenate(rows)[:, columns],
         np.tile(material.labels, len(rows)),
         candidate.head,
         scaler,
+        linear.copy_weights(len(material.labels), candidate.copies),
     )
-    familiarity = rejection.combined(scaler(known), material.labels, scaler(other))
+    known, other, *copies = (
+        scaler(x[:, columns])
+        for x in (material.features, material.other_features, *material.copies)
+    )
+    familiarity = rejection.combined(
+        known, material.labels, other, copies, material.typical[candidate.subset]
+    )
     wanted = (subsets() if sets is None else sets)[candidate.subset]
     network = embedding.build(wanted, weights_directory)
     return FinalNetwork(network, motifs, choice.temperature, familiarity, scaler)

@@ -90,7 +90,13 @@ def rescaled(scaled: Linear, scaler: Scaler) -> Linear:
     return Linear(weight, scaled.bias - scaler.mean @ weight)
 
 
-def fit(features: np.ndarray, labels: np.ndarray, head: Head, scaler: Scaler) -> Linear:
+def fit(
+    features: np.ndarray,
+    labels: np.ndarray,
+    head: Head,
+    scaler: Scaler,
+    weights: np.ndarray | None = None,
+) -> Linear:
     """Fit a classifier.
 
     Args:
@@ -98,6 +104,7 @@ def fit(features: np.ndarray, labels: np.ndarray, head: Head, scaler: Scaler) ->
         labels: (N,) class indices 0 to K - 1, each at least once.
         head: what kind.
         scaler: applied first.
+        weights: of the pictures, see `fit_dual`.
 
     Returns:
         The classifier for raw features: the scaler is folded in.
@@ -106,36 +113,58 @@ def fit(features: np.ndarray, labels: np.ndarray, head: Head, scaler: Scaler) ->
         BatikError: a class is missing.
     """
     scaled = scaler(features)
-    dual, bias = fit_dual(scaled @ scaled.T, labels, head)
+    dual, bias = fit_dual(scaled @ scaled.T, labels, head, weights)
     return rescaled(Linear(scaled.T @ dual, bias), scaler)
 
 
-def fit_dual(gram: np.ndarray, labels: np.ndarray, head: Head) -> tuple[np.ndarray, np.ndarray]:
+def fit_dual(
+    gram: np.ndarray, labels: np.ndarray, head: Head, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Fit a classifier on the products of scaled features.
 
     Args:
         gram: (N, N) products of the training pictures.
         labels: (N,) class indices 0 to K - 1, each at least once.
         head: what kind.
+        weights: (N,) how much each picture counts: one of weight 2 counts like two equal ones, one
+            of weight 0 is not there. None for 1 each.
 
     Returns:
         (N, K) coefficients and (K,) bias: the logits of M pictures, whose products with the
         training pictures are ``cross`` (M, N), are ``cross @ coefficients + bias``.
 
     Raises:
-        BatikError: a class is missing.
+        BatikError: a class is missing; a weight is negative, or they are of another number.
     """
     labels = np.asarray(labels)
-    counts = np.bincount(labels)
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=float)
+    if weights.shape != labels.shape or not (weights >= 0).all():
+        raise BatikError(f"{len(labels)} pictures need as many weights from 0 up.")
+    counts = np.bincount(labels, weights)
     if len(counts) < 2 or not counts.all():
         raise BatikError(f"Every class needs a picture to learn from; there are {counts}.")
     if head.method == "lda":
-        return _lda(gram, np.eye(len(counts))[labels], counts, head.strength)
-    return _logistic(gram, labels, head.strength)
+        return _lda(gram, np.eye(len(counts))[labels], weights, head.strength)
+    return _logistic(gram, labels, weights, head.strength)
+
+
+def copy_weights(pictures: int, copies: int) -> np.ndarray:
+    """Return weights of pictures and, behind them, of copies that together count as much.
+
+    So more copies do not drown the pictures as they are.
+
+    Args:
+        pictures: how many.
+        copies: of each.
+
+    Returns:
+        ((1 + copies) * pictures,), 1 and then 1 / copies.
+    """
+    return np.r_[np.ones(pictures), np.full(copies * pictures, 1 / max(1, copies))]
 
 
 def _lda(
-    gram: np.ndarray, onehot: np.ndarray, counts: np.ndarray, ridge: float
+    gram: np.ndarray, onehot: np.ndarray, weights: np.ndarray, ridge: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Linear discriminant analysis, covariance within classes plus ridge times identity.
 
@@ -144,20 +173,23 @@ def _lda(
     the logits (a test compares them); but with N × N matrices instead of F × F ones, through the
     Woodbury identity. Source: Friedman (1989), Regularized discriminant analysis.
     """
-    n = len(gram)
-    average = onehot / counts  # (N, K): means of classes are average.T @ scaled
+    average = weights[:, None] * onehot  # (N, K): means of classes are average.T @ scaled
+    average /= average.sum(0)
+    root = np.sqrt(weights / weights.sum())[:, None]
     # products of the residuals, scaled less the mean of its class, with the pictures
-    left = gram - onehot @ (average.T @ gram)
-    inner = (left - (left @ average) @ onehot.T) / n
-    inner[np.diag_indices(n)] += ridge
-    solved = scipy.linalg.solve(inner, left @ average, assume_a="pos")
-    back = solved - average @ (onehot.T @ solved)
-    coefficients = (average - back / n) / ridge
+    left = root * (gram - onehot @ (average.T @ gram))
+    inner = left - (left @ average) @ onehot.T
+    inner *= root.T
+    inner[np.diag_indices(len(gram))] += ridge
+    back = root * scipy.linalg.solve(inner, left @ average, assume_a="pos")
+    coefficients = (average - back + average @ (onehot.T @ back)) / ridge
     bias = -0.5 * np.einsum("nk,nk->k", average, gram @ coefficients)
     return coefficients, bias
 
 
-def _logistic(gram: np.ndarray, labels: np.ndarray, c: float) -> tuple[np.ndarray, np.ndarray]:
+def _logistic(
+    gram: np.ndarray, labels: np.ndarray, weights: np.ndarray, c: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Logistic regression on the pictures' coordinates along the Gram matrix's eigenvectors."""
     from sklearn.linear_model import LogisticRegression
 
@@ -168,7 +200,9 @@ def _logistic(gram: np.ndarray, labels: np.ndarray, c: float) -> tuple[np.ndarra
     scale = np.sqrt(values[keep])
     unit = np.sqrt(values[keep].sum() / n)  # a picture's typical distance from the mean
     coordinates = vectors[:, keep] * (scale / unit)
-    model = LogisticRegression(C=c, max_iter=3000, tol=1e-5).fit(coordinates, labels)
+    model = LogisticRegression(C=c, max_iter=3000, tol=1e-5).fit(
+        coordinates, labels, sample_weight=weights
+    )
     weight, bias = model.coef_.T, model.intercept_
     if weight.shape[1] == 1:
         weight, bias = np.hstack([-weight / 2, weight / 2]), np.r_[-bias / 2, bias / 2]

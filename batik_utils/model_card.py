@@ -8,6 +8,12 @@ All numbers come from ``metrics.json``. Form: Mitchell et al., 2019, Model Cards
 (https://arxiv.org/abs/1810.03993).
 """
 
+#: How the kinds of other pictures are called in the card.
+_KINDS = {
+    "other motifs": "motifs that it never saw",
+    "known other motifs": "new pictures of motifs that it knows as others",
+}
+
 
 def text(found: dict) -> str:
     """Return the card as Markdown.
@@ -20,8 +26,8 @@ def text(found: dict) -> str:
     clean = found["accuracy_without_doubted_labels"]
     recalls = "\n".join(f"| recall of {m} | {_percent(v)} |" for m, v in found["recall"].items())
     scores = "\n".join(
-        f"| {row['score']} | {row['other']} | {row['n_other']} | {row['auroc']:.3f} | "
-        f"{1 - row['fpr_at_95']:.0%} |"
+        f"| {_KINDS.get(row['other'], row['other'])} | {row['n_other']} | {row['auroc']:.3f} | "
+        f"{1 - row['fpr_at_95']:.0%} | {1 - row['fpr_at_90']:.0%} |"
         for row in rejection["rows"]
         if row["score"] == "combined"
     )
@@ -58,11 +64,10 @@ for judging authenticity, origin or value of a cloth, and not for other motifs: 
 {found["pictures"]} pictures of the Kaggle set "Indonesian Batik Motifs" in {found["groups"]}
 groups of near-twins, scraped from the web: shop photographs, watermarks, garments on people, wrong
 and doubtful labels. {largest["size"]} of 50 sidoluhur pictures are one shop's paper goods with one
-print. Many tambal pictures carry one shop's watermark band. Pictures of 17 other motifs of the
-same set ({rejection["other_pictures"]}, at most {rejection["others_per_motif"]} a motif, no
-near-twins of the three) serve "none of these" and the scale of the features. Changed copies of the
-pictures are learned from, too (crops, drawn watermarks, other grounds, colours), so that a shop's
-habits tell less.
+print. Many tambal pictures carry one shop's watermark band. {rejection["other_pictures"]} pictures
+of 17 other motifs of the same set, no near-twins of the three, serve "none of these" and the scale
+of the features. Changed copies of the pictures are learned from, too (crops, drawn watermarks,
+other grounds, colours), so that a shop's habits tell less.
 
 ## Results
 
@@ -79,9 +84,14 @@ training pictures. In brackets the 95 % interval over groups of near-twins.
 | log-loss (nats) | {found["nll"]:.3f} |
 | expected calibration error | {found["expected_calibration_error"]:.3f} |
 
-"None of these", on motifs and pictures that were not learned from:
+These are not free of optimism: which sets of features and which settings were offered to the folds,
+and how "none of these" is computed, was decided by people who had seen such scores on the same
+pictures (`../cv/ablation.csv` lists what was tried).
 
-| score | other pictures | number | AUROC | rejected where 95 % of the three are kept |
+"None of these", on pictures that were not learned from. The shipped model knows the 17 other
+motifs, so new pictures of them are the second row; any other motif is the first.
+
+| other pictures | number | AUROC | rejected where 95 % of the three are kept | where 90 % are |
 |---|---|---|---|---|
 {scores}
 
@@ -92,8 +102,9 @@ All scores that were compared: `../cv/final/rejection.csv`; accuracy against cov
 
 - Pictures of other sources were not at hand; on them it may be better or worse than stated here.
 - "None of these" misses many pictures of related motifs (sidomukti, ceplok and others look like
-  sidoluhur, and the set itself files some pictures under both).
-- Fine-grained noise and pages of text may pass as familiar.
+  sidoluhur, and the set itself files some pictures under both). To keep also the three motifs'
+  doubtful pictures (paper goods, drawings, pictures filed under two motifs) the threshold is low.
+- Fine-grained noise, pages of text and drawn cloth may pass as familiar.
 - A picture is squashed to a square: very long strips lose their pattern.
 - With {found["pictures"]} pictures every number above is uncertain by several points.
 

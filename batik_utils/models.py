@@ -297,6 +297,7 @@ ARCHITECTURES: dict[str, Callable[[Recipe], Parts]] = {
     "scratch2": scratch.scratch2,
     "scratch3": scratch.scratch3,
     "scratch_ours": scratch.scratch_ours,
+    "scratch_texture": scratch.scratch_texture,
     "mobilenet_v2": _torchvision("mobilenet_v2", 1280),
     "efficientnet_b0": _efficientnet_pytorch("efficientnet-b0", 1280),
     "efficientnet_b2": _efficientnet_pytorch("efficientnet-b2", 1408),

@@ -232,6 +232,36 @@ def difficulty(table: pd.DataFrame, data_title: str, bins: int = 10) -> Figure:
     return figure
 
 
+def label_kinds(table: pd.DataFrame, data_title: str) -> Figure:
+    """Draw how many pictures are wrong in how many repeats, by who doubts their label.
+
+    Args:
+        table: see `cross_validation.label_kinds`.
+        data_title: title of the data set.
+    """
+    repeats = int(table["repeats"].max())
+    figure, axes = _axes(
+        data_title, f"How often each of {len(table)} pictures is named wrongly", height=3.6
+    )
+    bottom = np.zeros(repeats + 1)
+    kinds = sorted(table["kind"].unique(), key=lambda kind: kind != "undoubted")
+    for k, kind in enumerate(kinds):
+        wrong = table.loc[table["kind"] == kind, "wrong"]
+        counts = np.bincount(wrong.astype(int), minlength=repeats + 1)
+        axes.bar(
+            range(repeats + 1), counts, bottom=bottom, label=f"{kind} ({counts.sum()})",
+            color=_SHADES[k % len(_SHADES)], hatch=_HATCHES[k % len(_HATCHES)], edgecolor="black",
+        )  # fmt: skip
+        bottom += counts
+    for x, total in enumerate(bottom):
+        axes.annotate(f"{total:.0f}", (x, total), ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(repeats + 1), [f"{x} of {repeats}" for x in range(repeats + 1)])
+    axes.set(xlabel="repeats in which it is wrong", ylabel="pictures")
+    axes.margins(y=0.12)
+    axes.legend(title="label", frameon=False)
+    return _finished(figure)
+
+
 def accuracy_coverage(
     table: pd.DataFrame, data_title: str, recipes: Sequence[str] | None = None
 ) -> Figure:

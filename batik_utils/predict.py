@@ -23,7 +23,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -139,9 +139,9 @@ class Predictor:
                 f"{folder / 'labels.json'} does not say what it must ({error!r})."
             ) from error
         framing = Framing.from_dict(_json(folder / "preprocessing.json"))
-        session = _session(folder / "model.onnx", threads)
-        _check(session, framing, len(classes), folder)
-        return cls(session, framing, classes, threshold, folder, threads)
+        opened = session(folder / "model.onnx", threads)
+        _check(opened, framing, len(classes), folder)
+        return cls(opened, framing, classes, threshold, folder, threads)
 
     def predict(self, images: Iterable[Source], *, batch: int = BATCH) -> list[Prediction]:
         """Answer about pictures, in their order.
@@ -187,7 +187,7 @@ class Predictor:
                 pool = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
                 opened = _ahead(pool, self._open, numbered, 2 * workers)
             while group := list(itertools.islice(opened, batch)):
-                yield from self._answer(group)
+                yield from self.answer(group)
 
     def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Run the model alone.
@@ -221,21 +221,36 @@ class Predictor:
             )
         return picture
 
+    def square(self, source: Source) -> np.ndarray:
+        """Open a picture and bring it to the model's square, uint8 (size, size, 3).
+
+        Raises:
+            PictureError: it cannot be judged; the reason, as a sentence without its subject.
+        """
+        pixels = frame(self.open(source), self.framing)
+        # a network names a motif for anything, even an empty page
+        if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
+            raise PictureError("it shows hardly anything but one colour", "plain")
+        return pixels
+
     def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | PictureError]":
         name = str(source) if isinstance(source, (str, Path)) else f"picture {number}"
         try:
-            pixels = frame(self.open(source), self.framing)
-            # a network names a motif for anything, even an empty page
-            if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
-                raise PictureError("it shows hardly anything but one colour", "plain")
-            return name, pixels
+            return name, self.square(source)
         except PictureError as error:
             return name, error
 
     def _alone(self, number: int, source: Source) -> Prediction:
-        return next(self._answer([self._open(number, source)]))
+        return next(self.answer([self._open(number, source)]))
 
-    def _answer(self, group: list) -> Iterator[Prediction]:
+    def answer(
+        self, group: "Sequence[tuple[str, np.ndarray | PictureError]]"
+    ) -> Iterator[Prediction]:
+        """Answer about opened pictures that go through the model at once.
+
+        Args:
+            group: name, and what `square` returned or raised.
+        """
         good = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
         results = iter(zip(*self.run(np.stack(good)), strict=True)) if good else iter(())
         for name, opened in group:
@@ -306,9 +321,14 @@ def files(named: Iterable[Path | str]) -> Iterator[Path]:
             yield name
             continue
         for path in sorted(name.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(name).parts)
-            if path.is_file() and not hidden and path.suffix.lower() not in _NOT_PICTURES:
+            if path.is_file() and is_named_like_a_picture(path, name):
                 yield path
+
+
+def is_named_like_a_picture(path: PurePath, folder: PurePath) -> bool:
+    """Return whether a file below a folder is neither hidden nor plainly of another kind."""
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() not in _NOT_PICTURES
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -429,7 +449,16 @@ def _json(path: Path) -> dict:
     return values
 
 
-def _session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
+def session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
+    """Open an ONNX file on the CPU.
+
+    Args:
+        path: of the file.
+        threads: of one run; 0 leaves it to onnxruntime.
+
+    Raises:
+        BatikError: it cannot be opened.
+    """
     try:
         return onnx_session.open_session(path, threads)
     # onnxruntime has a dozen exception types of its own, without a common one

@@ -42,6 +42,8 @@ class Recipe:
             `transforms.TrainPreset`.
         schedule: key of ``engine.SCHEDULES``: ``constant``, or ``cosine`` after a short warm-up.
         label_smoothing: share of each label that is spread evenly over the motifs.
+        ridge: where positive, the head is fitted in closed form, by one linear discriminant with
+            this ridge (`linear.Head`) in place of epochs; 0 for steps of Adam.
         size: side (px) of the input in place of what the weights expect; 0 for that.
         fine_tune_size: side (px) of the pictures in a second stage, see `models.stages`.
         fine_tune_epochs: passes of that second stage; 0 for none.
@@ -64,6 +66,7 @@ class Recipe:
     augment: float = 0.0
     schedule: str = "constant"
     label_smoothing: float = 0.0
+    ridge: float = 0.0
     size: int = 0
     fine_tune_size: int = 0
     fine_tune_epochs: int = 0
@@ -200,12 +203,32 @@ _SCRATCH_OURS = _SCRATCH_SMALL | {
     "label_smoothing": 0.1,
 }
 
+# our best from scratch, by the mean accuracy over five grouped five-fold cross-validations of the
+# same 135 pictures: 0.61, standard error 0.04; scratch_ours has 0.52 in the first of these
+# divisions (results/kaggle/course/scratch_design.csv). The designs beside it are within 0.02, so
+# ridge and strength of the changes might as well be others.
+_SCRATCH_TEXTURE = {
+    "architecture": "scratch_texture",
+    "frozen": "backbone",
+    "epochs": 1,
+    "augment": 0.6,
+    "ridge": 0.3,
+    "size": 256,
+}
+
 _OURS = (
     Recipe(
         "scratch_ours",
         "ours",
         **_SCRATCH_OURS,
         note="Made for 120 pictures: small, batch norm, global pooling, augmentation, a schedule.",
+    ),
+    Recipe(
+        "scratch_texture",
+        "ours",
+        **_SCRATCH_TEXTURE,
+        note="Our best from scratch, by cross-validation: filters from a formula, statistics of "
+        "texture, and one learned layer, a linear discriminant in closed form.",
     ),
     Recipe(
         "scratch_small",
@@ -366,14 +389,14 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Return the recipe with another number of epochs; 0 keeps its own.
 
     A second stage never takes longer than asked for, so that a short trial is short. A baseline
-    has no epochs to change.
+    and a head in closed form have no epochs to change.
 
     Raises:
         BatikError: a negative number.
     """
     if epochs < 0:
         raise BatikError(f"EPOCHS must be 0 (as the recipe says) or positive, not {epochs}.")
-    if not epochs or recipe.family == "baseline":
+    if not epochs or recipe.family == "baseline" or recipe.ridge:
         return recipe
     return replace(recipe, epochs=epochs, fine_tune_epochs=min(recipe.fine_tune_epochs, epochs))
 

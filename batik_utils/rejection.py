@@ -1,20 +1,21 @@
 """None of these: how much a picture looks like the three motifs at all.
 
     >>> from batik_utils import rejection
-    >>> score = rejection.SCORES["background"](known, labels, other)
+    >>> score = rejection.SCORES["background"](known, labels, other, copies)
     >>> rejection.auroc(score(new_known), score(new_other))
     0.9
 
 A classifier of three motifs gives one of three answers, also about a cat. A *familiarity* score is
 high for pictures like those it learned from; below a threshold the answer is "none of these". Each
-function of `SCORES` learns a score from scaled features of known pictures, and of others that are
-none of the motifs. All here is NumPy on features; `batik_utils.final` tests the scores on motifs
-and pictures that they never saw.
+function of `SCORES` learns a score from scaled features (N, F) of known pictures with their labels
+(N,), of others (M, F) that are none of the motifs, and of changed copies of the known ones, each
+(N, F), which only `combined` uses. All here is NumPy on features; `batik_utils.final` tests the
+scores on motifs and pictures that they never saw.
 
 Introduced in notebook 05.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,23 +27,33 @@ from batik_utils.errors import BatikError
 
 #: (M, F) scaled features to (M,) scores, higher for more familiar.
 Score = Callable[[np.ndarray], np.ndarray]
+#: Changed copies of known pictures, each (N, F).
+Copies = Sequence[np.ndarray]
 #: Ridge of every covariance and of every linear score here; features vary by about 1.
 RIDGE = 1.0
 
 
-def max_probability(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+def max_probability(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies = ()
+) -> Score:
     """Largest of the motifs' probabilities (Hendrycks & Gimpel, 2017)."""
     logits = _motif_logits(known, labels)
     return lambda x: softmax(logits(x), axis=1).max(1)
 
 
-def energy(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+def energy(known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies = ()) -> Score:
     """Log-sum-exp of the motifs' logits (Liu et al., 2020, Energy-based OOD detection)."""
     logits = _motif_logits(known, labels)
     return lambda x: logsumexp(logits(x), axis=1)
 
 
-def nearest(known: np.ndarray, labels: np.ndarray, other: np.ndarray, k: int = 5) -> Score:
+def nearest(
+    known: np.ndarray,
+    labels: np.ndarray,
+    other: np.ndarray,
+    copies: Copies = (),
+    k: int = 5,
+) -> Score:
     """Mean cosine similarity to the k nearest known pictures (Sun et al., 2022, deep k-NN)."""
     reference = _unit(known)
     return lambda x: np.sort(_unit(x) @ reference.T, axis=1)[:, -k:].mean(1)
@@ -69,13 +80,17 @@ class Mahalanobis:
         return -np.min(lengths, axis=0) / RIDGE
 
 
-def mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Mahalanobis:
+def mahalanobis(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies = ()
+) -> Mahalanobis:
     """Distance to the nearest motif, one covariance for all (Lee et al., 2018), negative."""
     means = _means(known, labels)
     return _mahalanobis(means, known - means[labels])
 
 
-def relative_mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+def relative_mahalanobis(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies = ()
+) -> Score:
     """The same, less the distance to all pictures, the others too (Ren et al., 2021)."""
     near = mahalanobis(known, labels, other)
     everything = np.concatenate([known, other])
@@ -84,7 +99,9 @@ def relative_mahalanobis(known: np.ndarray, labels: np.ndarray, other: np.ndarra
     return lambda x: near(x) - far(x)
 
 
-def background(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+def background(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies = ()
+) -> Score:
     """Linear discriminant between known and other pictures: an auxiliary class "other"."""
     features = np.concatenate([known, other])
     is_known = np.r_[np.ones(len(known), int), np.zeros(len(other), int)]
@@ -92,7 +109,9 @@ def background(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Scor
     return lambda x: fitted.logits(x)[:, 1] - fitted.logits(x)[:, 0]
 
 
-def background_by_motif(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Score:
+def background_by_motif(
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies = ()
+) -> Score:
     """Linear discriminant with the motifs and one class "other"; the best motif's logit above it.
 
     A motif's pictures are alike, the known ones together are not.
@@ -109,60 +128,109 @@ def background_by_motif(known: np.ndarray, labels: np.ndarray, other: np.ndarray
 
 
 @dataclass(frozen=True)
+class Nearness:
+    """How much farther from every motif than nearly all known pictures something lies.
+
+    Attributes:
+        where: the features that it is measured in.
+        typical: nearness to the motifs in these.
+        start: nearness from which nothing is too far.
+        unit: standard deviation of the nearness of known pictures that it did not learn from.
+    """
+
+    where: slice
+    typical: Mahalanobis
+    start: float
+    unit: float
+
+    def too_far(self, x: np.ndarray) -> np.ndarray:
+        """Return (M,), 0 or more, in units, of scaled features (M, F)."""
+        return np.maximum(0, (self.start - self.typical(x[:, self.where])) / self.unit)
+
+
+@dataclass(frozen=True)
 class Familiarity:
     """The score of the final model.
 
     Energy and background, each over its own spread, are added: one asks which motif, the other
     whether any. Both are linear, so a picture of something else altogether may score high by
-    chance; therefore what lies farther from every motif than nearly all known pictures do loses as
-    much as it is too far.
+    chance; therefore what lies farther from every motif than nearly all known pictures do loses
+    `LOSS` times as much as it is too far.
 
     Attributes:
         motifs: gives the logits whose log-sum-exp is the energy.
         background: its logit of "known" less that of "other" is the second part.
         spread: standard deviation of each part over pictures that it did not learn from.
-        typical: nearness to the motifs.
-        start: nearness under which a picture loses.
-        unit: standard deviation of the nearness of known pictures that it did not learn from.
+        near: distances; the loss is summed over them.
     """
 
     motifs: linear.Linear
     background: linear.Linear
     spread: tuple[float, float]
-    typical: Mahalanobis
-    start: float
-    unit: float
+    near: tuple[Nearness, ...]
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Return (M,) scores of scaled features (M, F)."""
-        parts = _parts(self.motifs, self.background, x)
-        too_far = np.maximum(0, (self.start - self.typical(x)) / self.unit)
-        return (parts / np.asarray(self.spread)).sum(1) - too_far
+        parts = _parts(self.motifs, self.background, x) / np.asarray(self.spread)
+        return parts.sum(1) - LOSS * sum(n.too_far(x) for n in self.near)
 
 
 #: Share of known pictures that lie too far.
-TOO_FAR = 0.05
+TOO_FAR = 0.01
+#: How much a picture loses for each unit that it lies too far.
+LOSS = 2.0
+#: Spreads are taken from pictures that are held out, in so many folds.
+HELD_OUT = 5
 
 
-def combined(known: np.ndarray, labels: np.ndarray, other: np.ndarray) -> Familiarity:
-    """Energy, background and distance together, see `Familiarity`."""
-    # each part's spread from the half of the pictures that it did not learn from
-    odd, other_odd = np.arange(len(known)) % 2 == 1, np.arange(len(other)) % 2 == 1
-    half = _linear_parts(known[~odd], labels[~odd], other[~other_odd])
-    spread = _parts(*half, np.concatenate([known[odd], other[other_odd]])).std(0)
-    fold = np.arange(len(known)) % 5
-    nearness = np.empty(len(known))
-    for f in range(5):
-        away = fold != f
-        nearness[~away] = mahalanobis(known[away], labels[away], other)(known[~away])
-    motifs, background_of = _linear_parts(known, labels, other)
+def combined(
+    known: np.ndarray,
+    labels: np.ndarray,
+    other: np.ndarray,
+    copies: Copies = (),
+    where: Sequence[slice] = (slice(None),),
+) -> Familiarity:
+    """Energy, background and distance together, see `Familiarity`.
+
+    The energy learns from changed copies, too; the background does not: copies of known pictures
+    alone would teach it what a changed picture looks like.
+
+    Args:
+        known: (N, F) scaled features.
+        labels: (N,) class indices.
+        other: (M, F) scaled features.
+        copies: each (N, F), of the known pictures.
+        where: the features that distances are measured in.
+    """
+    fold, other_fold = np.arange(len(known)) % HELD_OUT, np.arange(len(other)) % HELD_OUT
+    parts = []
+    for f in range(HELD_OUT):
+        kept, kept_other = fold != f, other_fold != f
+        fitted = _linear_parts(
+            known[kept], labels[kept], other[kept_other], [c[kept] for c in copies]
+        )
+        parts.append(_parts(*fitted, np.concatenate([known[~kept], other[~kept_other]])))
+    spread = np.concatenate(parts).std(0)
+    motifs, background_of = _linear_parts(known, labels, other, copies)
     return Familiarity(
         motifs,
         background_of,
         (float(spread[0]), float(spread[1])),
-        mahalanobis(known, labels, other),
-        float(np.quantile(nearness, TOO_FAR)),
-        float(nearness.std()),
+        tuple(_nearness(known, labels, part) for part in where),
+    )
+
+
+def _nearness(known: np.ndarray, labels: np.ndarray, where: slice) -> Nearness:
+    near, fold = known[:, where], np.arange(len(known)) % HELD_OUT
+    values = np.empty(len(known))
+    for f in range(HELD_OUT):
+        kept = fold != f
+        values[~kept] = mahalanobis(near[kept], labels[kept], near)(near[~kept])
+    return Nearness(
+        where,
+        mahalanobis(near, labels, near),
+        float(np.quantile(values, TOO_FAR)),
+        float(values.std()),
     )
 
 
@@ -173,15 +241,21 @@ def _parts(motifs: linear.Linear, known_or_not: linear.Linear, x: np.ndarray) ->
 
 
 def _linear_parts(
-    known: np.ndarray, labels: np.ndarray, other: np.ndarray
+    known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies
 ) -> tuple[linear.Linear, linear.Linear]:
     features = np.concatenate([known, other])
     is_known = np.r_[np.ones(len(known), int), np.zeros(len(other), int)]
-    motifs = linear.fit(known, labels, linear.Head("lda", RIDGE), _identity(known))
+    motifs = linear.fit(
+        np.concatenate([known, *copies]),
+        np.tile(labels, 1 + len(copies)),
+        linear.Head("lda", RIDGE),
+        _identity(known),
+        linear.copy_weights(len(known), len(copies)),
+    )
     return motifs, fit_background(features, is_known)
 
 
-SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], Score]] = {
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, Copies], Score]] = {
     "max_probability": max_probability,
     "energy": energy,
     "nearest": nearest,

@@ -5,6 +5,7 @@ run and test picture), ``history.csv`` (one row a run and epoch) and ``not_run.c
 weights could not be had). A run's row in ``runs.csv`` is written last: with it, all is there.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -115,6 +116,20 @@ class Store:
             self._append("predictions", row["run"], predictions)
             self._append("history", row["run"], history)
             self._append("runs", row["run"], pd.DataFrame([row])[list(RUN_COLUMNS[1:])])
+
+    def arrange(self, runs: Sequence[str]) -> None:
+        """Bring the rows of some runs into this order, behind all others.
+
+        Runs that finished on many machines were written as they came.
+        """
+        place = {run: k for k, run in enumerate(runs)}
+        with self._lock():
+            # as in `add`, the table that tells what is finished comes last
+            for name in ("predictions", "history", "runs"):
+                table = self.read(name)
+                order = table["run"].map(place).fillna(-1)
+                if not order.is_monotonic_increasing:
+                    self._replace(name, table.loc[order.sort_values(kind="stable").index])
 
     def note_not_run(self, recipe: str, reason: str, remedy: str) -> None:
         """Remember that a recipe could not be run, and what would help."""

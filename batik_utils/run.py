@@ -2,14 +2,20 @@
 
 import itertools
 import logging
+import multiprocessing
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 from nbconvert import HTMLExporter
+from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from batik_utils import data, experiments, parameters
@@ -26,8 +32,6 @@ NOTEBOOKS = (
     "05_deployment",
 )
 
-#: Local kernels speak through files of this user, not through open network ports.
-_KERNEL = Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" else {})
 
 #: What ``SMOKE=1`` means: every step runs, on little data, once.
 SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1", "FOLDS": "5"}
@@ -64,7 +68,7 @@ def execute(
     given: Mapping[str, str],
     output: Path,
     *,
-    progress: bool = True,
+    progress: bool | Mapping = True,
 ) -> list[Path]:
     """Run notebooks in a row; all parameters are checked before the first one starts.
 
@@ -72,7 +76,7 @@ def execute(
         notebooks: paths.
         given: parameter names and values as text; each goes to the notebooks that declare it.
         output: folder for the executed copies.
-        progress: show a bar for each notebook.
+        progress: show a bar for each notebook; or settings of tqdm for it.
 
     Returns:
         Paths of the executed copies.
@@ -86,28 +90,188 @@ def execute(
     bound = parameters.bind(given, {path: parameters.declared(path) for path in notebooks})
     output.mkdir(parents=True, exist_ok=True)
     done = []
-    for path in notebooks:
-        copy = output / path.name
-        log.info("Running %s", path.name)
-        try:
-            papermill.execute_notebook(
-                str(path),
-                str(copy),
-                bound[path],
-                kernel_name="python3",
-                language="python",
-                progress_bar={"desc": path.stem} if progress else False,
-                # a helper's output may depend on where the notebook lies, as in Jupyter
-                cwd=str(path.parent),
-                config=_KERNEL,
-            )
-        except papermill.PapermillExecutionError as error:
-            raise NotebookFailed(
-                f"{path.name} failed in cell {error.exec_count}:\n\n{error.source}\n\n"
-                f"{error.ename}: {error.evalue}\n\nThe executed copy up to there: {copy}"
-            ) from error
-        done.append(copy)
+    with tempfile.TemporaryDirectory(prefix="batik-") as sockets:
+        for path in notebooks:
+            copy = output / path.name
+            log.info("Running %s", path.name)
+            try:
+                papermill.execute_notebook(
+                    str(path),
+                    str(copy),
+                    bound[path],
+                    kernel_name="python3",
+                    language="python",
+                    progress_bar={"desc": path.stem} if progress is True else progress,
+                    # a helper's output may depend on where the notebook lies, as in Jupyter
+                    cwd=str(path.parent),
+                    config=_kernel(sockets),
+                )
+            except papermill.PapermillExecutionError as error:
+                raise NotebookFailed(
+                    f"{path.name} failed in cell {error.exec_count}:\n\n{error.source}\n\n"
+                    f"{error.ename}: {error.evalue}\n\nThe executed copy up to there: {copy}"
+                ) from error
+            done.append(copy)
     return done
+
+
+def _kernel(sockets: str) -> Config:
+    """Let a local kernel speak through files of this user, not through open network ports.
+
+    Each process has a folder of its own for them: with Jupyter's names, kernels that start at the
+    same time would take each other's.
+    """
+    if os.name != "posix":
+        return Config()
+    return Config({"KernelManager": {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}})
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook with one set of parameters.
+
+    Attributes:
+        notebook: path.
+        given: parameter names and values as text, all of which the notebook declares.
+        output: folder of the executed copy, of this set of parameters alone.
+        title: what its progress line is headed with.
+    """
+
+    notebook: Path
+    given: Mapping[str, str]
+    output: Path
+    title: str
+
+
+def jobs(
+    notebooks: Sequence[Path],
+    given: Mapping[str, str],
+    swept: Mapping[str, Sequence[str]],
+    output: Path,
+) -> list[Job]:
+    """Return every notebook with every combination of the swept parameters.
+
+    Args:
+        notebooks: paths.
+        given: parameters of all, as text.
+        swept: values to try, by parameter. A notebook that does not declare a parameter is run
+            without it, and once.
+        output: folder for the executed copies; a combination has a folder of its own below it,
+            named like ``EPOCHS=5``.
+
+    Raises:
+        BatikError: a wrong parameter, one that is both given and swept, or two notebooks of one
+            name.
+    """
+    if twice := sorted(set(given) & set(swept)):
+        raise BatikError(
+            f"{twice[0]} has one value by -p and several by --sweep: give one of them."
+        )
+    if empty := [name for name, values in swept.items() if not values]:
+        raise BatikError(f"--sweep {empty[0]} needs values, e.g. --sweep {empty[0]} 1 2 3.")
+    declared = {path: parameters.declared(path) for path in notebooks}
+    found: dict[tuple[Path, Path], Job] = {}
+    for values in itertools.product(*swept.values()):
+        chosen = dict(zip(swept, values, strict=True))
+        parameters.bind({**given, **chosen}, declared)  # a wrong one must not wait for its turn
+        for path in notebooks:
+            own = {k: v for k, v in chosen.items() if k in declared[path]}
+            folder = output / ",".join(re.sub(r"[^\w.=-]", "_", f"{k}={v}") for k, v in own.items())
+            asked = {k: v for k, v in {**given, **own}.items() if k in declared[path]}
+            title = " ".join([path.stem, *(f"{k}={v}" for k, v in own.items())])
+            job = Job(path, asked, folder, title)
+            before = found.setdefault((folder, Path(path.name)), job)
+            if before != job:
+                raise BatikError(
+                    f"{before.title} and {job.title} would both write {folder / path.name}: give "
+                    f"them in two commands with another --output."
+                )
+    return list(found.values())
+
+
+def execute_all(
+    todo: Sequence[Job], parallel: int = 1, *, progress: bool | None = None
+) -> list[Path]:
+    """Run notebooks, several at a time in processes of their own.
+
+    Args:
+        todo: what to run; with ``parallel`` above 1, none may need what another one writes.
+        parallel: how many at a time. The cores are divided among them.
+        progress: show a line for each; None where there is a terminal.
+
+    Returns:
+        Paths of the executed copies, in the order of ``todo``.
+
+    Raises:
+        NotebookFailed: with the first failing cell, after the others have ended; one after another,
+            the rest is not begun.
+        BatikError: ``parallel`` is less than 1.
+    """
+    if parallel < 1:
+        raise BatikError(f"--parallel must be at least 1, not {parallel}.")
+    if parallel == 1:
+        shown = True if progress is None else progress
+        return [execute([job.notebook], job.given, job.output, progress=shown)[0] for job in todo]
+    shown = sys.stderr.isatty() if progress is None else progress
+    # no copy of this process: it may have threads
+    context = multiprocessing.get_context("spawn")
+    cores = max(1, (os.cpu_count() or 1) // parallel)
+    arguments = (context.RLock(), cores)
+    with ProcessPoolExecutor(parallel, context, initializer=_prepare, initargs=arguments) as pool:
+        running: dict[Future, Job] = {
+            pool.submit(_execute_one, job, line if shown else None): job
+            for line, job in enumerate(todo)
+        }
+        copies, failed = {}, []
+        try:
+            for future in as_completed(running):
+                job = running[future]
+                try:
+                    copies[job.notebook, job.output] = future.result()
+                except NotebookFailed as error:
+                    failed.append(error)
+                if not shown:
+                    log.info("%s %s", "failed" if future.exception() else "done  ", job.title)
+        except BrokenProcessPool as error:
+            raise BatikError(
+                "A notebook's process was killed, often for want of memory: the copies that are "
+                "finished are kept; use a smaller --parallel."
+            ) from error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    if failed:
+        others = f"\n\n{len(failed) - 1} more failed." if len(failed) > 1 else ""
+        raise NotebookFailed(f"{failed[0]}{others}") from failed[0]
+    return [copies[job.notebook, job.output] for job in todo]
+
+
+def _prepare(lock, cores: int) -> None:
+    """Let a worker process share the terminal and the cores."""
+    tqdm.set_lock(lock)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, str(cores))
+
+
+def _execute_one(job: Job, line: int | None) -> Path:
+    """Run one notebook in a worker process, with its bar on a line of its own.
+
+    What the kernel itself says (as its process ends, say) goes to a file beside the copy, if it
+    says anything: in the terminal it would break the lines.
+    """
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    job.output.mkdir(parents=True, exist_ok=True)
+    said = job.output / f"{job.notebook.stem}.log"
+    with os.fdopen(os.dup(2), "w") as terminal, said.open("w") as stream:
+        os.dup2(stream.fileno(), 2)
+        bar = {"desc": job.title, "position": line, "file": terminal}
+        try:
+            shown = False if line is None else bar
+            return execute([job.notebook], job.given, job.output, progress=shown)[0]
+        finally:
+            os.dup2(terminal.fileno(), 2)
+            if not said.stat().st_size:
+                said.unlink()
 
 
 def refresh(notebook: Path, *, progress: bool = True) -> None:

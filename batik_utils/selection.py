@@ -27,7 +27,7 @@ from batik_utils.linear import Head
 HEADS = (Head("lda", 0.3), Head("lda", 1.0), Head("lda", 3.0), Head("logistic", 100.0))
 #: Of the inner cross-validation.
 INNER_FOLDS = 5
-INNER_REPEATS = 1
+INNER_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Candidate:
     Attributes:
         subset: which of the bank's sets of features.
         head: the classifier on them.
-        copies: how many changed copies of each picture are learned from, too.
+        copies: how many changed copies of each picture are learned from, too; together they count
+            as much as the picture itself.
     """
 
     subset: str
@@ -124,7 +125,10 @@ def predict(bank: Bank, candidate: Candidate, train: np.ndarray, test: np.ndarra
     """
     n, gram = len(bank.labels), bank.grams[candidate.subset]
     rows = np.concatenate([train + n * k for k in range(candidate.copies + 1)])
-    dual, bias = linear.fit_dual(gram[np.ix_(rows, rows)], bank.labels[rows % n], candidate.head)
+    weights = linear.copy_weights(len(train), candidate.copies)
+    dual, bias = linear.fit_dual(
+        gram[np.ix_(rows, rows)], bank.labels[rows % n], candidate.head, weights
+    )
     return gram[np.ix_(test, rows)] @ dual + bias
 
 

@@ -4,9 +4,11 @@
     >>> texts.say("id", "title")
     'Motif batik apa ini?'
 
-Both languages have the same keys, which a test checks. Motif texts are kept short and to what is
-commonly told about the cloth; Javanese and Indonesian terms stay in their own spelling.
+Both languages have the same keys, which a test checks. Motif texts are short and say what their
+`SOURCES` say, which are shown beside them. Javanese and Indonesian terms stay in their spelling.
 """
+
+import html
 
 from batik_utils.errors import BatikError
 from batik_utils.predict import Prediction
@@ -19,61 +21,122 @@ MOTIFS = {
     "en": {
         "betawi": (
             "Betawi",
-            "The cloth of the Betawi people of Jakarta, kin to the colourful batik of Java's "
-            "north coast.",
-            "Bright grounds, a border of tall triangles (<i>tumpal</i>), and scenes and figures of "
-            "the city: <i>ondel-ondel</i> giants, birds, flowers, boats on the Ciliwung.",
-            "The <i>ondel-ondel</i> are puppets that keep misfortune away; the cloth tells of "
-            "a port where Malay, Javanese, Chinese, Arab and European ways met.",
+            "The cloth of Jakarta and its Betawi people. In a port where many peoples met it took "
+            "up motifs from all over Java: bouquets of flowers from Pekalongan, the "
+            "<i>garuda</i> from Surakarta and Yogyakarta.",
+            "Very bright colours; a band of tall triangles, <i>pucuk rebung</i> (bamboo shoots), "
+            "also called <i>pasung</i> or <i>tumpal</i>; and what is Jakarta’s own: "
+            "<i>ondel-ondel</i> giants, the National Monument, birds and flowers.",
+            "<i>Ondel-ondel</i> are large puppets that keep misfortune away. The river Ciliwung, "
+            "where it is drawn, stands for a livelihood that flows on.",
         ),
         "sidoluhur": (
             "Sidoluhur",
-            "Classical cloth of the court cities Surakarta and Yogyakarta in central Java.",
-            "A lattice of lozenges over the whole cloth, an ornament in each: wings "
-            "(<i>lar</i>), plants, pavilions. Traditionally in <i>sogan</i> brown, indigo and "
-            "cream.",
-            "Javanese <i>sido</i>, to come true, and <i>luhur</i>, noble: the wish for a noble "
-            "and respected life. Worn at weddings, like its relatives Sidomukti and Sidomulyo.",
+            "Classical cloth of the court of Surakarta, kept at the court of Yogyakarta too, where "
+            "it is written <i>Sidaluhur</i>.",
+            "A lattice of lozenges over the whole cloth, an ornament in each: wings, birds or "
+            "butterflies, plants, a throne. By tradition on a dark ground; on white the same "
+            "pattern is <i>Sidomulyo</i>, on a ground filled with curls <i>Sidomukti</i>. The "
+            "pictures that this model learned from do not always keep them apart.",
+            "Javanese <i>sido</i>, to come true, and <i>luhur</i>, noble: the wish for a noble and "
+            "respected life. Brides wear it, traditionally on the wedding night.",
         ),
         "tambal": (
             "Tambal",
-            "Classical cloth of central Java, known above all from Yogyakarta and Surakarta.",
-            "Looks like patchwork, but is one piece of cloth: triangles and rectangles, each "
-            "with another pattern, such as <i>kawung</i>, <i>parang</i> or <i>ceplok</i>.",
-            "<i>Tambal</i> means to patch or mend: mending what is lacking in oneself. By "
-            "tradition it was laid over the sick to help them recover.",
+            "Classical cloth of the courts of central Java, above all Yogyakarta; made on the "
+            "north coast too. The pattern probably goes back to priests’ garments that were sewn "
+            "from many pieces.",
+            "Looks like patchwork, but is one piece of cloth: triangles and rectangles, each with "
+            "another pattern, such as <i>parang</i>, <i>truntum</i> or <i>ceplok</i>.",
+            "<i>Tambal</i> means to patch or mend. The sick were covered with it to help them "
+            "recover, as cloth that is torn is mended; at the courts it was thought to protect.",
         ),
     },
     "id": {
         "betawi": (
             "Betawi",
-            "Kain orang Betawi di Jakarta, sekerabat dengan batik pesisir utara Jawa yang "
-            "berwarna-warni.",
-            "Latar cerah, pinggiran segitiga tinggi (<i>tumpal</i>), serta gambar kehidupan "
-            "kota: ondel-ondel, burung, bunga, perahu di Ciliwung.",
-            "Ondel-ondel dipercaya menolak bala; kain ini bercerita tentang kota pelabuhan "
-            "tempat budaya Melayu, Jawa, Tionghoa, Arab, dan Eropa bertemu.",
+            "Kain Jakarta dan orang Betawi. Di kota pelabuhan tempat banyak bangsa bertemu, kain "
+            "ini menyerap ragam hias dari seluruh Jawa: buketan dari Pekalongan, <i>garuda</i> "
+            "dari Solo dan Yogyakarta.",
+            "Warna sangat cerah; deretan segitiga tinggi, <i>pucuk rebung</i>, disebut juga "
+            "<i>pasung</i> atau <i>tumpal</i>; serta yang khas Jakarta: ondel-ondel, Monumen "
+            "Nasional, burung, dan bunga.",
+            "Ondel-ondel adalah boneka besar penolak bala. Sungai Ciliwung, bila digambarkan, "
+            "melambangkan rezeki yang terus mengalir.",
         ),
         "sidoluhur": (
             "Sidoluhur",
-            "Kain klasik dari kota keraton Surakarta dan Yogyakarta.",
-            "Kisi belah ketupat di seluruh kain, masing-masing berisi ragam hias: sayap "
-            "(<i>lar</i>), tumbuhan, bangunan. Secara tradisional berwarna <i>sogan</i>, biru "
-            "indigo, dan krem.",
-            "Dalam bahasa Jawa <i>sido</i> berarti jadi atau terlaksana, dan <i>luhur</i> "
-            "berarti mulia: harapan akan hidup yang luhur dan dihormati. Dipakai dalam "
-            "pernikahan, seperti kerabatnya Sidomukti dan Sidomulyo.",
+            "Kain klasik Keraton Surakarta, juga menjadi koleksi Keraton Yogyakarta, yang "
+            "menulisnya <i>Sidaluhur</i>.",
+            "Kisi belah ketupat di seluruh kain, masing-masing berisi ragam hias: sayap, burung "
+            "atau kupu-kupu, tumbuhan, tahta. Menurut tradisi berlatar gelap; dengan latar putih "
+            "pola yang sama disebut <i>Sidomulyo</i>, berlatar <i>ukel</i> disebut "
+            "<i>Sidomukti</i>. Gambar yang dipelajari model ini tidak selalu membedakannya.",
+            "Dalam bahasa Jawa <i>sido</i> berarti jadi atau terlaksana, dan <i>luhur</i> berarti "
+            "mulia: harapan akan hidup yang luhur dan dihormati. Dikenakan pengantin wanita, "
+            "menurut tradisi pada malam pengantin.",
         ),
         "tambal": (
             "Tambal",
-            "Kain klasik dari Jawa bagian tengah, terutama Yogyakarta dan Surakarta.",
-            "Tampak seperti kain perca, tetapi dibatik pada satu kain: bidang segitiga dan "
-            "segi empat, masing-masing dengan pola lain, misalnya <i>kawung</i>, "
-            "<i>parang</i>, atau <i>ceplok</i>.",
-            "<i>Tambal</i> berarti menambal atau memperbaiki: memperbaiki kekurangan diri. "
-            "Menurut tradisi, kain ini diselimutkan pada orang sakit agar lekas sembuh.",
+            "Kain klasik keraton di Jawa bagian tengah, terutama Yogyakarta; dibuat juga di "
+            "pesisir utara. Polanya mungkin berasal dari jubah pendeta yang dijahit dari banyak "
+            "potongan kain.",
+            "Tampak seperti kain perca, tetapi dibatik pada satu kain: bidang segitiga dan segi "
+            "empat, masing-masing dengan pola lain, misalnya <i>parang</i>, <i>truntum</i>, atau "
+            "<i>ceplok</i>.",
+            "<i>Tambal</i> berarti menambal atau memperbaiki. Orang sakit diselimuti kain ini agar "
+            "lekas sembuh, seperti kain rusak yang ditambal; di keraton kain ini dianggap "
+            "melindungi.",
         ),
     },
+}
+
+#: Where the texts on a motif come from: name and address. The records of the Art Institute of
+#: Chicago were read in a copy of its open data; the numbers are the museum's own.
+SOURCES = {
+    "betawi": (
+        (
+            "Sumarsono et al., Batik Betawi (Perpustakaan Jakarta)",
+            "https://perpustakaan.jakarta.go.id/book/detail?cn=INLIS000000000847405",
+        ),
+        (
+            "Kompas",
+            "https://travel.kompas.com/read/2022/05/19/162950027/"
+            "8-motif-batik-betawi-dari-jakarta-yang-bernilai-sejarah-dan-budaya?page=2",
+        ),
+        (
+            "Seasia",
+            "https://seasia.co/2022/09/06/the-beauty-of-jakarta-s-betawi-batik-motifs",
+        ),
+    ),
+    "sidoluhur": (
+        (
+            "Kepulauan Batik",
+            "https://kepulauanbatik.com/2016/03/04/batik-batik-sido-kekasih-keraton-2/",
+        ),
+        (
+            "Alona Batik",
+            "http://alonabatik.com/berita/detail/batik-sidomukti-dan-batik-sidomulyo-29100.html",
+        ),
+        (
+            "Tempo",
+            "https://travel.tempo.co/read/1740004/menengok-makna-motif-batik-pusaka-dan-manuskrip-"
+            "keraton-yogyakarta-saat-kunjungan-kaisar-jepangindeks",
+        ),
+    ),
+    "tambal": (
+        ("Art Institute of Chicago", "https://www.artic.edu/artworks/97303"),
+        (
+            "Semarangpos",
+            "https://www.semarangpos.com/"
+            "bisakah-batik-tambal-sembuhkan-penyakit-begini-ceritanya-1045307",
+        ),
+        (
+            "IDN Times",
+            "https://jogja.idntimes.com/life/inspiration/filosofi-batik-motif-tambal-lekat-dengan-"
+            "manunggaling-kawula-gusti-00-1rwjl-37xmyz/amp",
+        ),
+    ),
 }
 
 _SAY = {
@@ -109,9 +172,11 @@ _SAY = {
         "origin": "Origin",
         "signs": "How to know it",
         "meaning": "Meaning",
+        "sources": "Sources",
         "sure": "{motif}",
         "sure_note": "Calibrated on pictures that the model had not seen: of a hundred "
-        "answers like this one, about {hundred} are right.",
+        "answers like this one, about {hundred} are right, if the cloth shows one of the three "
+        "motifs. Many cloths with other motifs are taken for one of these.",
         "unsure": "Perhaps {motif}",
         "unsure_note": "The model is not sure. Another picture may help: one cloth, straight "
         "on, the motif filling the picture.",
@@ -178,9 +243,11 @@ _SAY = {
         "origin": "Asal",
         "signs": "Ciri-ciri",
         "meaning": "Makna",
+        "sources": "Sumber",
         "sure": "{motif}",
         "sure_note": "Dikalibrasi pada gambar yang belum pernah dilihat model: dari seratus "
-        "jawaban seperti ini, sekitar {hundred} benar.",
+        "jawaban seperti ini, sekitar {hundred} benar, jika kain ini memang salah satu dari "
+        "ketiganya. Banyak kain bermotif lain terbaca sebagai salah satunya.",
         "unsure": "Mungkin {motif}",
         "unsure_note": "Model ini tidak yakin. Gambar lain mungkin membantu: satu kain, difoto "
         "tegak lurus, motif memenuhi gambar.",
@@ -247,6 +314,16 @@ def motif_name(language: str, motif: str) -> str:
     """Return a motif as it is written on labels; an unknown one with a capital letter."""
     known = MOTIFS[language].get(motif)
     return known[0] if known else motif.capitalize()
+
+
+def sources_html(language: str, motif: str) -> str:
+    """Return a motif's sources as a line of links, none of which is asked until it is followed."""
+    links = " · ".join(
+        f'<a href="{html.escape(address)}" target="_blank" rel="noopener noreferrer">'
+        f"{html.escape(name)}</a>"
+        for name, address in SOURCES.get(motif, ())
+    )
+    return f'<p class="quiet sources">{say(language, "sources")}: {links}</p>' if links else ""
 
 
 def percent(share: float) -> str:

@@ -21,6 +21,7 @@ Introduced in notebook 02, section "The search".
 
 import json
 import logging
+import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,7 +37,15 @@ from optuna.trial import TrialState
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
-from batik_utils import engine, models, recipes, splits, transforms
+from batik_utils import (
+    cluster_tuning,
+    engine,
+    models,
+    recipes,
+    splits,
+    tracking,
+    transforms,
+)
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
 from batik_utils.preprocessing import Preprocessing
@@ -59,6 +68,16 @@ class Range(NamedTuple):
     high: float
     step: float | None = None
     log: bool = False
+
+    def distribution(self) -> optuna.distributions.BaseDistribution:
+        """Return the same for Optuna."""
+        if isinstance(self.low, int):
+            return optuna.distributions.IntDistribution(
+                self.low, self.high, step=int(self.step or 1), log=self.log
+            )
+        return optuna.distributions.FloatDistribution(
+            self.low, self.high, step=self.step, log=self.log
+        )
 
 
 #: What is searched, by what is trained: a whole network, or the head of a fixed backbone, where
@@ -95,6 +114,7 @@ def search(
     *,
     folds: int = 4,
     seed: int = 0,
+    ray: str = "",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Bring a recipe's search to a number of finished trials.
@@ -109,6 +129,9 @@ def search(
         trials: number of finished trials, pruned ones included, that there should be.
         folds: parts of the training pictures, each held out once.
         seed: of proposals, folds and trainings.
+        ray: run trials on this Ray cluster, see `cluster.connected`; "" for one after another here.
+            A search may change between the two; proposals on a cluster depend on which trial ends
+            first, so they are not the ones of this process.
         progress: show a bar over trials with the time left and the best loss.
 
     Returns:
@@ -127,6 +150,7 @@ def search(
         raise BatikError("A search needs one set of training pictures: use --grid course.")
     if recipe.fine_tune_epochs:
         raise BatikError(f"Recipe '{name}' trains in two stages: a search takes one-stage recipes.")
+    tracking.check()
     objective = _Objective(setup, recipe, folds, seed)
     folder = setup.store.folder / "tuning"
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +160,7 @@ def search(
             study = _open(folder / f"{name}.log", name, settings)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.tell(trial.number, state=TrialState.FAIL)
-            _run(study, objective, trials, seed, folder / f"{name}.csv", progress)
+            _run(study, objective, trials, seed, folder / f"{name}.csv", progress, ray)
             return _write(study, folder / f"{name}.csv")
     except filelock.Timeout as error:
         raise BatikError(
@@ -287,11 +311,16 @@ class _Objective:
                 raise optuna.TrialPruned
         return float(np.mean(losses))
 
+    def load_pixels(self) -> None:
+        """Open the training pictures, once for all trials."""
+        if self._pixels is None:
+            _, seen = models.stages(self.recipe)[0]
+            self._pixels = transforms.load_pixels(self.dataset, seen, progress=False)
+
     def _fold(self, recipe: Recipe, number: int, learn: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Train on one part and return the (n, K) probabilities of the other."""
         setup, (_, seen) = self.setup, models.stages(recipe)[0]
-        if self._pixels is None:
-            self._pixels = transforms.load_pixels(self.dataset, seen, progress=False)
+        self.load_pixels()
         views = None
         if recipe.frozen == "backbone":
             views = self._views_of(recipe, seen)[:, learn]
@@ -354,6 +383,7 @@ def _run(
     seed: int,
     csv: Path,
     progress: bool,
+    ray: str = "",
 ) -> None:
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
     if len(done) >= trials:
@@ -370,6 +400,10 @@ def _run(
         total=trials,
         disable=not progress,
     )
+    if ray:
+        with bar:
+            _run_on_ray(study, objective, len(done), trials, seed, csv, bar, ray)
+        return
     for number in bar:
         # a sampler of its own for each trial, so that a resumed search proposes the same values
         study.sampler = optuna.samplers.TPESampler(seed=_seed(seed, number))
@@ -383,10 +417,63 @@ def _run(
             value, state = None, TrialState.PRUNED
         trial.set_user_attr("seconds", engine.seconds_since(clock))
         study.tell(trial, value, state)
+        _show(_write(study, csv), trial.number, objective, bar)
+
+
+def _run_on_ray(
+    study: optuna.Study,
+    objective: _Objective,
+    done: int,
+    trials: int,
+    seed: int,
+    csv: Path,
+    bar: tqdm,
+    ray: str,
+) -> None:
+    # whether the weights can be had must not be learned from a trial that fails elsewhere
+    models.build(
+        objective.recipe, len(objective.dataset.classes), objective.setup.weights_directory
+    )
+    objective.load_pixels()
+    before = {t.number for t in study.get_trials(deepcopy=False) if t.state.is_finished()}
+    written = set(before)
+
+    def on_trial() -> None:
         table = _write(study, csv)
-        if (table["state"] == "COMPLETE").any():
-            row = best(table)
-            bar.set_postfix_str(f"best loss {row['value']:.3f}, accuracy {row['accuracy']:.0%}")
+        for number in sorted(set(table["number"]) - written):
+            written.add(number)
+            bar.update()
+            _show(table, number, objective, bar)
+
+    scratch = csv.parent / f".ray-{csv.stem}"
+    try:
+        cluster_tuning.run(
+            ray,
+            objective,
+            {name: r.distribution() for name, r in space_of(objective.recipe).items()},
+            study,
+            trials - done,
+            steps=len(objective.folds),
+            folder=scratch,
+            first=None if done else _within(objective.recipe),
+            seed=_seed(seed, done),
+            gpus=1 if objective.setup.device.type == "cuda" else 0,
+            on_trial=on_trial,
+        )
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if len(written) < len(before) + trials - done:
+        # Tune takes Ctrl-C for itself, and ends as if all were done
+        raise KeyboardInterrupt
+
+
+def _show(table: pd.DataFrame, number: int, objective: _Objective, bar: tqdm) -> None:
+    """Tell of a finished trial: the bar, and MLflow where that is asked for."""
+    row = table[table["number"] == number].iloc[0].to_dict()
+    tracking.log_trial(objective.recipe, row, objective.setup.dataset.digest)
+    if (table["state"] == "COMPLETE").any():
+        row = best(table)
+        bar.set_postfix_str(f"best loss {row['value']:.3f}, accuracy {row['accuracy']:.0%}")
 
 
 def _within(recipe: Recipe) -> dict[str, float]:

@@ -29,7 +29,7 @@ _RUNTIME_FILES = (
 )
 _PAGE = Path(__file__).with_name("web_page")
 #: Cloth drawn for visitors without a picture: motif and seed.
-EXAMPLES = (("betawi", 5), ("sidoluhur", 3), ("tambal", 4))
+EXAMPLES = (("betawi", 2), ("sidoluhur", 4), ("tambal", 1))
 
 
 def build(folder: Path, model: Path | str | None = None, package: Path | None = None) -> Path:
@@ -70,7 +70,12 @@ def build(folder: Path, model: Path | str | None = None, package: Path | None = 
         },
         "examples": examples,
         "texts": {
-            code: {"name": name, "say": texts.all_said(code), "motifs": texts.MOTIFS[code]}
+            code: {
+                "name": name,
+                "say": texts.all_said(code),
+                "motifs": texts.MOTIFS[code],
+                "sources": {motif: texts.sources_html(code, motif) for motif in texts.SOURCES},
+            }
             for code, name in texts.LANGUAGES.items()
         },
     }

@@ -93,6 +93,10 @@ class WeightsNotFound(BatikError):
         self.tried = tried
         self.remedy = remedy
 
+    def __reduce__(self):
+        # as it crosses from a worker process
+        return type(self), (self.name, self.tried, self.remedy)
+
 
 def _hub(
     url: str, sha256: str, key_style: str, origin: str, package: str | None = None

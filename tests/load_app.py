@@ -2,10 +2,12 @@
 
 Starts the application in a process of its own, lets 20 users for a minute upload a picture and wait
 for the answer again and again, and ends with figures: answers, errors, median and 95th percentile
-of the waiting time, the server's processor time, and its memory. Exit status 1 on errors.
+of the waiting time, the server's processor time, and its memory. With ``--csv`` they also become a
+row of a table. Exit status 1 on errors; a full queue that says so is counted by itself.
 """
 
 import argparse
+import csv
 import io
 import json
 import random
@@ -16,6 +18,7 @@ import tempfile
 import threading
 import time
 import uuid
+from datetime import datetime, timezone
 from pathlib import Path
 
 import httpx
@@ -23,7 +26,7 @@ import numpy as np
 import psutil
 import standin
 
-from batik_utils import synthetic
+from batik_utils import experiments, synthetic
 from batik_utils.motifs import MOTIFS
 
 
@@ -56,19 +59,24 @@ def pictures() -> list[bytes]:
 def main() -> int:
     """Run, and report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="", help="model folder (default: a stand-in)")
+    parser.add_argument(
+        "--model", default="", help="model folder; 'standin' for the tests' (default: as the app)"
+    )
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument(
         "--pause", type=float, default=1.0, help="mean seconds between two pictures"
     )
+    parser.add_argument("--csv", type=Path, help="table that gets a row more")
     options = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as scratch:
-        model = options.model or str(standin.write(Path(scratch) / "model"))
+        model = options.model
+        if model == "standin":
+            model = str(standin.write(Path(scratch) / "model"))
         server = subprocess.Popen(
             [sys.executable, "-m", "batik_utils", "app", "--port", str(port), "--model", model]
         )
@@ -90,6 +98,8 @@ def _measure(options: argparse.Namespace, url: str, server: subprocess.Popen) ->
     with httpx.Client(timeout=60) as client:
         one_answer(client, url, contents[0])
     waits, errors, memory = [], [], [process.memory_info().rss / 1e6]
+    full = []  # requests that were told to come again
+    others = psutil.getloadavg()[0]
     before = sum(process.cpu_times()[:2])
     end = time.monotonic() + options.seconds
 
@@ -103,6 +113,9 @@ def _measure(options: argparse.Namespace, url: str, server: subprocess.Popen) ->
                     found = one_answer(client, url, chance.choice(contents))
                     assert found["verdict"] != "refused", found
                     waits.append(time.monotonic() - began)
+                except httpx.HTTPStatusError as error:
+                    status = error.response.status_code
+                    (full if status == 503 else errors).append(repr(error))
                 except Exception as error:  # noqa: BLE001  every failure is a figure here
                     errors.append(repr(error))
 
@@ -112,16 +125,37 @@ def _measure(options: argparse.Namespace, url: str, server: subprocess.Popen) ->
     while any(one.is_alive() for one in users):
         time.sleep(1)
         memory.append(process.memory_info().rss / 1e6)
-    half = memory[len(memory) // 2]
-    busy = (sum(process.cpu_times()[:2]) - before) / max(1, len(waits))
-    sys.stdout.write(
-        f"{options.users} users, {options.seconds} s: {len(waits)} answers, {len(errors)} errors; "
-        f"waiting time median {np.median(waits):.2f} s, "
-        f"95 % under {np.quantile(waits, 0.95):.2f} s, longest {max(waits):.2f} s; "
-        f"server {1000 * busy:.0f} ms of processor an answer, "
-        f"memory {memory[0]:.0f} MB at the start, {half:.0f} MB "
-        f"in the middle, {memory[-1]:.0f} MB at the end, {max(memory):.0f} MB at most\n"
-    )
+    row = {
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "git": experiments.git_commit(),
+        "model": options.model or "results/kaggle/model",
+        "users": options.users,
+        "seconds": options.seconds,
+        "pause": options.pause,
+        "answers": len(waits),
+        "errors": len(errors),
+        "queue_full": len(full),
+        "median_s": np.median(waits) if waits else np.nan,
+        "p95_s": np.quantile(waits, 0.95) if waits else np.nan,
+        "longest_s": max(waits, default=np.nan),
+        "processor_ms": 1000 * (sum(process.cpu_times()[:2]) - before) / max(1, len(waits)),
+        "memory_start_mb": memory[0],
+        "memory_middle_mb": memory[len(memory) // 2],
+        "memory_end_mb": memory[-1],
+        "memory_most_mb": max(memory),
+        "cores": psutil.cpu_count(),
+        "load_before": others,
+    }
+    row = {key: round(x, 3) if isinstance(x, float) else x for key, x in row.items()}
+    if options.csv:
+        options.csv.parent.mkdir(parents=True, exist_ok=True)
+        new = not options.csv.is_file()
+        with options.csv.open("a", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+    sys.stdout.write("".join(f"{key:>16}  {value}\n" for key, value in row.items()))
     for error in errors[:5]:
         sys.stdout.write(f"{error}\n")
     return 1 if errors or not waits else 0

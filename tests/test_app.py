@@ -1,14 +1,19 @@
 """The application's sentences and its API, asked over loopback as a program would."""
 
+import io
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
+import httpx
 import numpy as np
 import picture_zoo
 import pytest
@@ -112,6 +117,16 @@ def test_each_verdict_is_shown_as_what_it_is(language):
     assert texts.say(language, "unsure_note") in shown[1]
     assert all('role="status"' in page for page in shown)
     assert texts.say(language, "waiting") in app.answer_html(None, language)
+
+
+@pytest.mark.parametrize("motif", MOTIFS)
+def test_what_is_told_of_a_motif_has_sources(motif):
+    assert len(texts.SOURCES[motif]) >= 2
+    assert all(re.match(r"https?://[\w.]+/\S+$", address) for _, address in texts.SOURCES[motif])
+    shown = app.answer_html(Prediction("a", motif, "sure", SHARES, 1.0), "id")
+    links = re.findall(r'<a href="([^"]+)" target="_blank" rel="noopener noreferrer">', shown)
+    assert [link.replace("&amp;", "&") for link in links] == [a for _, a in texts.SOURCES[motif]]
+    assert "Sumber: " in shown
 
 
 def test_a_file_name_cannot_put_anything_into_the_page():
@@ -244,6 +259,109 @@ def test_an_old_gradio_is_a_sentence(predictor, monkeypatch):
         app.serve(predictor, port=0, wait=False)
 
 
+def _upload(server, name, content):
+    """Upload a file as a page does, and return what the events take."""
+    files = {"files": (name, content, "image/png")}
+    found = httpx.post(f"{server}/gradio_api/upload", files=files, timeout=30).raise_for_status()
+    return {"path": found.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def test_nothing_of_a_picture_stays(predictor, tmp_path, monkeypatch, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    room = tmp_path / "room"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(room))
+    monkeypatch.setattr(app, "CHECK_EVERY", 1)
+    monkeypatch.setattr(app, "DELETE_AFTER", 4)
+    server = app.serve(predictor, port=0, wait=False).rstrip("/")
+
+    def kept():
+        return {path for path in room.rglob("*") if path.is_file() and path.stat().st_size}
+
+    examples = kept()
+    assert len(examples) == len(app.EXAMPLES)
+    stream = io.BytesIO()
+    synthetic.draw("betawi", 0, (200, 160)).save(stream, "PNG")
+    uploads = [
+        _upload(server, f"very-private-{k}.png", content)
+        # one is refused, and one is never asked about
+        for k, content in enumerate([stream.getvalue() + bytes([k]) for k in range(4)] + [b"no"])
+    ]
+    assert _call(server, "look", [uploads[0], "en"])["success"]
+    assert _call(server, "explain", [uploads[0], "en"])["success"]
+    assert _call(server, "look_at_many", [uploads[1:3], "en"])["success"]
+    assert _call(server, "classify", [uploads[3]])["success"]
+    assert _call(server, "look", [uploads[4], "en"])["success"]
+    # the pictures, the heat map and the table were there; all of them go
+    assert {path.suffix for path in kept() - examples} == {".png", ".csv"}
+    end = time.monotonic() + 60
+    while kept() - examples and time.monotonic() < end:
+        time.sleep(0.5)
+    assert kept() == examples
+    # nor the table's first copy, which Gradio does not know of
+    assert not list(Path(tempfile.gettempdir()).glob("batik-app-*/*/batik-motifs.csv"))
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert "very-private" not in said
+
+
+def test_nothing_stays_when_the_server_is_told_to_stop(model_folder, tmp_path):
+    room = tmp_path / "room"
+    command = [sys.executable, "-m", "batik_utils", "app", "--port", "0"]
+    server = subprocess.Popen(
+        [*command, "--model", str(model_folder)],
+        cwd=ROOT,
+        env={**os.environ, "GRADIO_TEMP_DIR": str(room), "TMPDIR": str(tmp_path)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = next(line for line in server.stderr if "answers at" in line)
+        url = line.split()[-1].rstrip("/")
+        content = picture_zoo.encode(picture_zoo.CLOTH, "PNG")
+        assert _call(url, "look", [_upload(url, "private.png", content), "en"])["success"]
+        assert list(room.rglob("private.png"))
+    finally:
+        server.terminate()
+        server.wait(60)
+    assert not list(room.rglob("private.png"))
+    assert not list(tmp_path.glob("batik-app-*"))
+
+
+def test_a_full_queue_is_a_polite_refusal(predictor, monkeypatch):
+    busy, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        classes, folder, framing = predictor.classes, predictor.folder, predictor.framing
+
+        def predict(self, images):
+            busy.set()
+            go_on.wait(60)
+            return predictor.predict(images)
+
+    monkeypatch.setattr(app, "QUEUE", 1)
+    server = app.serve(Slow(), port=0, wait=False).rstrip("/")
+    upload = _upload(server, "cloth.png", picture_zoo.encode(picture_zoo.CLOTH, "PNG"))
+    url = f"{server}/gradio_api/call/classify"
+    answers = []
+    try:
+        for _ in range(app.CONCURRENCY + 3):
+            answers.append(httpx.post(url, json={"data": [upload]}, timeout=30))
+            busy.wait(60)
+            time.sleep(0.2)  # the queue hands on what it can
+    finally:
+        go_on.set()
+    codes = [answer.status_code for answer in answers]
+    # as many as are computed and may wait are taken, the others are told so at once
+    assert codes == [200] * (app.CONCURRENCY + 1) + [503] * 2
+    assert "Queue is full" in answers[-1].text
+    assert "Traceback" not in answers[-1].text
+    # and those that were taken are answered
+    for answer in answers[: app.CONCURRENCY + 1]:
+        with httpx.stream("GET", f"{url}/{answer.json()['event_id']}", timeout=60) as stream:
+            assert '"verdict"' in "".join(stream.iter_text())
+    # afterwards there is room again
+    assert httpx.post(url, json={"data": [upload]}, timeout=30).status_code == 200
+
+
 # ---- the Space
 
 
@@ -257,6 +375,8 @@ def test_a_space_runs_from_its_own_folder(model_folder, tmp_path, capsys):
     assert "\nsdk: gradio\n" in readme
     assert "\napp_file: app.py\n" in readme
     assert re.search(r"^onnxruntime==\d", (folder / "requirements.txt").read_text(), re.M)
+    # a model that git would push as it is would be turned away
+    assert (folder / ".gitattributes").read_text().count("*.onnx filter=lfs") == 1
     # it starts with what is in the folder, and asks no other machine for anything
     done = subprocess.run(
         [sys.executable, "-c", WATCHED, str(folder)],

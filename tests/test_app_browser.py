@@ -4,9 +4,11 @@ import csv
 import os
 import re
 import shutil
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect, sync_playwright
 
 from batik_utils import app, synthetic, texts
@@ -25,7 +27,12 @@ PATIENCE = 60_000  # ms, for machines that do something else too
 def browser():
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+            executable_path=CHROMIUM,
+            # a camera that shows a moving disc, and is allowed
+            args=[
+                *("--no-sandbox", "--disable-gpu"),
+                *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+            ],
         )
         yield found
         found.close()
@@ -138,6 +145,76 @@ def test_many_pictures_become_a_table_and_a_file(open_page, drawn, tmp_path):
     assert [row["motif"] for row in table] == ["tambal", "", "betawi"]
     assert [row["verdict"] for row in table] == ["sure", "refused", "sure"]
     assert [Path(row["file"]).name for row in table] == names
+
+
+def test_a_camera(open_page):
+    page = open_page(permissions=["camera"])
+    page.get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_role("button", name="capture photo", exact=True).click()
+    # the camera shows no batik; that there is an answer is what counts
+    expect(page.locator("#answer .bars li")).to_have_count(3, timeout=PATIENCE)
+
+
+# a file as the page's own scripts would hold it
+_FILE = """async (text) => new File([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))],
+  "cloth.png", {type: "image/png"})"""
+
+
+def test_paste_and_drag(open_page, drawn):
+    content = b64encode((drawn / "tambal.png").read_bytes()).decode()
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.evaluate(
+        f"""async (text) => navigator.clipboard.write(
+          [new ClipboardItem({{"image/png": await ({_FILE})(text)}})])""",
+        content,
+    )
+    page.get_by_role("button", name="Paste from clipboard").click()
+    expect(answer(page, "sure").locator("h2")).to_have_text("Tambal")
+    page.locator("#picture").get_by_role("button", name=re.compile("clear|remove", re.I)).click()
+    answer(page, "waiting")
+    held = page.evaluate_handle(
+        f"""async (text) => {{
+          const held = new DataTransfer();
+          held.items.add(await ({_FILE})(text));
+          return held;
+        }}""",
+        content,
+    )
+    place = page.get_by_role("button", name=re.compile("Drop an image"))
+    for event in ("dragenter", "dragover", "drop"):
+        place.dispatch_event(event, {"dataTransfer": held})
+    expect(answer(page, "sure").locator("h2")).to_have_text("Tambal")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_axe_finds(open_page, drawn, scheme):
+    page = open_page(color_scheme=scheme)
+    found = {}
+
+    def look(place: str) -> None:
+        for one in Axe().run(page).response["violations"]:
+            # Gradio puts the button that adds files around its own input
+            if one["id"] != "nested-interactive":
+                found[place, one["id"]] = [node["html"][:200] for node in one["nodes"]]
+
+    look("start")
+    send(page, drawn / "tambal.png")
+    answer(page, "sure")
+    page.click("#why")
+    expect(page.locator("#heat img")).to_be_visible(timeout=PATIENCE)
+    look("answer")
+    page.get_by_role("tab", name="Several pictures").click()
+    page.set_input_files("#files input[type=file]", [drawn / "betawi.png", drawn / "bad.jpg"])
+    expect(page.locator("#files")).to_contain_text("betawi", timeout=PATIENCE)
+    expect(page.get_by_role("button", name="Add files")).to_be_visible()
+    page.click("#go")
+    expect(page.locator("#table tbody tr")).to_have_count(2, timeout=PATIENCE)
+    look("table")
+    page.get_by_role("tab", name="About").click()
+    expect(page.get_by_text("What it cannot do.")).to_be_visible()
+    look("about")
+    assert not found
 
 
 def test_a_phone_in_the_dark_that_speaks_indonesian(open_page):

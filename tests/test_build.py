@@ -3,6 +3,7 @@
 import hashlib
 import json
 from datetime import datetime, timezone
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -137,19 +138,26 @@ class Pictures:
 
 def test_rows_are_in_the_form_of_all_recipes():
     fold_of = np.array([[0], [0], [1], [1]])
-    choices = pd.DataFrame({"repeat": [0, 0], "fold": [0, 1], "candidate": "x"})
+    choices = pd.DataFrame({"repeat": [0, 0], "fold": [0, 1], "candidate": ["s lda", "t lda"]})
+    material = SimpleNamespace(
+        provenance=("w", "v"),
+        parameters={"s": 100, "t": 200},
+        columns={"s": np.arange(4), "t": np.arange(9)},
+    )
     logits = np.array([[[9.0, 0], [0, 9], [0, 9], [0, 9]]])
     runs, predictions = build.rows(
         Pictures(),
         selection.Nested(logits, choices),
         fold_of,
-        ("w",),
+        material,
         2.0,
         datetime.now(timezone.utc),
     )
     assert tuple(runs.columns) == RUN_COLUMNS
     assert runs["run"].tolist() == ["final-e0-f0-s0", "final-e0-f1-s0"]
     assert runs["accuracy"].tolist() == [1.0, 0.5]
+    # of the backbones, and of two linear functions with a bias
+    assert runs["params"].tolist() == [110, 220] and set(runs["weights"]) == {"w + v"}
     assert predictions["predicted"].tolist() == ["a", "b", "b", "b"]
     assert np.allclose(predictions[["p_a", "p_b"]], softmax(logits[0], axis=-1))
 

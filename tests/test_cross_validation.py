@@ -220,3 +220,35 @@ def test_the_ablation_is_read_where_it_is(results):
     assert cross_validation.ablation(results) is None
     pd.DataFrame({"step": ["a"]}).to_csv(results / "cv" / "ablation.csv", index=False)
     assert cross_validation.ablation(results)["step"].item() == "a"
+
+
+def test_errors_are_counted_by_who_doubts_the_label(tmp_path):
+    pd.DataFrame(
+        {
+            "path": ["b", "c", "c", "d"],
+            "motif": "m",
+            "source": ["confident learning", "confident learning", "no cloth", "caption"],
+            "reason": "",
+        }
+    ).to_csv(tmp_path / "doubtful_labels.csv", index=False)
+    right = {"a": [1, 1, 0], "b": [0, 0, 1], "c": [0, 0, 0], "d": [1, 1, 1]}
+    table = pd.DataFrame(
+        [
+            {"recipe": recipe, "path": path, "label": "m", "right": bool(value)}
+            for recipe in ("final", "other")
+            for path, values in right.items()
+            for value in (values if recipe == "final" else [1, 1, 1])
+        ]
+    )
+    kinds = cross_validation.label_kinds(table, tmp_path)
+    assert kinds["wrong"].tolist() == [1, 2, 3, 0] and set(kinds["repeats"]) == {3}
+    found = cross_validation.ceiling(kinds)
+    assert found.index.tolist() == [*cross_validation.LABEL_KINDS, "all"]
+    assert found["pictures"].tolist() == [1, 1, 2, 4]
+    assert found["wrong in most repeats"].tolist() == [0, 1, 1, 2]
+    assert found["wrong in all repeats"].tolist() == [0, 0, 1, 1]
+    assert found["accuracy"].tolist() == pytest.approx([2 / 3, 1 / 3, 0.5, 0.5])
+    assert "**2** of 4" in cross_validation.describe_ceiling(found)
+    with pytest.raises(BatikError, match="no recipe"):
+        cross_validation.label_kinds(table, tmp_path, "third")
+    assert cross_validation.label_kinds(table, tmp_path / "nowhere") is None

@@ -11,7 +11,7 @@ from conftest import toy_parts
 from torch import nn
 from torch.nn import functional
 
-from batik_utils import engine
+from batik_utils import engine, linear
 from batik_utils.engine import Examples
 from batik_utils.errors import BatikError
 from batik_utils.models import Classifier
@@ -249,6 +249,72 @@ def test_a_head_learns_from_views_that_were_drawn_beforehand():
         arguments = {"generator": generator, "progress": False, "views": views}
         engine.fit(given, recipe, SETTINGS, TRAIN, VALIDATION, **arguments)
     assert same(given, one)
+
+
+def discriminant(frozen: str = "backbone", head: nn.Module | None = None) -> Classifier:
+    backbone, n_features, _ = toy_parts(RECIPE)
+    return Classifier(backbone, head or nn.Linear(n_features, 3), frozen)
+
+
+def test_a_ridge_fits_the_head_in_closed_form():
+    recipe = replace(RECIPE, frozen="backbone", ridge=0.5, augment=0.4)
+    called = []
+    with engine.seeded(0) as generator:
+        model = discriminant()
+        backbone = copy.deepcopy(model.backbone.state_dict())
+        state = generator.get_state()
+        views = engine.views_of(model, SETTINGS, TRAIN.pixels, recipe, generator)
+        generator.set_state(state)
+        history = engine.fit(
+            model,
+            recipe,
+            SETTINGS,
+            TRAIN,
+            VALIDATION,
+            generator=generator,
+            progress=False,
+            on_epoch=called.append,
+        )
+    assert views.shape == (1 + engine.CHANGED_COPIES, 26, 16)
+    torch.testing.assert_close(views[0], engine.features(model, SETTINGS, TRAIN.pixels))
+    assert not torch.equal(views[0], views[1]) and not torch.equal(views[1], views[2])
+    rows = views.double().numpy()
+    fitted = linear.fit(
+        rows.reshape(-1, 16),
+        np.tile(TRAIN.labels.numpy(), 3),
+        linear.Head("lda", 0.5),
+        linear.Scaler.of(rows[0]),
+    )
+    expected = torch.from_numpy(fitted.logits(rows[0])).float()
+    torch.testing.assert_close(model.head(views[0]), expected, atol=1e-3, rtol=1e-3)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, backbone[name])
+    assert list(history["epoch"]) == [1] and len(called) == 1
+    assert list(history.columns) == list(engine.HISTORY_COLUMNS)
+    logits, labels = model.head(views.flatten(0, 1)), TRAIN.labels.repeat(3)
+    assert history["train_loss"][0] == pytest.approx(
+        functional.cross_entropy(logits, labels).item(), rel=1e-4
+    )
+    assert history["train_accuracy"][0] == pytest.approx(
+        (logits.argmax(1) == labels).float().mean().item()
+    )
+    assert history["validation_accuracy"][0] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("frozen", "head"), [("no", None), ("backbone", nn.Sequential(nn.Linear(16, 3)))]
+)
+def test_a_ridge_needs_a_fixed_backbone_and_one_linear_layer(frozen, head):
+    with engine.seeded(0) as generator, pytest.raises(BatikError, match="closed form"):
+        engine.fit(
+            discriminant(frozen, head),
+            replace(RECIPE, ridge=1.0),
+            SETTINGS,
+            TRAIN,
+            VALIDATION,
+            generator=generator,
+            progress=False,
+        )
 
 
 def test_views_without_augmentation_are_the_picture_and_its_mirror_image():

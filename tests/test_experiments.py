@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import pickle
 from dataclasses import replace
 from datetime import datetime
 
@@ -465,3 +466,17 @@ def test_a_baseline_leaves_a_row_like_any_other(folded):
     assert (row["family"], row["weights"], row["params"]) == ("baseline", "none", 0)
     assert row["accuracy"] > 0.8  # the toy motifs differ in colour
     assert row["train_seconds"] > 0
+
+
+def test_a_set_up_travels_with_its_pixels_and_without_features(folded, toy):
+    fixed = replace(toy, frozen="backbone")
+    folded.pixels(Preprocessing(size=16))
+    model = models.build_untrained(fixed, 3)
+    folded.views(model, fixed, Preprocessing(size=16), 0)
+    again = pickle.loads(pickle.dumps(folded))
+    pd.testing.assert_frame_equal(again.split, folded.split)
+    assert again.git == folded.git and again.dataset.digest == folded.dataset.digest
+    assert torch.equal(*(s.pixels(Preprocessing(size=16)) for s in (again, folded)))
+    # views may lie on a device that the worker does not have, and are computed there once
+    assert folded._views and not again._views
+    assert again.at(0, 1)._pixels is again._pixels

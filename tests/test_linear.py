@@ -49,6 +49,32 @@ def test_logistic_is_that_of_scikit_learn(clouds):
     assert np.allclose(softmax(found, axis=-1), expected, atol=1e-3)
 
 
+def test_a_weight_counts_equal_pictures(clouds):
+    features, labels = clouds
+    times = np.random.default_rng(2).integers(0, 4, 60)
+    new = features + 0.3
+    repeated = linear.fit(
+        np.repeat(features, times, axis=0), np.repeat(labels, times), Head("lda", 0.7), unscaled(12)
+    )
+    weighted = linear.fit(features, labels, Head("lda", 0.7), unscaled(12), times)
+    assert np.allclose(weighted.logits(new), repeated.logits(new))
+    # and it is no matter of how large all weights are
+    tenfold = linear.fit(features, labels, Head("lda", 0.7), unscaled(12), 10 * times)
+    assert np.allclose(weighted.logits(new), tenfold.logits(new))
+    assert not np.allclose(
+        weighted.logits(new),
+        linear.fit(features, labels, Head("lda", 0.7), unscaled(12)).logits(new),
+    )
+    with pytest.raises(BatikError, match="weights"):
+        linear.fit(features, labels, Head("lda", 0.7), unscaled(12), -times)
+
+
+def test_copies_together_count_as_much_as_the_picture():
+    weights = linear.copy_weights(3, 4)
+    assert weights[:3].sum() == weights[3:].sum() == 3 and len(weights) == 15
+    assert linear.copy_weights(3, 0).tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("head", [Head("lda", 1.0), Head("logistic", 10.0)])
 def test_products_and_features_give_the_same_with_more_features_than_pictures(head):
     rng = np.random.default_rng(1)

@@ -168,3 +168,21 @@ def test_cost_names_the_unbeaten_and_leaves_out_the_unknown(summary):
     assert sorted(points[1]) == [[1, 0.35], [30, 0.9], [40, 0.6]]
     shown = texts(figure)
     assert all(part in shown for part in (TITLE, "(MB)", "(ms)", "baseline"))
+
+
+def test_pictures_are_counted_by_doubt():
+    table = pd.DataFrame(
+        {
+            "path": list("abcd"),
+            "wrong": [0, 0, 2, 2],
+            "repeats": 2,
+            "kind": ["undoubted", "undoubted", "undoubted", "doubted by a person or a twin"],
+        }
+    )
+    figure = plots_cv.label_kinds(table, TITLE)
+    (axes,) = figure.axes
+    heights = [[bar.get_height() for bar in group] for group in axes.containers]
+    assert heights == [[2, 0, 1], [0, 0, 1]]
+    assert axes.containers[1][2].get_y() == 1  # stacked
+    assert TITLE in texts(figure) and "doubted by a person or a twin (1)" in texts(figure)
+    plt.close(figure)

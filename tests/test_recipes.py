@@ -29,6 +29,7 @@ PUBLISHED_TRANSFER = {
 }
 OURS = {
     "scratch_ours",
+    "scratch_texture",
     "scratch_small",
     "scratch_tuned",
     "mobilenet_v2_modified_trained",
@@ -201,6 +202,7 @@ def test_with_epochs():
     assert recipes.with_epochs(recipe, 50).fine_tune_epochs == recipe.fine_tune_epochs
     assert recipes.with_epochs(recipes.get("scratch1"), 3).fine_tune_epochs == 0
     assert recipes.with_epochs(recipes.get("majority"), 3).epochs == 0
+    assert recipes.with_epochs(recipes.get("scratch_texture"), 3).epochs == 1
     with pytest.raises(BatikError, match="-1"):
         recipes.with_epochs(recipe, -1)
 

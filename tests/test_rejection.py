@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.spatial.distance import mahalanobis as reference
+from scipy.special import logsumexp
 
 from batik_utils import rejection
 from batik_utils.errors import BatikError
@@ -28,6 +29,25 @@ def test_every_score_ranks_known_pictures_higher(name, clouds):
     known, labels, other, fresh, foreign = clouds
     score = rejection.SCORES[name](known, labels, other)
     assert rejection.auroc(score(fresh), score(foreign)) > 0.75
+
+
+def test_the_combined_score_is_the_sum_that_it_says(clouds):
+    known, labels, other, fresh, foreign = clouds
+    where = slice(0, 5), slice(None)
+    score = rejection.combined(known, labels, other, (known + 0.2,), where)
+    far = fresh - 50
+    for x in (fresh, foreign, far):
+        energy = logsumexp(score.motifs.logits(x), axis=1) / score.spread[0]
+        told = score.background.logits(x) @ [-1, 1] / score.spread[1]
+        lost = sum(np.maximum(0, n.start - n.typical(x[:, n.where])) / n.unit for n in score.near)
+        assert np.allclose(score(x), energy + told - rejection.LOSS * lost)
+    for near, part in zip(score.near, where, strict=True):
+        assert near.where == part and (near.too_far(far) > 0).all()
+        assert (near.too_far(fresh) > 0).mean() < 0.2  # few known pictures are called too far
+    # copies move the energy alone
+    plain = rejection.combined(known, labels, other, (), where)
+    assert np.array_equal(plain.background.weight, score.background.weight)
+    assert not np.allclose(plain.motifs.weight, score.motifs.weight)
 
 
 def test_the_largest_probability_is_one(clouds):

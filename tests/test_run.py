@@ -179,3 +179,99 @@ def test_report_on_little_synthetic_cloth_and_a_second_call_that_trains_nothing(
     assert second.returncode == 0, second.stderr[-2000:]
     assert "0 runs trained now" in second.stderr
     assert (folder / "course" / "runs.csv").read_text() == runs
+
+
+# --- several at a time ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def meeting(tmp_path):
+    """Return a notebook that waits for its twin: it ends only if both run at the same time."""
+    waits = (
+        "import os, pathlib, time\n"
+        "pathlib.Path(FOLDER, str(NUMBER)).write_text(os.environ['OMP_NUM_THREADS'])\n"
+        "end = time.monotonic() + 100\n"
+        "while len(list(pathlib.Path(FOLDER).iterdir())) < 2:\n"
+        "    assert time.monotonic() < end, 'nobody came'\n"
+        "    time.sleep(0.05)\n"
+        "print('here is', NUMBER)\n"
+        "if NUMBER == 7: raise RuntimeError('no seven')"
+    )
+    parameters = nbformat.v4.new_code_cell("FOLDER = ''\nNUMBER = 1\nOTHER = 0")
+    parameters.metadata["tags"] = ["parameters"]
+    path = tmp_path / "98_meeting.ipynb"
+    notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(waits)])
+    nbformat.write(notebook, path)
+    return path
+
+
+def printed(copy: Path) -> list[str]:
+    outputs = nbformat.read(copy, as_version=4).cells[-1].outputs
+    return [o["text"] for o in outputs if o.get("name") == "stdout"]
+
+
+def test_sets_of_parameters_run_at_the_same_time_and_are_not_mixed(
+    meeting, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    caplog.set_level("INFO")
+    (tmp_path / "here").mkdir()
+    todo = run.jobs(
+        [meeting], {"FOLDER": str(tmp_path / "here")}, {"NUMBER": ["3", "4"]}, tmp_path / "out"
+    )
+    copies = run.execute_all(todo, 2, progress=False)
+    assert [copy.parent.name for copy in copies] == ["NUMBER=3", "NUMBER=4"]
+    assert [printed(copy) for copy in copies] == [["here is 3\n"], ["here is 4\n"]]
+    # the cores are divided
+    share = str(max(1, os.cpu_count() // 2))
+    assert {path.read_text() for path in (tmp_path / "here").iterdir()} == {share}
+    # one line each
+    done = sorted(r.message for r in caplog.records if r.message.startswith("done"))
+    assert [line.split()[-1] for line in done] == ["NUMBER=3", "NUMBER=4"]
+
+
+def test_one_that_fails_does_not_stop_the_others(meeting, tmp_path):
+    (tmp_path / "here").mkdir()
+    todo = run.jobs(
+        [meeting], {"FOLDER": str(tmp_path / "here")}, {"NUMBER": ["7", "8"]}, tmp_path / "out"
+    )
+    with pytest.raises(run.NotebookFailed, match="RuntimeError: no seven"):
+        run.execute_all(todo, 2, progress=True)
+    assert printed(tmp_path / "out" / "NUMBER=8" / meeting.name) == ["here is 8\n"]
+    assert printed(tmp_path / "out" / "NUMBER=7" / meeting.name) == ["here is 7\n"]
+
+
+def test_combinations_have_folders_of_their_own(meeting, small, tmp_path):
+    swept = {"NUMBER": ["1", "2"], "COUNT": ["5", "6"]}
+    todo = run.jobs([meeting, small], {"OTHER": "9"}, swept, tmp_path)
+    # a notebook that does not know a parameter runs once for each value of the others
+    assert [(j.notebook.stem, j.output.name, dict(j.given)) for j in todo] == [
+        ("98_meeting", "NUMBER=1", {"OTHER": "9", "NUMBER": "1"}),
+        ("99_small", "COUNT=5", {"COUNT": "5"}),
+        ("99_small", "COUNT=6", {"COUNT": "6"}),
+        ("98_meeting", "NUMBER=2", {"OTHER": "9", "NUMBER": "2"}),
+    ]
+    assert todo[0].title == "98_meeting NUMBER=1"
+    (plain,) = run.jobs([meeting], {}, {}, tmp_path)
+    assert plain.output == tmp_path
+    (slashed,) = run.jobs([meeting], {}, {"FOLDER": ["a/../b"]}, tmp_path)
+    assert slashed.output == tmp_path / "FOLDER=a_.._b"
+
+
+@pytest.mark.parametrize(
+    ("given", "swept", "parallel", "message"),
+    [
+        ({"NUMBER": "1"}, {"NUMBER": ["2"]}, 1, "NUMBER has one value by -p and several"),
+        ({}, {"NUMBER": []}, 1, "--sweep NUMBER needs values"),
+        ({}, {"NUMBRE": ["1"]}, 1, "Unknown parameter NUMBRE"),
+        ({}, {"NUMBER": ["1", "two"]}, 1, "NUMBER must be a whole number, not 'two'"),
+        ({}, {"FOLDER": ["a/b", "a b"]}, 1, "would both write"),
+        ({}, {}, 0, "--parallel must be at least 1, not 0"),
+    ],
+)
+def test_wrong_sets_are_refused_before_anything_starts(
+    meeting, tmp_path, given, swept, parallel, message
+):
+    with pytest.raises(BatikError, match=re.escape(message)):
+        run.execute_all(run.jobs([meeting], given, swept, tmp_path / "out"), parallel)
+    assert not (tmp_path / "out").exists()

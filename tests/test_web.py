@@ -1,5 +1,6 @@
 """The page in the browser alone: the same pixels and the same answers as Python, and no upload."""
 
+import contextlib
 import functools
 import http.server
 import io
@@ -16,7 +17,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-from batik_utils import synthetic, web
+from batik_utils import app, foreign, predict, synthetic, web
 from batik_utils.errors import BatikError
 from batik_utils.motifs import MOTIFS
 from batik_utils.preprocessing import FITS, Framing, frame
@@ -45,10 +46,9 @@ def package():
     return kept
 
 
-@pytest.fixture(scope="module")
-def site(model_folder, package, tmp_path_factory):
-    """Address of the built page on a plain static server."""
-    folder = web.build(tmp_path_factory.mktemp("web") / "page", model_folder, package)
+@contextlib.contextmanager
+def served(folder: Path):
+    """Yield the address of a folder on a plain static server."""
     handler = functools.partial(Quiet, directory=folder)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -57,21 +57,36 @@ def site(model_folder, package, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def page(site):
+def browser():
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
+        found = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-US")
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        asked, errors = [], []
-        page.on("request", lambda r: asked.append((r.method, r.url, r.post_data)))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(site)
-        page.evaluate("batik.ready")
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def page(browser, model_folder, package, tmp_path_factory):
+    """The page with the stand-in."""
+    folder = web.build(tmp_path_factory.mktemp("web") / "page", model_folder, package)
+    with served(folder) as site, opened(browser, site) as page:
         yield page
-        browser.close()
+
+
+@contextlib.contextmanager
+def opened(browser, site: str):
+    """Yield a page on a phone; fails at the end if it sent anything, or asked another machine."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-US")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    asked, errors = [], []
+    page.on("request", lambda r: asked.append((r.method, r.url, r.post_data)))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(site)
+    page.evaluate("batik.ready")
+    yield page
+    context.close()
     # nothing was sent, and nobody else was asked
     assert asked
     assert all(method == "GET" and sent is None for method, _, sent in asked)
@@ -182,6 +197,27 @@ def test_a_person_on_a_phone(page, tmp_path):
     expect(page.locator("#answer .bars li")).to_have_count(3)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.select_option("#language", "en")
+
+
+@needs_browser
+def test_the_deployed_model_answers_there_as_in_python(browser, package, tmp_path):
+    predictor = predict.Predictor.load(threads=1)
+    files = {}
+    for motif, seed in app.EXAMPLES:
+        for kind, settings in (("PNG", {}), ("JPEG", {"quality": 90})):
+            stream = io.BytesIO()
+            synthetic.draw(motif, seed).save(stream, kind, **settings)
+            files[motif, seed, kind] = stream.getvalue()
+    files["an animal"] = Path(foreign.photographs()[4]).read_bytes()
+    files["small, transparent"] = picture_zoo.good()["PNG with transparency"]
+    web.build(tmp_path, None, package)
+    with served(tmp_path) as site, opened(browser, site) as page:
+        for case, content in files.items():
+            found, wanted = ask(page, content), predictor.predict([content])[0]
+            for name, p in wanted.probabilities.items():
+                assert abs(found["probabilities"][name] - p) < 0.02, case
+            assert found["familiarity"] == pytest.approx(wanted.familiarity, abs=0.05), case
+            assert (found["verdict"], found["motif"]) == (wanted.verdict, wanted.motif), case
 
 
 def test_another_runtime_is_refused(model_folder, tmp_path):

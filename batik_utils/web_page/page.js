@@ -223,6 +223,7 @@ function show() {
       const [, origin, signs, meaning] = facts(last.motif);
       section.append(element("dl", `<dt>${say("origin")}</dt><dd>${origin}</dd><dt>${say("signs")}` +
         `</dt><dd>${signs}</dd><dt>${say("meaning")}</dt><dd>${meaning}</dd>`));
+      section.append(element("div", data.texts[$("language").value].sources[last.motif] || ""));
     }
   }
   $("answer").replaceChildren(section);
