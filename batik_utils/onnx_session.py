@@ -1,9 +1,9 @@
 """An ONNX file becomes an onnxruntime session that is as fast as it can be; without torch.
 
-The deployed model stores its kernels as float16 and casts them to float32 (`export`). onnxruntime
-folds such a cast, but only after it has looked for batch norms to merge into convolutions, and
-then finds none whose kernel is a constant; without merged batch norms it finds no activations to
-merge either, and stays three times slower than it could be. So the file is folded first, and the
+A file may hold constants that are still to be computed: limits of activations, empty biases,
+kernels that are stored as float16 and cast (`export`). onnxruntime computes them once, but only
+after it has looked for batch norms and activations to merge into convolutions, and then finds none
+whose numbers are known: a picture takes three times as long. So the file is folded first, and the
 session opened on the result. Its answers differ by rounding alone (tested).
 """
 
