@@ -5,6 +5,7 @@
 Introduced in notebook 04, section "How fast".
 """
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -55,12 +56,15 @@ def _tried_features(dataset: Dataset) -> list[dict]:
     backbone = classifier.backbone.eval().to(memory_format=torch.channels_last)
     pixels = transforms.load_pixels(dataset, seen, progress=False)[:16]
     batch = transforms.EvalPreset(seen)(pixels)
-    rows = batch.contiguous()
 
-    def eager(mode: Callable, given: torch.Tensor, **cast: object) -> Way:
+    def eager(mode: Callable, *, last: bool = True, mixed: bool = False) -> Way:
+        layout = torch.channels_last if last else torch.contiguous_format
+        network = copy.deepcopy(backbone).to(memory_format=layout)
+        given = batch.contiguous(memory_format=layout)
+
         def work() -> np.ndarray:
-            with mode(), torch.autocast("cpu", torch.bfloat16, **(cast or {"enabled": False})):
-                return backbone(given).float().numpy()
+            with mode(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+                return network(given).float().numpy()
 
         return work
 
@@ -89,15 +93,15 @@ def _tried_features(dataset: Dataset) -> list[dict]:
     return _compared(
         "features of a frozen backbone, 16 pictures",
         "eager, channels last, no gradients",
-        lambda: eager(torch.no_grad, batch),
+        lambda: eager(torch.no_grad),
         {
-            "usual memory layout": (lambda: eager(torch.no_grad, rows), "no"),
+            "usual memory layout": (lambda: eager(torch.no_grad, last=False), "no"),
             "inference mode": (
-                lambda: eager(torch.inference_mode, batch),
+                lambda: eager(torch.inference_mode),
                 "where no gradient follows: a head cannot learn from its tensors",
             ),
             "bfloat16": (
-                lambda: eager(torch.no_grad, batch, enabled=True),
+                lambda: eager(torch.no_grad, mixed=True),
                 "as the setting --precision bfloat16: features differ by more than 1e-4",
             ),
             "traced and frozen, batch norm folded": (frozen, "no: TorchScript is deprecated"),

@@ -48,6 +48,8 @@ def folded(path: Path) -> bytes:
     options = _options()
     # nothing that depends on this machine's processor
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # this session is never run
+    options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         with tempfile.TemporaryDirectory(prefix="batik-onnx-") as place:
             written = Path(place) / "folded.onnx"
