@@ -137,8 +137,9 @@ def _tried_training(dataset: Dataset) -> list[dict]:
             optimiser.step()
             return np.array([loss.item()])
 
-        if compiled:
-            work()
+        if compiled:  # both passes, without a step
+            forward(given).sum().backward()
+            optimiser.zero_grad()
         return work
 
     return _compared(
@@ -209,7 +210,7 @@ def _tried_answers(dataset: Dataset, model: Path) -> list[dict]:
             "sixteen pictures at once": (session(cores, 16), "with --threads above 1"),
             "no spinning threads": (
                 session(cores, intra_op__allow_spinning="0"),
-                "no: slower, if kinder to others",
+                "no: it helps only where others use the cores",
             ),
         },
     )
