@@ -1,6 +1,7 @@
 """The command line: ``python -m batik_utils --help``."""
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -18,7 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the program's name; None takes those of this process.
 
     Returns:
-        Exit status: 0 done, 1 a notebook failed or was interrupted, 2 a setting was wrong.
+        Exit status: 0 done, 1 a notebook failed or was interrupted, or a picture was refused, 2 a
+        setting was wrong.
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -230,7 +232,9 @@ def _predict(options: argparse.Namespace) -> int:
             motifs[answer.motif or ""] += 1
             if answer.verdict == "refused":
                 log.warning("%s: %s", answer.name, answer.reason)
-            elif not options.csv:
+            if options.json:
+                tqdm.write(json.dumps(predict.as_json(answer), ensure_ascii=False))
+            elif answer.verdict != "refused" and not options.csv:
                 what = answer.motif or "none of these"
                 tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
     found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
@@ -242,7 +246,7 @@ def _predict(options: argparse.Namespace) -> int:
         verdicts["refused"],
         verdicts["unsure"],
     )
-    return 1 if verdicts["refused"] == count else 0
+    return 1 if verdicts["refused"] else 0
 
 
 def _features(options: argparse.Namespace, predictor) -> int:
@@ -562,6 +566,9 @@ def _parser() -> argparse.ArgumentParser:
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
     command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
     command.add_argument("--csv", default="", help="write the answers to this table instead")
+    command.add_argument(
+        "--json", action="store_true", help="print one JSON object a picture, refused ones too"
+    )
     command.add_argument(
         "--resume", action="store_true", help="go on with the table of an interrupted call"
     )

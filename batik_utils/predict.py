@@ -82,6 +82,27 @@ class Prediction:
         return max(self.probabilities.values(), default=math.nan)
 
 
+def as_json(answer: Prediction) -> dict:
+    """Return an answer as plain values, for programs.
+
+    Returns:
+        ``path``, ``motif``, ``verdict``, ``probability``, ``probabilities``, ``familiarity``,
+        ``rejected`` (whether no motif is named) and ``reason``; see `Prediction`. What a refused
+        file does not have is None.
+    """
+    refused = answer.verdict == "refused"
+    return {
+        "path": answer.name,
+        "motif": answer.motif,
+        "verdict": answer.verdict,
+        "probability": None if refused else round(answer.probability, 6),
+        "probabilities": {name: round(p, 6) for name, p in answer.probabilities.items()},
+        "familiarity": None if refused else round(answer.familiarity, 6),
+        "rejected": answer.motif is None,
+        "reason": answer.reason,
+    }
+
+
 def default_folder() -> Path:
     """Return ``BATIK_MODEL_DIR``, or the model that is committed with the project."""
     named = os.environ.get("BATIK_MODEL_DIR", "")

@@ -299,7 +299,8 @@ def test_the_command_names_pictures_and_writes_a_table(
     (shop / "zz.jpg").write_bytes(b"<html>")
     table = tmp_path / "out.csv"
     caplog.set_level("INFO")
-    assert main(["predict", str(shop), "--csv", str(table)]) == 0
+    # one file failed: the others are answered all the same
+    assert main(["predict", str(shop), "--csv", str(table)]) == 1
     with table.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["motif"] for row in rows] == [motif for motif, _ in cloth] + [""]
@@ -310,6 +311,15 @@ def test_the_command_names_pictures_and_writes_a_table(
     assert main(["predict", str(shop / "betawi0.png")]) == 0
     assert capsys.readouterr().out.split("\t")[1:4:2] == ["betawi", "sure\n"]
     assert main(["predict", str(shop / "zz.jpg")]) == 1
+    capsys.readouterr()
+    assert main(["predict", str(shop), "--json"]) == 1
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["motif"] for one in found] == [motif for motif, _ in cloth] + [None]
+    assert [one["rejected"] for one in found] == [False] * len(cloth) + [True]
+    first, last = found[0], found[-1]
+    assert first["probability"] == max(first["probabilities"].values())
+    assert first["path"] == str(shop / "betawi0.png")
+    assert last["probability"] is None and "HTML" in last["reason"]
 
 
 def test_one_core_a_picture_gives_the_answers_of_the_batch(predictor, cloth):
