@@ -348,7 +348,7 @@ def test_an_interrupted_table_is_resumed_and_becomes_the_same(
 ):
     whole, table = tmp_path / "whole.csv", tmp_path / "table.csv"
     words = ["predict", str(shop), "--model", str(model_folder), "--csv"]
-    assert main([*words, str(whole)]) == 0
+    assert main([*words, str(whole)]) == 1  # one file is refused
     paths = list(predict.files([shop]))
     answers = predict.write_csv(predictor.stream(paths, workers=2), predictor.classes, table)
     for _ in range(4):
@@ -367,7 +367,7 @@ def test_an_interrupted_table_is_resumed_and_becomes_the_same(
         return original(self, images, **settings)
 
     monkeypatch.setattr(Predictor, "stream", stream)
-    assert main([*words, str(table), "--resume"]) == 0
+    assert main([*words, str(table), "--resume"]) == 1
     assert asked == left
     assert table.read_text() == whole.read_text()
     assert main([*words, str(table), "--resume"]) == 0
@@ -384,7 +384,7 @@ def test_a_table_of_something_else_is_not_resumed(model_folder, shop, tmp_path, 
     assert main([*words, "--csv", str(table)]) == 2
     assert "no table of answers" in capsys.readouterr().err
     assert table.read_text() == "a,b\n1,2"
-    assert main([*words, "--csv", str(tmp_path / "new.csv")]) == 0
+    assert main([*words, "--csv", str(tmp_path / "new.csv")]) == 1  # one file is refused
 
 
 def test_the_commands_mistakes_are_sentences(model_folder, tmp_path, capsys):
