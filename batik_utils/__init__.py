@@ -4,7 +4,7 @@ A picture travels one way, and the modules stand in that order::
 
     errors, optional, motifs, pictures, synthetic, data, array_cache
     features, planted, duplicates, duplicate_check, splits
-    preprocessing, transforms, weights, recipes, scratch, models
+    preprocessing, onnx_session, transforms, weights, recipes, scratch, models
     linear, engine, distributed, published, baselines
     metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_bench, plots_formats
     masking, explain, shortcuts, plots_explain
@@ -12,7 +12,8 @@ A picture travels one way, and the modules stand in that order::
     experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, feature_files, rejection, selection, foreign, export, final
     ablation, fine_tuning, model_card, build
-    predict, bulk, scaling, formats, quantised, bench, occlusion, texts, app, space, web
+    predict, bulk, scaling, formats, quantised
+    timing, bench, bench_scale, bench_tried, occlusion, texts, app, space, web
     parameters, run, colab, __main__
 
 No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.

@@ -342,14 +342,14 @@ def _formats(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from batik_utils import bench, data, experiments
+    from batik_utils import bench, bench_scale, bench_tried, data, experiments, timing
 
     results = experiments.results_root(options.results)
     output = Path(options.output) if options.output else results / "bench"
     model = Path(options.model) if options.model else None
     dataset = data.load(options.data, options.root)
     if options.tried:
-        _say(bench.tried(dataset, output, model=model).to_string(index=False))
+        _say(bench_tried.run(dataset, output, model=model).to_string(index=False))
     elif options.workers:
         from batik_utils import scaling
 
@@ -358,8 +358,8 @@ def _bench(options: argparse.Namespace) -> int:
         table.assign(**bench.machine()).to_csv(output / "scaling.csv", index=False)
         _say(table.to_string(index=False))
     elif options.scale:
-        table = bench.scale(dataset, output, options.scale, model=model)
-        _say(bench.describe_scale(table))
+        table = bench_scale.run(dataset, output, options.scale, model=model)
+        _say(bench_scale.describe(table))
     else:
         groups = results / dataset.name / "duplicate_groups.csv"
         table = bench.run(
@@ -370,7 +370,7 @@ def _bench(options: argparse.Namespace) -> int:
             weights_directory=options.weights or None,
             size=bench.QUICK if options.quick else bench.FULL,
         )
-        _say(bench.summary(table))
+        _say(timing.summary(table))
     _say(output)
     return 0
 

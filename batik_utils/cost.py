@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from batik_utils import baselines, engine, models, recipes, splits
+from batik_utils import baselines, engine, models, onnx_session, recipes, splits
 from batik_utils.experiments import Setup
 from batik_utils.preprocessing import IMAGENET
 from batik_utils.recipes import Recipe
@@ -108,11 +108,7 @@ def _baseline(setup: Setup, recipe: Recipe) -> tuple[Callable[[], object], int]:
 
 
 def _onnx(path: Path) -> tuple[Callable[[], object], int]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnx_session.open_session(path, torch.get_num_threads())
     given = session.get_inputs()[0]
     pixels = np.zeros((1, *given.shape[1:]), np.uint8)
     return lambda: session.run(None, {given.name: pixels}), path.stat().st_size

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from batik_utils import onnx_session
 from batik_utils.embedding import is_stored_half
 from batik_utils.errors import BatikError
 
@@ -140,14 +141,9 @@ def open_session(path: str | Path, threads: int = 1):
     Raises:
         BatikError: no such file.
     """
-    import onnxruntime
-
     if not Path(path).is_file():
         raise BatikError(f"There is no file {path}: make it with 'python -m batik_utils build'.")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx_session.open_session(Path(path), threads)
 
 
 def _fold(model) -> None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import Image
 
-from batik_utils import pictures
+from batik_utils import onnx_session, pictures
 from batik_utils.errors import BatikError
 from batik_utils.pictures import PictureError
 from batik_utils.preprocessing import Framing, frame
@@ -482,15 +482,8 @@ def session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
     Raises:
         BatikError: it cannot be opened.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors only
     try:
-        return onnxruntime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnx_session.open_session(path, threads)
     # onnxruntime has a dozen exception types of its own, without a common one
     except Exception as error:
         raise BatikError(f"{path} is no model that onnxruntime can open ({error}).") from error

@@ -11,11 +11,11 @@ import standin
 import torch
 from conftest import THREE, draw
 
-from batik_utils import bench, data, final, plots_bench, recipes
+from batik_utils import bench, bench_scale, bench_tried, data, final, plots_bench, recipes, timing
 from batik_utils.__main__ import main
-from batik_utils.bench import Race, Ratio
 from batik_utils.embedding import Branch
 from batik_utils.errors import BatikError
+from batik_utils.timing import Race, Ratio
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
 
@@ -33,54 +33,56 @@ def test_sides_are_timed_in_turn_after_a_warm_up():
     race = Race(
         {"a": lambda k: order.append(("a", k)), "b": lambda k: order.append(("b", k))}, 2, ()
     )
-    seconds = bench.timed(race)
+    seconds = timing.timed(race)
     assert order == [(side, k) for k in (0, 1, 2) for side in "ab"]
     assert [len(values) for values in seconds.values()] == [2, 2]
     # a side may say what counts
-    assert bench.timed(Race({"a": lambda k: 10.0 * k}, 3, ())) == {"a": [10.0, 20.0, 30.0]}
+    assert timing.timed(Race({"a": lambda k: 10.0 * k}, 3, ())) == {"a": [10.0, 20.0, 30.0]}
 
 
 def test_a_ratio_is_of_pairs_and_its_aim_is_met_or_missed():
     seconds = {"slow": [2.0, 6.0, 4.0], "fast": [1.0, 1.0, 2.0], "part": [0.5, 0.25, 0.5]}
     ratio = Ratio("x", "slow", "fast", "why", aim=2, parts=("part",))
-    row = bench.as_row(ratio, seconds)
-    assert tuple(row) == bench.COLUMNS
+    row = timing.as_row(ratio, seconds)
+    assert tuple(row) == timing.COLUMNS
     assert (row["reference"], row["measured"]) == (4, 1)
     assert (row["ratio"], row["ratio_min"], row["ratio_max"], row["repetitions"]) == (2, 2, 6, 3)
     assert row["met"]
     assert row["time_goes_into"] == "part 500 ms"
-    assert not bench.as_row(Ratio("x", "slow", "fast", "", aim=2.1), seconds)["met"]
-    assert bench.as_row(Ratio("x", "slow", "fast", ""), seconds)["met"]
-    assert bench.as_row(Ratio("x", "slow", "fast", "", limit_s=1), seconds)["met"]
-    assert not bench.as_row(Ratio("x", "slow", "fast", "", limit_s=0.9), seconds)["met"]
-    assert bench.as_row(Ratio("x", "slow", "fast", "", times=50), seconds)["ratio"] == 100
+    both = timing.as_row(replace(ratio, reference_parts=("slow",)), seconds)
+    assert both["time_goes_into"] == "part 500 ms; the reference's into: slow 4 s"
+    assert not timing.as_row(Ratio("x", "slow", "fast", "", aim=2.1), seconds)["met"]
+    assert timing.as_row(Ratio("x", "slow", "fast", ""), seconds)["met"]
+    assert timing.as_row(Ratio("x", "slow", "fast", "", limit_s=1), seconds)["met"]
+    assert not timing.as_row(Ratio("x", "slow", "fast", "", limit_s=0.9), seconds)["met"]
+    assert timing.as_row(Ratio("x", "slow", "fast", "", times=50), seconds)["ratio"] == 100
 
 
 def test_a_missed_aim_is_said_with_its_parts():
     rows = [
-        bench.as_row(
+        timing.as_row(
             Ratio(name, "slow", "fast", "", aim=aim, parts=("part",)),
             {"slow": [8.0], "fast": [1.0], "part": [0.75]},
         )
         for name, aim in (("reached", 4), ("not reached", 40))
     ]
-    text = bench.summary(pd.DataFrame(rows))
+    text = timing.summary(pd.DataFrame(rows))
     assert text.count("MISSED") == 1
     assert "Missed: not reached. The measured side's time goes into: part 750 ms." in text
 
 
 def test_what_was_missed_is_told_in_the_notebook(tmp_path):
-    assert bench.read(tmp_path) is None
-    assert "Not measured here" in bench.describe(bench.read(tmp_path))
+    assert timing.read(tmp_path) is None
+    assert "Not measured here" in timing.describe(timing.read(tmp_path))
     seconds = {"slow": [8.0], "fast": [1.0], "part": [0.75]}
     rows = [
-        bench.as_row(Ratio("reached", "slow", "fast", "", aim=4), seconds),
-        bench.as_row(Ratio("not reached", "slow", "fast", "", aim=40, parts=("part",)), seconds),
-        bench.as_row(Ratio("too slow", "slow", "fast", "", limit_s=0.5), seconds),
-        bench.as_row(Ratio("no aim", "slow", "fast", ""), seconds),
+        timing.as_row(Ratio("reached", "slow", "fast", "", aim=4), seconds),
+        timing.as_row(Ratio("not reached", "slow", "fast", "", aim=40, parts=("part",)), seconds),
+        timing.as_row(Ratio("too slow", "slow", "fast", "", limit_s=0.5), seconds),
+        timing.as_row(Ratio("no aim", "slow", "fast", ""), seconds),
     ]
-    bench._write(pd.DataFrame(rows).assign(**bench.machine()), tmp_path / "bench.csv")
-    text = bench.describe(bench.read(tmp_path))
+    timing.write(pd.DataFrame(rows).assign(**timing.machine()), tmp_path / "bench.csv")
+    text = timing.describe(timing.read(tmp_path))
     assert "1 of 3 aims are reached" in text
     assert "**Missed:** not reached: 8 times in place of 40 times." in text
     assert "The time goes into: part 750 ms." in text
@@ -118,7 +120,7 @@ def test_everything_runs_and_writes_its_columns(larger_root, tmp_path, small, ca
     words += ["--model", str(small), "--output", str(tmp_path), "--results", str(tmp_path / "r")]
     assert main(words) == 0
     table = pd.read_csv(tmp_path / "bench.csv")
-    assert tuple(table.columns[: len(bench.COLUMNS)]) == bench.COLUMNS
+    assert tuple(table.columns[: len(timing.COLUMNS)]) == timing.COLUMNS
     facts = {"cpu", "cores", "torch_threads", "torch", "onnxruntime", "date", "dataset"}
     assert facts <= set(table.columns)
     assert table["name"].is_unique
@@ -127,7 +129,7 @@ def test_everything_runs_and_writes_its_columns(larger_root, tmp_path, small, ca
     assert (table["ratio_min"] <= table["ratio"]).all()
     assert (table["ratio"] <= table["ratio_max"]).all()
     times = pd.read_csv(tmp_path / "repetitions.csv")
-    assert tuple(times.columns) == bench.REPETITION_COLUMNS
+    assert tuple(times.columns) == timing.REPETITION_COLUMNS
     assert set(times["name"]) == {
         *("scratch_epoch", "frozen_recipe", "protocol", "one_picture", "folder", "start_up"),
     }
@@ -144,15 +146,15 @@ def test_everything_runs_and_writes_its_columns(larger_root, tmp_path, small, ca
 
 def test_very_many_pictures_pass_in_blocks(larger_root, tmp_path, model_folder):
     dataset = data.load("folder", larger_root, progress=False)
-    table = bench.scale(dataset, tmp_path, 30, model=model_folder, blocks=3, progress=False)
+    table = bench_scale.run(dataset, tmp_path, 30, model=model_folder, blocks=3, progress=False)
     assert list(table["what"]) == ["predict"] * 3 + ["features"] * 3
     assert list(table["pictures"]) == [10, 20, 30] * 2
     assert (table["megabytes"] > 10).all()
     assert len(pd.read_csv(tmp_path / "scale.csv")) == 6
-    assert "30 pictures" in bench.describe_scale(table)
+    assert "30 pictures" in bench_scale.describe(table)
     assert len(plots_bench.scale(table, "title").axes) == 2
     with pytest.raises(BatikError, match="at least 3 pictures"):
-        bench.scale(dataset, tmp_path, 2, model=model_folder, blocks=3)
+        bench_scale.run(dataset, tmp_path, 2, model=model_folder, blocks=3)
 
 
 def test_a_model_of_unknown_layers_is_refused(model_folder):
@@ -162,7 +164,7 @@ def test_a_model_of_unknown_layers_is_refused(model_folder):
 
 def test_ways_are_compared_by_time_and_by_what_they_give():
     values = np.array([1.0, 4.0])
-    rows = bench._compared(
+    rows = bench_tried._compared(
         "work",
         "usual",
         lambda: lambda: values,
@@ -181,10 +183,10 @@ def test_ways_are_compared_by_time_and_by_what_they_give():
 def test_the_figure_marks_what_was_missed():
     seconds = {"slow": [8.0, 9.0], "fast": [1.0, 1.0]}
     rows = [
-        bench.as_row(Ratio(name, "slow", "fast", "", aim=aim), seconds)
+        timing.as_row(Ratio(name, "slow", "fast", "", aim=aim), seconds)
         for name, aim in (("reached", 4), ("missed", 40), ("free", math.nan))
     ]
-    figure = plots_bench.ratios(pd.DataFrame(rows).assign(**bench.machine()), "title")
+    figure = plots_bench.ratios(pd.DataFrame(rows).assign(**timing.machine()), "title")
     (axes,) = figure.axes
     marks = [line.get_marker() for line in axes.lines if len(line.get_xdata()) == 1]
     assert marks.count("o") == 2

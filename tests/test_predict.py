@@ -384,7 +384,7 @@ def test_a_table_of_something_else_is_not_resumed(model_folder, shop, tmp_path, 
     assert main([*words, "--csv", str(table)]) == 2
     assert "no table of answers" in capsys.readouterr().err
     assert table.read_text() == "a,b\n1,2"
-    assert main([*words, "--csv", str(tmp_path / "new.csv")]) == 1
+    assert main([*words, "--csv", str(tmp_path / "new.csv")]) == 1  # one file is refused
 
 
 def test_the_commands_mistakes_are_sentences(model_folder, tmp_path, capsys):
