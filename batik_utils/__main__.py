@@ -351,11 +351,11 @@ def _bench(options: argparse.Namespace) -> int:
     if options.tried:
         _say(bench_tried.run(dataset, output, model=model).to_string(index=False))
     elif options.workers:
-        from batik_utils import scaling
+        from batik_utils import scaling, timing
 
         table = scaling.measure_scaling(dataset.paths, repetitions=options.workers, model=model)
         output.mkdir(parents=True, exist_ok=True)
-        table.assign(**bench.machine()).to_csv(output / "scaling.csv", index=False)
+        table.assign(**timing.machine()).to_csv(output / "scaling.csv", index=False)
         _say(table.to_string(index=False))
     elif options.scale:
         table = bench_scale.run(dataset, output, options.scale, model=model)
