@@ -232,7 +232,9 @@ def _build(options: argparse.Namespace) -> int:
 
     dataset = data.load(options.data, options.root, options.classes)
     if options.classes.strip() == "all":
-        home = experiments.results_root(options.results) / dataset.name
+        # beside the three motifs' results: the near-twins are those of the whole data set
+        name = dataset.name.removesuffix(f"-{len(dataset.classes)}motifs")
+        home = experiments.results_root(options.results) / name
         output = Path(options.output) if options.output else None
         found = all_motifs.run(
             dataset, home, options.weights or None, output=output, evaluate_only=options.evaluate
