@@ -204,8 +204,8 @@ def test_conformal_sets_by_hand():
     table = table_of(np.zeros(18, int), np.stack([p, rest, rest], 1), fold=np.arange(18) // 9)
     found = calibration.conformal(table, (0.5, 0.8)).set_index("level")
     assert found["coverage"].to_dict() == pytest.approx({0.5: 5 / 9, 0.8: 8 / 9})
-    # at 0.2 the other two motifs are in, too, where the right one has 0.6 or less
-    assert found["size"][0.8] == pytest.approx((2 + 5 * 3 + 3 * 1) / 9)
-    assert found["empty"][0.5] == pytest.approx(4 / 9 - 0)
+    # at 0.5 no other motif is in, its probability is 0.45 at most
+    assert found["size"][0.5] == found["single"][0.5] == pytest.approx(5 / 9)
+    assert found["empty"].to_dict() == pytest.approx({0.5: 4 / 9, 0.8: 0})
     with pytest.raises(BatikError, match="too few"):
         calibration.conformal(table, (0.95,))
