@@ -11,7 +11,7 @@ A picture travels one way, and the modules stand in that order::
     checkpoints, results, tracking, cluster, cluster_tuning
     experiments, tuning, cost, audit, comparison, cross_validation
     views, embedding, feature_files, rejection, selection, foreign, export, final
-    ablation, fine_tuning, model_card, build
+    ablation, fine_tuning, model_card, build, all_motifs
     predict, bulk, scaling, formats, quantised
     timing, bench, bench_scale, bench_tried, occlusion, texts, app, space, web
     parameters, run, colab, __main__

@@ -294,9 +294,19 @@ def _web(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from batik_utils import build, data, experiments
+    from batik_utils import all_motifs, build, data, experiments
 
-    dataset = data.load(options.data, options.root)
+    dataset = data.load(options.data, options.root, options.classes)
+    if options.classes.strip() == "all":
+        # beside the three motifs' results: the near-twins are those of the whole data set
+        name = dataset.name.removesuffix(f"-{len(dataset.classes)}motifs")
+        home = experiments.results_root(options.results) / name
+        output = Path(options.output) if options.output else None
+        found = all_motifs.run(
+            dataset, home, options.weights or None, output=output, evaluate_only=options.evaluate
+        )
+        _say(found)
+        return 0
     found = build.run(
         dataset,
         experiments.results_root(options.results),
@@ -645,6 +655,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--evaluate", action="store_true", help="only the tests, which go to cv/final"
+    )
+    command.add_argument(
+        "--classes",
+        default="betawi,sidoluhur,tambal",
+        help="motifs, or 'all': a model of its own, in model-all and cv-all",
     )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_data(command)

@@ -235,7 +235,7 @@ def copies(trial: Trial) -> Iterator[dict]:
     for subset in ("efficientnet_lite0/three", "mobilenet_v2/three", "both/three"):
         gram = trial.gram(subset)
         for k in (1, 2, 4, 8):
-            for weight in sorted({1.0, 1 / k}):
+            for weight in sorted({1.0, 1 / k} if k < n_copies else {1 / k}):
                 for ridge in RIDGES:
                     fit = weighted(Head("lda", ridge), k, weight)
                     logits = outer(gram, labels, trial.fold_of, k, fit, n_copies)

@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 import torchvision
 from scipy.special import softmax
+from threadpoolctl import threadpool_limits
 
 from batik_utils import (
     audit,
@@ -48,6 +49,8 @@ log = logging.getLogger(__name__)
 RECIPE = cost.FINAL
 
 
+# with another number of threads sums come out otherwise in the last digits, and so would the file
+@threadpool_limits.wrap(limits=1)
 def run(
     dataset: Dataset,
     results: Path,

@@ -5,6 +5,8 @@ out-of-fold predictions, see `out_of_fold.pooled`. Introduced in notebook 04, se
 "Calibration".
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
@@ -273,6 +275,66 @@ def coverage(pooled: pd.DataFrame) -> pd.DataFrame:
             )
         )
     return pd.concat(tables, ignore_index=True)
+
+
+def conformal(
+    pooled: pd.DataFrame, levels: Sequence[float] = (0.8, 0.9, 0.95), by: str = "fold"
+) -> pd.DataFrame:
+    """Test sets of motifs that shall hold the right one in a stated share of cases.
+
+    A motif belongs to a picture's set if its probability reaches a threshold; the threshold is the
+    largest that keeps the stated share of right motifs on the other folds of the same repeat, with
+    the correction for few pictures. Near-twins share a fold, so none sets its own threshold. That
+    the other folds' networks learned from this fold is not corrected for (as in `scaled`).
+
+    Args:
+        pooled: see `out_of_fold.pooled`; several recipes may be in it.
+        levels: stated shares.
+        by: column of what is held out, within recipe and repeat.
+
+    Returns:
+        One row a recipe and level: ``recipe, level, coverage`` (share of pictures whose set holds
+        the right motif), ``size`` (mean number of motifs), ``single`` (share of sets with one) and
+        ``empty``.
+
+    Raises:
+        BatikError: see `arrays`; or too few pictures for a level.
+
+    Source: split conformal classification with the score 1 - p (LAC: Sadinle et al., 2019). MAPIE's
+    ``SplitConformalClassifier(conformity_score="lac", prefit=True)`` gives the same sets from the
+    same probabilities, but would be one more requirement for one quantile.
+    """
+    rows = []
+    for recipe, of_recipe in pooled.groupby("recipe", sort=False):
+        for level in levels:
+            sets, truths = [], []
+            for _, table in of_recipe.groupby("repeat"):
+                labels, probabilities, _ = arrays(table)
+                held = table[by].to_numpy()
+                for part in np.unique(held):
+                    tested = held == part
+                    own = probabilities[~tested][np.arange((~tested).sum()), labels[~tested]]
+                    rank = int(np.ceil((len(own) + 1) * level - 1e-9))
+                    if rank > len(own):
+                        raise BatikError(
+                            f"{len(own)} pictures are too few for sets of {level:.0%} coverage."
+                        )
+                    threshold = np.sort(own)[::-1][rank - 1]
+                    sets.append(probabilities[tested] >= threshold)
+                    truths.append(labels[tested])
+            inside, truth = np.concatenate(sets), np.concatenate(truths)
+            size = inside.sum(1)
+            rows.append(
+                {
+                    "recipe": recipe,
+                    "level": level,
+                    "coverage": inside[np.arange(len(truth)), truth].mean(),
+                    "size": size.mean(),
+                    "single": (size == 1).mean(),
+                    "empty": (size == 0).mean(),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def _answers(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -392,6 +392,41 @@ def ablation(results: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
+def all_motifs(results: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Return what ``build --classes all`` left: its summary, and one row a motif, best first.
+
+    Args:
+        results: ``<results>/<data set>``.
+
+    Returns:
+        None where it was not run.
+    """
+    folder = results / "cv-all"
+    if not (folder / "summary.csv").is_file():
+        return None
+    return pd.read_csv(folder / "summary.csv"), pd.read_csv(folder / "motifs.csv")
+
+
+def describe_all_motifs(found: tuple[pd.DataFrame, pd.DataFrame] | None) -> str:
+    """Say in Markdown how well all motifs are told apart.
+
+    Args:
+        found: of `all_motifs`.
+    """
+    if found is None:
+        return "Not run here: `python -m batik_utils build --classes all` does."
+    row, motifs = found[0].iloc[0], found[1]
+    best, worst = motifs.iloc[0], motifs.iloc[-1]
+    return (
+        f"One model for {row['motifs']:.0f} motifs names **{row['accuracy']:.1%}** "
+        f"({row['lower']:.0%} to {row['upper']:.0%}) of {row['n_pictures']:.0f} pictures rightly, "
+        f"guessing {row['chance']:.0%}; among its three likeliest is the right one in "
+        f"{row['top_3']:.1%}. Near-twins stay on one side, also those filed under two motifs. "
+        f"Easiest: {best['motif']} ({best['recall']:.0%}); hardest: {worst['motif']} "
+        f"({worst['recall']:.0%}, mostly taken for {worst['mostly_taken_for']})."
+    )
+
+
 def explanations(results: Path) -> dict[str, pd.DataFrame] | None:
     """Return what `shortcuts.run` left: ``shortcuts, watermark, heat`` and ``randomisation``.
 

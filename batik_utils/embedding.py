@@ -279,10 +279,15 @@ def features_of(
             picture = pictures.open_picture(picture)
         return pixels_of(change(picture, index) if change else picture, size)
 
-    rows = []
+    rows, threads = [], torch.get_num_threads()
     starts = range(0, len(sources), batch)
-    for start in tqdm(starts, desc="Features", unit="batch", disable=not progress):
-        stack = np.stack([pixels(i) for i in range(start, min(start + batch, len(sources)))])
-        with torch.inference_mode():
-            rows.append(network(torch.from_numpy(stack)).numpy())
+    try:
+        # sums over several threads differ in the last digits, and a model must come out the same
+        torch.set_num_threads(1)
+        for start in tqdm(starts, desc="Features", unit="batch", disable=not progress):
+            stack = np.stack([pixels(i) for i in range(start, min(start + batch, len(sources)))])
+            with torch.inference_mode():
+                rows.append(network(torch.from_numpy(stack)).numpy())
+    finally:
+        torch.set_num_threads(threads)
     return np.concatenate(rows)

@@ -187,3 +187,25 @@ def test_coverage_by_hand():
     assert rows[["coverage", "accuracy", "confidence"]].to_numpy() == pytest.approx(
         np.array([[1 / 4, 1, 0.9], [3 / 4, 2 / 3, 0.8], [1, 1 / 2, 0.5]])
     )
+
+
+def test_conformal_sets_keep_their_word_and_grow_with_it():
+    labels, probabilities = honest(2000)
+    found = calibration.conformal(table_of(labels, probabilities), (0.7, 0.9)).set_index("level")
+    assert found["coverage"].to_dict() == pytest.approx({0.7: 0.7, 0.9: 0.9}, abs=0.02)
+    assert found["size"][0.9] > found["size"][0.7] > 0.7
+
+
+def test_conformal_sets_by_hand():
+    # either fold's nine pictures give the right motif 0.1 to 0.9; of these nine and a new one half
+    # is rank 5 from above, 0.5, and 80 % rank 8, 0.2
+    p = np.tile(np.arange(1, 10) / 10, 2)
+    rest = (1 - p) / 2
+    table = table_of(np.zeros(18, int), np.stack([p, rest, rest], 1), fold=np.arange(18) // 9)
+    found = calibration.conformal(table, (0.5, 0.8)).set_index("level")
+    assert found["coverage"].to_dict() == pytest.approx({0.5: 5 / 9, 0.8: 8 / 9})
+    # at 0.5 no other motif is in, its probability is 0.45 at most
+    assert found["size"][0.5] == found["single"][0.5] == pytest.approx(5 / 9)
+    assert found["empty"].to_dict() == pytest.approx({0.5: 4 / 9, 0.8: 0})
+    with pytest.raises(BatikError, match="too few"):
+        calibration.conformal(table, (0.95,))

@@ -252,3 +252,27 @@ def test_errors_are_counted_by_who_doubts_the_label(tmp_path):
     with pytest.raises(BatikError, match="no recipe"):
         cross_validation.label_kinds(table, tmp_path, "third")
     assert cross_validation.label_kinds(table, tmp_path / "nowhere") is None
+
+
+def test_all_motifs_are_read_and_described(tmp_path):
+    assert cross_validation.all_motifs(tmp_path) is None
+    assert "--classes all" in cross_validation.describe_all_motifs(None)
+    (tmp_path / "cv-all").mkdir()
+    pd.DataFrame(
+        [
+            {
+                "motifs": 20,
+                "n_pictures": 980,
+                "accuracy": 0.5,
+                "lower": 0.4,
+                "upper": 0.6,
+                "chance": 0.05,
+                "top_3": 0.75,
+            }
+        ]
+    ).to_csv(tmp_path / "cv-all" / "summary.csv", index=False)
+    pd.DataFrame(
+        {"motif": ["x", "y"], "recall": [0.9, 0.2], "mostly_taken_for": ["y", "x"]}
+    ).to_csv(tmp_path / "cv-all" / "motifs.csv", index=False)
+    said = cross_validation.describe_all_motifs(cross_validation.all_motifs(tmp_path))
+    assert "**50.0%** (40% to 60%) of 980" in said and "y (20%, mostly taken for x)" in said
