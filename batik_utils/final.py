@@ -10,6 +10,7 @@ computed once and kept in the cache folder. Introduced in notebook 05.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -79,9 +80,9 @@ class FinalNetwork(nn.Module):
     """
 
     #: Names of its own numbers, beside the network's.
-    OWN = (
-        *("weight", "bias", "spread", "centre", "scale"),
-        *("means", "axes", "shrink", "start", "unit"),
+    OWN = re.compile(
+        r"weight|bias|spread"
+        r"|distances\.\d+\.(where|centre|scale|means|axes|shrink|start|unit)"
     )
 
     def __init__(
@@ -129,9 +130,13 @@ class FinalNetwork(nn.Module):
         model = cls.__new__(cls)
         nn.Module.__init__(model)
         model.network = network.eval()
-        for name in cls.OWN:
-            if name in state:
-                model.register_buffer(name, torch.empty(state[name].shape))
+        model.distances = nn.ModuleList()
+        for name in filter(cls.OWN.fullmatch, sorted(state)):
+            *place, own = name.split(".")
+            while place and int(place[1]) >= len(model.distances):
+                model.distances.append(Distance.__new__(Distance))
+                nn.Module.__init__(model.distances[-1])
+            model.get_submodule(".".join(place)).register_buffer(own, torch.empty_like(state[name]))
         # counted while training, used by nothing here
         state = state | {
             name: tensor
@@ -140,7 +145,7 @@ class FinalNetwork(nn.Module):
         }
         try:
             model.load_state_dict(state)
-            model.classes = len(model.means)
+            model.classes = len(model.distances[0].means)
             # sizes of its own numbers are only known to be right when they have been used
             with torch.inference_mode():
                 model(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
@@ -168,7 +173,7 @@ class Distance(nn.Module):
 
     def __init__(self, near: rejection.Nearness, scaler: linear.Scaler):
         super().__init__()
-        self.where = near.where
+        self.register_buffer("where", torch.arange(len(scaler.mean))[near.where])
         typical = near.typical
         for name, values in (
             ("centre", scaler.mean[near.where]),
@@ -183,7 +188,7 @@ class Distance(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N,), 0 or more."""
-        near = (features[:, self.where] - self.centre) / self.scale
+        near = (features.index_select(1, self.where) - self.centre) / self.scale
         gaps = near[:, None] - self.means  # (N, K, F)
         lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
         nearness = -lengths.amin(1) / rejection.RIDGE

@@ -131,8 +131,12 @@ def from_onnx(folder: Path | str | None = None) -> TorchModel:
         for tensor in model.graph.initializer
     }
     # besides the network's own numbers the exporter keeps some of its operators'
-    known = {f"network.{key}" for key in network.state_dict()} | set(final.FinalNetwork.OWN)
-    state = {key: values for key, values in found.items() if key in known}
+    inner = {f"network.{key}" for key in network.state_dict()}
+    state = {
+        key: values
+        for key, values in found.items()
+        if key in inner or final.FinalNetwork.OWN.fullmatch(key)
+    }
     return TorchModel(
         final.FinalNetwork.filled(network, state),
         sets[name],

@@ -40,7 +40,6 @@ from batik_utils import (
     linear,
     pictures,
     predict,
-    rejection,
     selection,
     significance,
     splits,
@@ -279,7 +278,7 @@ def compare(
         }
         rows = _same_answers(dataset, groups, source, files, saved, progress)
         material = {
-            name: _material(Features(path), dataset, groups, progress=progress)
+            name: _material(Features(path), model, dataset, groups, progress=progress)
             for name, path in files.items()
         }
     scores = _scores(material, model.candidate, fold_of, progress)
@@ -405,9 +404,15 @@ def _same_answers(
 
 
 def _material(
-    network: nn.Module, dataset: Dataset, groups: pd.DataFrame, *, progress: bool
+    network: nn.Module,
+    model: formats.TorchModel,
+    dataset: Dataset,
+    groups: pd.DataFrame,
+    *,
+    progress: bool,
 ) -> final.Material:
     """Return the features of one format, as `final.gather` does for the torch network."""
+    branches, widths = model.branches, model.network.network.widths()
     store = final.FeatureCache(network, embedding.SIZE)
     group_of = dict(zip(groups["path"], groups["group"], strict=True))
     others = final.other_pictures(groups, dataset.classes)
@@ -430,6 +435,7 @@ def _material(
             for kind, found in foreign.pictures().items()
         },
         columns={"all": np.arange(features.shape[1])},
+        typical={"all": final.near_places(branches, widths, branches)},
     )
 
 
@@ -459,6 +465,7 @@ def _scores(
                 np.tile(labels[train], 1 + int(copies)),
                 chosen.head,
                 linear.Scaler.of(found.other_features),
+                linear.copy_weights(len(train), int(copies)),
             )
             t = selection.choose(banks[learned], train, [chosen], seed).temperature
             for way, (by, shown) in ways.items():
@@ -481,8 +488,8 @@ def _scores(
             rows[way] |= {"change": change.mean(), "change_lower": lower, "change_upper": upper}
     for way in ("onnx", "int8 refitted"):
         found = material[ways[way][1]]
-        score = {"combined": rejection.combined}
-        table = final.leave_motifs_out(found, fold_of[:, 0], found.columns["all"], score).table
+        scores = {"combined": final.scores_of(found, "all")["combined"]}
+        table = final.leave_motifs_out(found, fold_of[:, 0], found.columns["all"], scores).table
         rows[way]["auroc"] = table.set_index("other").loc["other motifs", "auroc"]
     return rows
 
