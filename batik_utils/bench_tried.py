@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from batik_utils import engine, models, onnx_session, pictures, predict, recipes, timing, transforms
+from batik_utils import engine, models, pictures, predict, recipes, timing, transforms
 from batik_utils.data import Dataset
 from batik_utils.predict import Predictor
 from batik_utils.preprocessing import frame
@@ -172,18 +172,14 @@ def _tried_answers(dataset: Dataset, model: Path) -> list[dict]:
 
     path = model / "model.onnx"
 
-    def session(
-        threads: int, at_once: int = 1, open_file: Callable = onnx_session.folded, **entries: str
-    ) -> Callable[[], Way]:
+    def session(threads: int, at_once: int = 1, **entries: str) -> Callable[[], Way]:
         def make() -> Way:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = threads
             options.log_severity_level = 3  # errors only
             for key, value in entries.items():
                 options.add_session_config_entry(f"session.{key.replace('__', '.')}", value)
-            opened = onnxruntime.InferenceSession(
-                open_file(path), options, providers=["CPUExecutionProvider"]
-            )
+            opened = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
             parts = np.split(squares, len(squares) // at_once)
             wanted = ["probabilities"]
             return lambda: np.concatenate([opened.run(wanted, {"pixels": p})[0] for p in parts])
@@ -204,7 +200,6 @@ def _tried_answers(dataset: Dataset, model: Path) -> list[dict]:
         f"one picture at once, {cores} threads",
         session(cores),
         {
-            "file as it is, not folded first": (session(cores, open_file=Path.read_bytes), "no"),
             "one thread": (session(1), "for folders, one thread a picture"),
             "four pictures at once": (session(cores, 4), "no"),
             "sixteen pictures at once": (session(cores, 16), "with --threads above 1"),

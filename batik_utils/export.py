@@ -55,6 +55,7 @@ def to_onnx(
         BatikError: a kernel cannot be stored as float16 without loss.
     """
     import onnx
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     for name, tensor in network.state_dict().items():
         if is_stored_half(name, tensor) and not torch.equal(tensor, tensor.half().float()):
@@ -86,6 +87,8 @@ def to_onnx(
                 verbose=False,
             )
             _fold(program.model)
+            # what was folded leaves its numbers behind
+            RemoveUnusedNodesPass()(program.model)
     finally:
         for logger, level in zip(chatty, levels, strict=True):
             logger.setLevel(level)
