@@ -1,4 +1,4 @@
-"""An ONNX file is opened on the CPU, as it was exported: merged by onnxruntime, nothing left over."""
+"""An exported file is opened on the CPU: onnxruntime merges its layers, nothing is left over."""
 
 from pathlib import Path
 
