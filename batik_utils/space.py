@@ -21,6 +21,7 @@ MODULES = (
     "errors",
     "motifs",
     "occlusion",
+    "onnx_session",
     "pictures",
     "predict",
     "preprocessing",

@@ -461,7 +461,7 @@ def test_the_second_stage_moves_head_and_statistics_only():
         shape = (4, 3, preprocessing.size, preprocessing.size)
         return engine.Examples(torch.randint(0, 256, shape, dtype=torch.uint8), torch.arange(4) % 3)
 
-    setup = SimpleNamespace(examples=examples, precision="float32", folds=None)
+    setup = SimpleNamespace(examples=examples, precision="float32", folds=None, devices=1)
     generator = torch.Generator().manual_seed(0)
     history = experiments._fit_stages(setup, recipe, model, generator, 0, progress=False)
     assert seen == [224, 96]
