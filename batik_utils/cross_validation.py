@@ -392,6 +392,24 @@ def ablation(results: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
+def steps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a step: how many variants were tried, the lowest accuracy, and the best one.
+
+    Args:
+        table: of `ablation`.
+
+    Returns:
+        By step, in order: ``variants``, ``lowest``, ``best``, its 95 % ``lower`` and ``upper``
+        (missing where they were not computed), its ``megabytes`` and ``description``.
+    """
+    groups = table.groupby("step", sort=False)["accuracy"]
+    best = table.loc[groups.idxmax()].set_index("step")
+    best = best.rename(columns={"accuracy": "best"})
+    best = best.assign(variants=groups.size(), lowest=groups.min())
+    columns = ["variants", "lowest", "best", "lower", "upper", "megabytes", "description"]
+    return best.loc[table["step"].unique(), columns]
+
+
 def all_motifs(results: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Return what ``build --classes all`` left: its summary, and one row a motif, best first.
 

@@ -51,7 +51,7 @@ class Examples(NamedTuple):
     """Pictures and their labels.
 
     Attributes:
-        pixels: uint8 tensor (N, 3, S, S).
+        pixels: uint8 tensor (N, 3, S, S); (0, 3, S, S) where features take their place.
         labels: int64 tensor (N,) of class indices.
     """
 
@@ -135,7 +135,7 @@ def fit(
         Diverged: the loss is no longer a number.
         BatikError: no training pictures, or a setting of the recipe is wrong.
     """
-    if not len(train.pixels) or (validation is not None and not len(validation.pixels)):
+    if not len(train.labels) or (validation is not None and not len(validation.labels)):
         raise BatikError("Training needs at least one training and one validation picture.")
     if recipe.schedule not in SCHEDULES:
         raise BatikError(
@@ -147,16 +147,16 @@ def fit(
             f"The label smoothing must be at least 0 and below 1, not {recipe.label_smoothing}."
         )
     n_processes = 1 if fabric is None else fabric.world_size
-    last_batch = (len(train.pixels) % recipe.batch_size or recipe.batch_size) // n_processes
+    last_batch = (len(train.labels) % recipe.batch_size or recipe.batch_size) // n_processes
     if not last_batch:
         raise BatikError(
             f"The last batch has fewer pictures than there are processes ({n_processes}): "
-            f"{len(train.pixels)} training pictures with batch size {recipe.batch_size}. Use "
+            f"{len(train.labels)} training pictures with batch size {recipe.batch_size}. Use "
             f"another batch size, or fewer devices."
         )
     if last_batch == 1 and _has_batch_norm(model.head):
         raise BatikError(
-            f"A last batch of one picture would break batch norm: {len(train.pixels)} training "
+            f"A last batch of one picture would break batch norm: {len(train.labels)} training "
             f"pictures with batch size {recipe.batch_size}. Use another batch size."
         )
     device = next(model.parameters()).device

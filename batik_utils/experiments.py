@@ -136,11 +136,19 @@ class Setup:
             self._pixels[key] = transforms.load_pixels(self.dataset, preprocessing)
         return self._pixels[key]
 
-    def examples(self, subset: str, preprocessing: Preprocessing) -> engine.Examples:
-        """Return a subset's pictures at the input size; none for a subset that is empty."""
+    def examples(
+        self, subset: str, preprocessing: Preprocessing, *, pixels: bool = True
+    ) -> engine.Examples:
+        """Return a subset's pictures at the input size; none for a subset that is empty.
+
+        Args:
+            subset: ``train``, ``validation`` or ``test``.
+            preprocessing: for the input size.
+            pixels: False for the labels alone, where features take the place of pixels.
+        """
         chosen = splits.indices(self.split, self.dataset, subset)
         labels = torch.tensor(self.dataset.labels)
-        return engine.Examples(self.pixels(preprocessing)[chosen], labels[chosen])
+        return engine.Examples(self.pixels(preprocessing)[chosen if pixels else []], labels[chosen])
 
     def views(
         self, model: models.Classifier, recipe: Recipe, preprocessing: Preprocessing, seed: int
@@ -677,12 +685,14 @@ def _fit_stages(
     """Train in the recipe's one or two stages; the second one's epochs count on in the history."""
     histories = []
     for stage, preprocessing in models.stages(recipe):
+        shared = _shared(setup, stage)
         train_examples, validation = (
-            setup.examples(subset, preprocessing) for subset in ("train", "validation")
+            setup.examples(subset, preprocessing, pixels=not shared)
+            for subset in ("train", "validation")
         )
         model.freeze(stage.frozen)
         views = watched = None
-        if _shared(setup, stage):
+        if shared:
             views = setup.views(model, stage, preprocessing, seed)
             views = views[:, splits.indices(setup.split, setup.dataset, "train")]
             watched = setup.plain(model, stage, preprocessing)

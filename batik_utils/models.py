@@ -66,8 +66,12 @@ class Classifier(nn.Module):
 
     def train(self, mode: bool = True) -> "Classifier":
         """Set training mode; a ``frozen="backbone"`` stays in evaluation mode, batch norm too."""
-        super().train(mode)
-        if self.frozen == "backbone":
+        if self.frozen != "backbone":
+            return super().train(mode)
+        # an epoch of a head takes milliseconds; so does a walk through all of a backbone
+        self.training = mode
+        self.head.train(mode)
+        if self.backbone.training:
             self.backbone.eval()
         return self
 

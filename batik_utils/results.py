@@ -147,15 +147,30 @@ class Store:
                 self._replace("not_run", table[table["recipe"] != recipe])
 
     def _append(self, name: str, run: str, rows: pd.DataFrame) -> None:
+        rows = rows.assign(run=run)[["run", *rows.columns]]
+        path = self._path(name)
+        before = path.read_bytes() if path.exists() else b""
+        header = ",".join(rows.columns) + "\n"
+        # the usual case, without taking a long table apart and putting it together again
+        if (
+            before.startswith(header.encode())
+            and before.endswith(b"\n")
+            and f"\n{run},".encode() not in before
+        ):
+            self._put(name, before + _as_csv(rows, header=False))
+            return
         table = self.read(name)
         # rows of an interrupted or repeated run of this name make way
         kept = table[table["run"] != run]
-        rows = rows.assign(run=run)[["run", *rows.columns]]
         self._replace(name, pd.concat([kept, rows]) if len(kept) else rows)
 
     def _replace(self, name: str, table: pd.DataFrame) -> None:
+        self._put(name, _as_csv(table))
+
+    def _put(self, name: str, content: bytes) -> None:
+        """Change a file at once, or not at all."""
         partial = self._path(name).with_suffix(".partial")
-        table.to_csv(partial, index=False, float_format="%.6g", na_rep="nan")
+        partial.write_bytes(content)
         partial.replace(self._path(name))
 
     def _path(self, name: str) -> Path:
@@ -163,6 +178,13 @@ class Store:
 
     def _lock(self) -> FileLock:
         return FileLock(self.folder / ".lock", timeout=60)
+
+
+def _as_csv(table: pd.DataFrame, header: bool = True) -> bytes:
+    text = table.to_csv(
+        index=False, header=header, float_format="%.6g", na_rep="nan", lineterminator="\n"
+    )
+    return text.encode()
 
 
 def _columns(name: str) -> list[str]:

@@ -222,6 +222,28 @@ def test_the_ablation_is_read_where_it_is(results):
     assert cross_validation.ablation(results)["step"].item() == "a"
 
 
+def test_a_step_is_told_by_its_best_variant():
+    table = pd.DataFrame(
+        {
+            "step": ["2 b", "2 b", "2 b", "10 a"],
+            "description": ["x", "y", "z", "w"],
+            "accuracy": [0.6, 0.8, 0.7, 0.5],
+            "lower": [0.5, 0.7, np.nan, np.nan],
+            "upper": [0.7, 0.9, np.nan, np.nan],
+            "megabytes": [1.0, 2.0, 3.0, 4.0],
+        }
+    )
+    told = cross_validation.steps(table)
+    assert list(told.index) == ["2 b", "10 a"]
+    assert told.loc["2 b"].tolist() == [3, 0.6, 0.8, 0.7, 0.9, 2.0, "y"]
+    assert told.loc["10 a", ["variants", "lowest", "best", "description"]].tolist() == [
+        1,
+        0.5,
+        0.5,
+        "w",
+    ]
+
+
 def test_errors_are_counted_by_who_doubts_the_label(tmp_path):
     pd.DataFrame(
         {

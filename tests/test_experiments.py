@@ -90,6 +90,8 @@ def test_examples_are_the_pictures_of_a_subset(setup, small_dataset):
         labels = [small_dataset.classes.index(m) for m in setup.split.loc[wanted, "motif"]]
         assert found.labels.tolist() == labels
         assert tuple(found.pixels.shape) == (len(labels), 3, 8, 8)
+        bare = setup.examples(subset, Preprocessing(size=8), pixels=False)
+        assert bare.labels.tolist() == labels and tuple(bare.pixels.shape) == (0, 3, 8, 8)
         sizes[subset] = len(labels)
     assert sizes == {"train": 18, "validation": 3, "test": 3}
 

@@ -107,6 +107,30 @@ def test_a_repeated_run_takes_its_old_rows_place(store):
     assert store.read("history").groupby("run").size().to_dict() == {"toy-s0": 2, "toy-s1": 2}
 
 
+def test_appended_rows_are_written_as_a_whole_table_would_be(store):
+    names = ["toy-s1", "toy-s10", "toy-s0"]  # the first is the beginning of the second
+    for name in names:
+        store.add(*run_of(name))
+    for name in ("runs", "predictions", "history"):
+        path = store.folder / f"{name}.csv"
+        appended = path.read_bytes()
+        store._replace(name, store.read(name))
+        assert path.read_bytes() == appended
+        assert list(store.read(name)["run"].unique()) == names
+
+
+def test_a_file_with_other_columns_or_a_broken_last_line_is_not_appended_to(store):
+    row, predictions, history = run_of("toy-s0")
+    store.add(row, predictions, history)
+    row, predictions, history = run_of("toy-s1")
+    store.add(row, predictions, history.assign(validation_loss=[0.5, 0.25]))
+    assert store.read("history")["validation_loss"].tolist()[2:] == [0.5, 0.25]
+    path = store.folder / "history.csv"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    store.add(*run_of("toy-s2"))
+    assert store.read("history").groupby("run").size().tolist() == [2, 2, 2]
+
+
 def test_a_run_interrupted_while_writing_is_not_finished(store, monkeypatch):
     """The row in runs.csv comes last; what is left of the others makes way."""
     real = Store._append
