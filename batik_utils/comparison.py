@@ -227,6 +227,27 @@ def describe_differences(summary: pd.DataFrame) -> str:
     )
 
 
+def describe_baselines(summary: pd.DataFrame) -> str:
+    """Say in words what the same test gives without a network, in Markdown; empty if not run.
+
+    Args:
+        summary: see `metrics.summarise`.
+    """
+    family = summary["recipe"].map({r.name: r.family for r in recipes.RECIPES.values()})
+    baselines = summary[family == "baseline"]
+    scratch = summary[family == "scratch"]
+    if baselines.empty or scratch.empty:
+        return ""
+    said = ", ".join(f"`{row.recipe}` {row.accuracy:.1%}" for row in baselines.itertuples())
+    best = baselines.loc[baselines["accuracy"].idxmax()]
+    better = (scratch["accuracy"] > best["accuracy"]).sum()
+    return (
+        f"Without a network the same test gives: {said}. **{better or 'None'} of the "
+        f"{len(scratch)} published scratch recipes** {'have' if better > 1 else 'has'} more on "
+        f"average than `{best['recipe']}` (the best of them: {scratch['accuracy'].max():.1%})."
+    )
+
+
 def hardest(predictions: pd.DataFrame, runs: pd.DataFrame, most: int = 8) -> pd.DataFrame:
     """Return the test pictures that most runs get wrong.
 

@@ -172,6 +172,54 @@ def describe_differences(pairs: pd.DataFrame, alpha: float = 0.05) -> str:
     )
 
 
+def lead(
+    runs: pd.DataFrame,
+    predictions: pd.DataFrame,
+    folds: pd.DataFrame,
+    ours: str,
+    family: str = "scratch",
+) -> pd.DataFrame | None:
+    """Compare one recipe with every one of a family, chosen before looking at their scores.
+
+    Args:
+        runs, predictions, folds: see `read`.
+        ours: recipe.
+        family: whose recipes it is compared with.
+
+    Returns:
+        See `significance.pairwise`; None where either side was not run.
+    """
+    there = runs.drop_duplicates("recipe").set_index("recipe")["family"]
+    others = list(there.index[there == family])
+    if ours not in there.index or not others:
+        return None
+    return significance.pairwise(
+        runs, predictions, folds, pairs=[(ours, other) for other in sorted(others)]
+    )
+
+
+def describe_lead(pairs: pd.DataFrame | None, alpha: float = 0.05) -> str:
+    """Say in words how far one recipe is ahead of others, in Markdown.
+
+    Args:
+        pairs: of `lead`.
+        alpha: level after Holm's correction.
+    """
+    if pairs is None:
+        return "Not run here."
+    ahead = pairs["difference"] > 0
+    told = ahead & (pairs["p_groups_holm"] < alpha)
+    nearest = pairs.loc[pairs["difference"].idxmin()]
+    return (
+        f"`{pairs['recipe_a'].iloc[0]}` names more pictures rightly than **{ahead.sum()} of "
+        f"{len(pairs)}** published scratch recipes on the same folds and seeds, by "
+        f"{100 * pairs['difference'].min():.1f} to {100 * pairs['difference'].max():.1f} points; the "
+        f"nearest is `{nearest['recipe_b']}`. The lead over {told.sum()} of them is shown by the "
+        f"test (sign flips of whole groups, Holm's correction for {len(pairs)} comparisons); the "
+        f"others are not told apart."
+    )
+
+
 def twins_flatter(results: Path) -> pd.DataFrame | None:
     """Set the accuracy in folds that part near-twins beside that in folds that do not.
 

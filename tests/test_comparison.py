@@ -39,6 +39,19 @@ def test_intervals_apart_are_named():
     assert "other 1 recipes" in text
 
 
+def test_what_no_network_needs_is_said_beside_the_scratch_networks():
+    rows = [("texture", 0.6, 0, 1), ("majority", 0.3, 0, 1), ("scratch_ours", 0.9, 0, 1)]
+    assert comparison.describe_baselines(summary(*rows)) == ""  # nothing published to compare with
+    rows += [("scratch1", 0.5, 0, 1), ("scratch2", 0.6, 0, 1)]
+    text = comparison.describe_baselines(summary(*rows))
+    assert "`texture` 60.0%, `majority` 30.0%." in text
+    assert "**None of the 2 published scratch recipes** has more on average than `texture`" in text
+    rows += [("scratch3", 0.7, 0, 1)]
+    text = comparison.describe_baselines(summary(*rows))
+    assert "**1 of the 3 published scratch recipes** has more" in text
+    assert text.endswith("(the best of them: 70.0%).")
+
+
 def test_published_values_outside_our_range_are_named():
     rows = [
         {"recipe": "in", "published": 0.6667, "runs": 3, "min": 0.6, "max": 0.6666667},

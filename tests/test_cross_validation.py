@@ -137,6 +137,25 @@ def test_words_on_differences_follow_the_p_values():
     assert table.loc["near", "95 % interval"] == "-5.0% to +7.0%"
 
 
+def test_one_recipe_is_set_beside_a_family(results):
+    def found():
+        return cross_validation.lead(*cross_validation.read(results), "scratch_ours")
+
+    assert found() is None and cross_validation.describe_lead(None) == "Not run here."
+    store = Store(results / "cv")
+    write(store, "scratch1", PATHS, family="scratch")  # nothing right
+    write(store, "scratch2", PATHS[:13], family="scratch", repeats=1)
+    write(store, "scratch3", PATHS[:11], family="scratch")  # better than ours
+    pairs = found()
+    assert list(pairs["recipe_b"]) == ["scratch1", "scratch2", "scratch3"]
+    assert (18 * pairs["difference"]).round(6).tolist() == [6, 1, -1]
+    assert pairs["repeats"].tolist() == [2, 1, 2]
+    words = cross_validation.describe_lead(pairs.assign(p_groups_holm=[0.01, 0.2, 0.001]))
+    assert "**2 of 3** published scratch recipes" in words
+    assert "by -5.6 to 33.3 points; the nearest is `scratch3`" in words
+    assert "The lead over 1 of them is shown" in words
+
+
 def test_parted_twins_are_set_beside_kept_ones(results):
     assert cross_validation.twins_flatter(results) is None
     write(Store(results / "cv-ungrouped"), "texture", PATHS[:3], family="baseline")
