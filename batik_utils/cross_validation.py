@@ -182,7 +182,9 @@ def lead(
     """Compare one recipe with every one of a family, chosen before looking at their scores.
 
     Args:
-        runs, predictions, folds: see `read`.
+        runs: see `read`.
+        predictions: see `read`.
+        folds: see `read`.
         ours: recipe.
         family: whose recipes it is compared with.
 
@@ -210,10 +212,11 @@ def describe_lead(pairs: pd.DataFrame | None, alpha: float = 0.05) -> str:
     ahead = pairs["difference"] > 0
     told = ahead & (pairs["p_groups_holm"] < alpha)
     nearest = pairs.loc[pairs["difference"].idxmin()]
+    points = 100 * pairs["difference"]
     return (
         f"`{pairs['recipe_a'].iloc[0]}` names more pictures rightly than **{ahead.sum()} of "
         f"{len(pairs)}** published scratch recipes on the same folds and seeds, by "
-        f"{100 * pairs['difference'].min():.1f} to {100 * pairs['difference'].max():.1f} points; the "
+        f"{points.min():.1f} to {points.max():.1f} points; the "
         f"nearest is `{nearest['recipe_b']}`. The lead over {told.sum()} of them is shown by the "
         f"test (sign flips of whole groups, Holm's correction for {len(pairs)} comparisons); the "
         f"others are not told apart."
