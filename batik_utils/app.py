@@ -16,6 +16,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ CONCURRENCY, QUEUE = 2, 64
 SESSIONS = 1000
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
+#: Gradio looks for them only when the server stops: its own schedule ends for good when an upload
+#: comes while it looks (gradio 6.31, route_utils.delete_files_on_schedule).
+_AT_THE_END = 10 * 365 * 86400
 #: Cloth drawn for visitors without a picture: motif and seed.
 EXAMPLES = (
     ("betawi", 2),
@@ -218,7 +222,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
     with gr.Blocks(
         title=texts.say(start, "title"),
         analytics_enabled=False,
-        delete_cache=(CHECK_EVERY, DELETE_AFTER),
+        delete_cache=(_AT_THE_END, DELETE_AFTER),
     ) as page:
         last, largest, many = gr.State(None), gr.State(None), gr.State(None)
         with gr.Row(equal_height=True):
@@ -512,6 +516,7 @@ def serve(
         raise BatikError(
             f"Port {port} on {host} cannot be used ({error}): choose another with --port, or 0."
         ) from error
+    threading.Thread(target=_delete_uploads, args=(page,), daemon=True).start()
     _log.info("The application answers at %s", public or address)
     if wait:
         # "docker stop" and "kill" end it as Ctrl+C does: Gradio then deletes what was uploaded
@@ -519,6 +524,31 @@ def serve(
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.block_thread()
     return public or address
+
+
+def _delete_uploads(page: "gradio.Blocks") -> None:
+    """Delete what visitors left, every `CHECK_EVERY` seconds while the page is served."""
+    while page.is_running:
+        time.sleep(CHECK_EVERY)
+        _sweep(page)
+
+
+def _sweep(page: "gradio.Blocks", tries: int = 20) -> None:
+    """Delete uploads, heat maps and tables that are older than `DELETE_AFTER` seconds.
+
+    Args:
+        page: whose files.
+        tries: Gradio walks through a set that grows with each upload, and gives up when it does.
+    """
+    from gradio.route_utils import delete_files_created_by_app
+
+    for _ in range(tries):
+        try:
+            return delete_files_created_by_app(page, DELETE_AFTER)
+        except (RuntimeError, OSError) as error:
+            reason = error
+    _log.warning("Old uploads stay for another %d s: %s.", CHECK_EVERY, reason)
+    return None
 
 
 def _section(verdict: str, inner: str, answer: Prediction | None = None, language: str = "") -> str:
