@@ -215,7 +215,7 @@ def describe_lead(pairs: pd.DataFrame | None, alpha: float = 0.05) -> str:
     points = 100 * pairs["difference"]
     return (
         f"`{pairs['recipe_a'].iloc[0]}` names more pictures rightly than **{ahead.sum()} of "
-        f"{len(pairs)}** published scratch recipes on the same folds and seeds, by "
+        f"{len(pairs)}** published scratch recipes that were run on the same folds and seeds, by "
         f"{points.min():.1f} to {points.max():.1f} points; the "
         f"nearest is `{nearest['recipe_b']}`. The lead over {told.sum()} of them is shown by the "
         f"test (sign flips of whole groups, Holm's correction for {len(pairs)} comparisons); the "
