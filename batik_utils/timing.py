@@ -163,8 +163,8 @@ def describe(table: pd.DataFrame | None) -> str:
     missed = aimed[~aimed["met"].astype(bool)]
     text += f" {len(aimed) - len(missed)} of {len(aimed)} aims are reached."
     for row in missed.itertuples():
-        aim = f"{row.limit_s:g} s" if math.isnan(row.aim) else f"{row.aim:.3g} times"
-        got = in_words(row.measured) if math.isnan(row.aim) else f"{row.ratio:.3g} times"
+        aim = f"{row.limit_s:g} s" if math.isnan(row.aim) else f"{_ratio(row.aim)} times"
+        got = in_words(row.measured) if math.isnan(row.aim) else f"{_ratio(row.ratio)} times"
         where = row.time_goes_into if isinstance(row.time_goes_into, str) else ""
         text += f"\n- **Missed:** {row.name}: {got} in place of {aim}."
         text += f" The time goes into: {where}." if where else ""
@@ -211,3 +211,7 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -78,12 +78,14 @@ def test_what_was_missed_is_told_in_the_notebook(tmp_path):
     rows = [
         timing.as_row(Ratio("reached", "slow", "fast", "", aim=4), seconds),
         timing.as_row(Ratio("not reached", "slow", "fast", "", aim=40, parts=("part",)), seconds),
+        timing.as_row(Ratio("far away", "slow", "fast", "", aim=4000), seconds),
         timing.as_row(Ratio("too slow", "slow", "fast", "", limit_s=0.5), seconds),
         timing.as_row(Ratio("no aim", "slow", "fast", ""), seconds),
     ]
     timing.write(pd.DataFrame(rows).assign(**timing.machine()), tmp_path / "bench.csv")
     text = timing.describe(timing.read(tmp_path))
-    assert "1 of 3 aims are reached" in text
+    assert "1 of 4 aims are reached" in text
+    assert "**Missed:** far away: 8 times in place of 4,000 times." in text
     assert "**Missed:** not reached: 8 times in place of 40 times." in text
     assert "The time goes into: part 750 ms." in text
     assert "**Missed:** too slow: 1 s in place of 0.5 s.\n" in text + "\n"
