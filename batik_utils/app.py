@@ -544,11 +544,11 @@ def _sweep(page: "gradio.Blocks", tries: int = 20) -> None:
 
     for _ in range(tries):
         try:
-            return delete_files_created_by_app(page, DELETE_AFTER)
+            delete_files_created_by_app(page, DELETE_AFTER)
+            return
         except (RuntimeError, OSError) as error:
             reason = error
     _log.warning("Old uploads stay for another %d s: %s.", CHECK_EVERY, reason)
-    return None
 
 
 def _section(verdict: str, inner: str, answer: Prediction | None = None, language: str = "") -> str:

@@ -179,7 +179,7 @@ def lead(
     ours: str,
     family: str = "scratch",
 ) -> pd.DataFrame | None:
-    """Compare one recipe with every one of a family, chosen before looking at their scores.
+    """Compare one recipe with every one of a family.
 
     Args:
         runs: see `read`.
