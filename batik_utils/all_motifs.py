@@ -21,6 +21,7 @@ from scipy.special import logsumexp, softmax
 from torch import Tensor, nn
 
 from batik_utils import (
+    build,
     embedding,
     export,
     final,
@@ -160,6 +161,7 @@ def run(
     ):
         text = json.dumps(values, indent=2, ensure_ascii=False, default=float)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    build.write_sums(folder)  # predict opens nothing without them
     return folder
 
 
