@@ -99,7 +99,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _tune(options: argparse.Namespace) -> int:
-    from batik_utils import recipes, tuning
+    from batik_utils import recipes
+    from batik_utils.evaluation import search as tuning
 
     recipes.get(options.recipe)
     setup = _setup(options)
@@ -109,7 +110,6 @@ def _tune(options: argparse.Namespace) -> int:
         options.trials,
         folds=options.folds,
         seed=options.seed,
-        ray=options.ray,
     )
     _say(tuning.summary(table))
     _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
@@ -117,7 +117,8 @@ def _tune(options: argparse.Namespace) -> int:
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from batik_utils import cost, recipes
+    from batik_utils import recipes
+    from batik_utils.evaluation import cost
 
     recipes.select(options.recipes)
     setup = _setup(options)
@@ -127,7 +128,8 @@ def _cost(options: argparse.Namespace) -> int:
 
 
 def _setup(options: argparse.Namespace, **settings: int):
-    from batik_utils import data, engine, experiments
+    from batik_utils import data, experiments
+    from batik_utils import training as engine
 
     engine.choose_device(options.device)
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
@@ -143,7 +145,8 @@ def _setup(options: argparse.Namespace, **settings: int):
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from batik_utils import audit, data, experiments
+    from batik_utils import data, experiments
+    from batik_utils.duplicates import audit
 
     if options.planted < 0:
         raise BatikError(f"--planted must be 0 or a positive number, not {options.planted}.")
@@ -159,7 +162,9 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from batik_utils import data, engine, experiments, shortcuts, splits
+    from batik_utils import data, experiments, splits
+    from batik_utils import training as engine
+    from batik_utils.evaluation import shortcuts
 
     engine.choose_device(options.device)
     names = [name.strip() for name in options.recipes.split(",") if name.strip()]
@@ -186,7 +191,7 @@ def _predict(options: argparse.Namespace) -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from batik_utils import predict
+    from batik_utils.app import predict
 
     if options.resume and not options.csv:
         raise BatikError("--resume goes on with a table: name it with --csv.")
@@ -195,10 +200,8 @@ def _predict(options: argparse.Namespace) -> int:
     alone = len(options.file) == 1 and not Path(options.file[0]).is_dir()
     threads = options.threads or (0 if alone or workers == 1 else 1)
     predictor = predict.Predictor.load(options.model or None, threads=threads)
-    if options.features:
-        return _features(options, predictor)
     if options.ray:
-        from batik_utils import bulk
+        from batik_utils.scale import ray_jobs as bulk
 
         listing = bulk.find(options.file)
         found = count = listing.count
@@ -226,7 +229,7 @@ def _predict(options: argparse.Namespace) -> int:
         table = Path(options.csv)
         answers = predict.write_csv(answers, predictor.classes, table, append=options.resume)
     verdicts, motifs = Counter(), Counter()
-    log = logging.getLogger("batik_utils.predict")
+    log = logging.getLogger("batik_utils.app.predict")
     bar = tqdm(answers, total=count, unit="picture", disable=None)
     with logging_redirect_tqdm():
         for answer in bar:
@@ -251,33 +254,14 @@ def _predict(options: argparse.Namespace) -> int:
     return 1 if verdicts["refused"] else 0
 
 
-def _features(options: argparse.Namespace, predictor) -> int:
-    from batik_utils import bulk
-
-    if options.csv:
-        raise BatikError("--features and --csv are two commands: give one of them.")
-    listing = bulk.find(options.file)
-    if not listing.count:
-        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
-    bulk.features(
-        listing,
-        predictor,
-        options.features,
-        ray=options.ray or "local",
-        batch=options.batch,
-        workers=options.workers or 0,
-    )
-    _say(f"{options.features}: features of {listing.count} pictures")
-    return 0
-
-
 def _app(options: argparse.Namespace) -> int:
     if options.export_space:
-        from batik_utils import space
+        from batik_utils.app import space
 
         _say(space.export(Path(options.export_space), options.model or None))
         return 0
-    from batik_utils import app, predict
+    from batik_utils.app import predict
+    from batik_utils.app import server as app
 
     for chatty in ("httpx", "httpcore", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -287,26 +271,17 @@ def _app(options: argparse.Namespace) -> int:
 
 
 def _web(options: argparse.Namespace) -> int:
-    from batik_utils import web
+    from batik_utils.app import web
 
     _say(web.build(Path(options.output), options.model or None))
     return 0
 
 
 def _build(options: argparse.Namespace) -> int:
-    from batik_utils import all_motifs, build, data, experiments
+    from batik_utils import data, experiments
+    from batik_utils.classifier import build
 
     dataset = data.load(options.data, options.root, options.classes)
-    if options.classes.strip() == "all":
-        # beside the three motifs' results: the near-twins are those of the whole data set
-        name = dataset.name.removesuffix(f"-{len(dataset.classes)}motifs")
-        home = experiments.results_root(options.results) / name
-        output = Path(options.output) if options.output else None
-        found = all_motifs.run(
-            dataset, home, options.weights or None, output=output, evaluate_only=options.evaluate
-        )
-        _say(found)
-        return 0
     found = build.run(
         dataset,
         experiments.results_root(options.results),
@@ -319,97 +294,39 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from batik_utils import formats
+    from batik_utils.classifier import formats
 
-    known = (*formats.FORMATS, "int8")
+    known = formats.FORMATS
     names = [name.strip() for name in options.format.split(",") if name.strip()]
     if not names or set(names) - set(known):
         raise BatikError(f"Unknown format '{options.format}': name some of {', '.join(known)}.")
     output = Path(options.output)
-    made = formats.write(output, [name for name in names if name != "int8"], options.model or None)
-    if "int8" in names:
-        from batik_utils import data, experiments, quantised
-
-        dataset = data.load(options.data, options.root)
-        pixels = quantised.calibration_pixels(
-            dataset, experiments.results_root(options.results) / dataset.name
-        )
-        made.append(quantised.write(options.model or None, pixels, output / "int8"))
+    made = formats.write(output, names, options.model or None)
     for path in made:
         _say(path)
     return 0
 
 
-def _formats(options: argparse.Namespace) -> int:
-    from batik_utils import data, experiments, quantised
-
-    dataset = data.load(options.data, options.root)
-    results = experiments.results_root(options.results)
-    path = quantised.compare(dataset, results, options.model or None)
-    _say(quantised.read(path.parent).to_string(index=False))
-    _say(path)
-    return 0
-
-
 def _bench(options: argparse.Namespace) -> int:
-    from batik_utils import bench, bench_scale, bench_tried, data, experiments, timing
+    from batik_utils import data, experiments
+    from batik_utils.scale import benchmark as bench
+    from batik_utils.scale import timing
 
     results = experiments.results_root(options.results)
     output = Path(options.output) if options.output else results / "bench"
     model = Path(options.model) if options.model else None
     dataset = data.load(options.data, options.root)
-    if options.tried:
-        _say(bench_tried.run(dataset, output, model=model).to_string(index=False))
-    elif options.workers:
-        from batik_utils import scaling, timing
-
-        table = scaling.measure_scaling(dataset.paths, repetitions=options.workers, model=model)
-        output.mkdir(parents=True, exist_ok=True)
-        table.assign(**timing.machine()).to_csv(output / "scaling.csv", index=False)
-        _say(table.to_string(index=False))
-    elif options.scale:
-        table = bench_scale.run(dataset, output, options.scale, model=model)
-        _say(bench_scale.describe(table))
-    else:
-        groups = results / dataset.name / "duplicate_groups.csv"
-        table = bench.run(
-            dataset,
-            output,
-            groups=groups if groups.is_file() else None,
-            model=model,
-            weights_directory=options.weights or None,
-            size=bench.QUICK if options.quick else bench.FULL,
-        )
-        _say(timing.summary(table))
-    _say(output)
-    return 0
-
-
-def _ablate(options: argparse.Namespace) -> int:
-    from batik_utils import ablation, audit, build, data, experiments, final, foreign
-
-    if options.step != "finetune":
-        ablation.check(options.step)
-    dataset = data.load(options.data, options.root)
-    home = experiments.results_root(options.results) / dataset.name
-    groups, fold_of = build.divided(dataset, home)
-    material = final.gather(
+    groups = results / dataset.name / "duplicate_groups.csv"
+    table = bench.run(
         dataset,
-        groups,
-        options.weights or None,
-        foreign=foreign.pictures(),
-        copies=final.COPIES if options.step in ("none", "finetune") else ablation.COPIES,
+        output,
+        groups=groups if groups.is_file() else None,
+        model=model,
+        weights_directory=options.weights or None,
+        size=bench.QUICK if options.quick else bench.FULL,
     )
-    doubted = audit.doubted(home) or set(), audit.doubted(home, by_any=True) or set()
-    trial = ablation.trial_of(material, fold_of, *doubted)
-    command = f"python -m batik_utils ablate {options.step} --data folder --root {options.root}"
-    if options.step == "finetune":
-        from batik_utils import fine_tuning
-
-        tried = fine_tuning.rows(trial, dataset, options.weights or None)
-        _say(ablation.add(tried, home / "cv" / "ablation.csv", command))
-    else:
-        _say(ablation.run(trial, options.step, home / "cv", command))
+    _say(timing.summary(table))
+    _say(output)
     return 0
 
 
@@ -540,7 +457,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
     command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
-    add_ray(command)
     add_training(command)
 
     command = add("cost", _cost, "Measure what recipes cost in use: milliseconds and megabytes.")
@@ -600,12 +516,6 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="pictures side by side, with --ray processes; 0: one a core (default)",
     )
-    command.add_argument(
-        "--features",
-        default="",
-        metavar="FOLDER",
-        help="write what the model sees in each picture as Parquet, and no answers (on Ray)",
-    )
     add_ray(command)
     add_model(command)
 
@@ -637,15 +547,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--format",
         default="safetensors,pt",
-        help="some of onnx, safetensors, pt, int8; int8 needs pictures (default: %(default)s)",
+        help="some of onnx, safetensors, pt (default: %(default)s)",
     )
     command.add_argument(
         "--output", default="build/formats", help="folder for them (default: build/formats)"
     )
-    add_model(command, threads=False)
-    add_data(command)
-
-    command = add("formats", _formats, "Compare the formats: size, speed, answers, accuracy.")
     add_model(command, threads=False)
     add_data(command)
 
@@ -671,33 +577,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--quick", action="store_true", help="only show that it runs; the times mean nothing"
     )
-    command.add_argument(
-        "--scale",
-        type=int,
-        default=0,
-        metavar="N",
-        help="instead: N pictures through predict and through feature extraction",
-    )
-    command.add_argument(
-        "--tried", action="store_true", help="instead: what else was tried to compute faster"
-    )
-    command.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        metavar="REPETITIONS",
-        help="instead: what a second worker adds on Ray, measured so often (the extra 'scale')",
-    )
     command.add_argument("--weights", default="", help="folder of pretrained weights")
     add_model(command, threads=False)
     add_data(command)
 
-    command = add("ablate", _ablate, "Try a step towards the final model; add rows to a table.")
-    command.add_argument(
-        "step", help="copies, scatter, doubts, averages, distillation, finetune or none (of these)"
-    )
-    command.add_argument("--weights", default="", help="folder of pretrained weights")
-    add_data(command)
     return parser
 
 

@@ -15,8 +15,8 @@ import torch
 
 from batik_utils import __version__, models
 from batik_utils.errors import BatikError
+from batik_utils.images.preprocessing import Preprocessing
 from batik_utils.models import Classifier
-from batik_utils.preprocessing import Preprocessing
 from batik_utils.recipes import Recipe
 
 _FORMAT = "batik-checkpoint-1"

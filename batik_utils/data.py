@@ -23,9 +23,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from batik_utils import motifs as motif_names
-from batik_utils import pictures, synthetic
 from batik_utils.errors import BatikError
+from batik_utils.images import cloth as synthetic
+from batik_utils.images import motifs as motif_names
+from batik_utils.images import pictures
+from batik_utils.images.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -327,12 +329,6 @@ def _is_kaggle(folders: dict[str, Path]) -> bool:
         for path in _sorted_files(folders[motif])
     ]
     return _digest(pd.DataFrame(rows, columns=["path", "motif", "sha256"])) == KAGGLE_DIGEST
-
-
-def cache_folder() -> Path:
-    """Return the folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "batik"
-    return Path(os.environ.get("BATIK_CACHE_DIR", default))
 
 
 def _kaggle_or_synthetic(timeout_s: float) -> str:

@@ -1,4 +1,9 @@
-"""One exception type for everything a reader can mend."""
+"""One exception type for everything a reader can mend, and where the project lies."""
+
+from pathlib import Path
+
+#: Folder that holds the package, and in a checkout notebooks and results beside it.
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 class BatikError(Exception):

@@ -27,26 +27,17 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from batik_utils import (
-    array_cache,
-    baselines,
-    checkpoints,
-    cluster,
-    data,
-    distributed,
-    engine,
-    metrics,
-    models,
-    recipes,
-    splits,
-    tracking,
-    transforms,
-)
+from batik_utils import baselines, checkpoints, data, metrics, models, recipes, splits, transforms
+from batik_utils import training as engine
 from batik_utils.data import Dataset
-from batik_utils.errors import BatikError
-from batik_utils.preprocessing import IMAGENET, Preprocessing
+from batik_utils.errors import PROJECT, BatikError
+from batik_utils.images import cache as array_cache
+from batik_utils.images.preprocessing import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.results import Store
+from batik_utils.scale import fabric as distributed
+from batik_utils.scale import mlflow_runs as tracking
+from batik_utils.scale import ray_cluster as cluster
 from batik_utils.weights import WeightsNotFound
 
 log = logging.getLogger(__name__)
@@ -349,7 +340,7 @@ def results_root(results: str | Path = "") -> Path:
         results: a folder, relative to the project's root; "" for ``BATIK_RESULTS_DIR``, and
             ``results`` where that is not set.
     """
-    root = Path(__file__).resolve().parents[1]
+    root = PROJECT
     # an installed copy of the package has no project around it
     root = root if (root / "notebooks").is_dir() else Path.cwd()
     return root / (results or os.environ.get("BATIK_RESULTS_DIR") or "results")
@@ -797,7 +788,7 @@ def _device_name(device: torch.device, number: int = 1) -> str:
 
 def git_commit() -> str:
     """Return the short commit of this checkout, with ``+`` if files differ; empty outside git."""
-    here = Path(__file__).resolve().parent
+    here = PROJECT / "batik_utils"
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)

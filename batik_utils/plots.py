@@ -17,8 +17,8 @@ from matplotlib.ticker import LogLocator, PercentFormatter
 from PIL import Image
 from torch import nn
 
-from batik_utils import pictures
 from batik_utils.data import Dataset
+from batik_utils.images import pictures
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from batik_utils import data, experiments, parameters
-from batik_utils.errors import BatikError
+from batik_utils.errors import PROJECT, BatikError
 from batik_utils.results import Store
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def find(names: Sequence[str]) -> list[Path]:
     Raises:
         BatikError: nothing of that name.
     """
-    folder = Path(__file__).resolve().parents[1] / "notebooks"
+    folder = PROJECT / "notebooks"
     found = []
     for name in names or NOTEBOOKS:
         fits = [n for n in NOTEBOOKS if name in (n, n[:2], n[1])]

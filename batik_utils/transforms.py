@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from batik_utils import array_cache, pictures
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
-from batik_utils.preprocessing import Preprocessing, to_pixels
+from batik_utils.images import cache as array_cache
+from batik_utils.images import pictures
+from batik_utils.images.preprocessing import Preprocessing, to_pixels
 
 #: Raised when the same file would become other pixels, or other augmented views by the same seed,
 #: so that nothing is taken from the cache folder that is not what would be computed now.

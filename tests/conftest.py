@@ -11,11 +11,15 @@ import standin
 from PIL import Image
 from torch import nn
 
-from batik_utils import array_cache, data, models, motifs, predict, recipes
-from batik_utils.preprocessing import Preprocessing
+from batik_utils import data, models, recipes
+from batik_utils.app import predict
+from batik_utils.errors import PROJECT
+from batik_utils.images import cache as array_cache
+from batik_utils.images import motifs
+from batik_utils.images.preprocessing import Preprocessing
 from batik_utils.recipes import Recipe
 
-ROOT = Path(__file__).parents[1]
+ROOT = PROJECT
 REAL = ROOT.parent / "shared" / "data" / "indonesian-batik-motifs"
 THREE = {"batik-betawi": 8, "batik-sidoluhur": 8, "batik-tambal": 8}
 

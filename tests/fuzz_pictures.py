@@ -17,10 +17,10 @@ import warnings
 import picture_zoo
 from tqdm import tqdm
 
-from batik_utils import pictures
-from batik_utils.pictures import PictureError
-from batik_utils.predict import MIN_SIDE
-from batik_utils.preprocessing import Framing, frame
+from batik_utils.app.predict import MIN_SIDE
+from batik_utils.images import pictures
+from batik_utils.images.pictures import PictureError
+from batik_utils.images.preprocessing import Framing, frame
 
 
 def mutate(chance: random.Random, seeds: list[bytes]) -> bytes:

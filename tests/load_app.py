@@ -26,8 +26,9 @@ import numpy as np
 import psutil
 import standin
 
-from batik_utils import experiments, synthetic
-from batik_utils.motifs import MOTIFS
+from batik_utils import experiments
+from batik_utils.images import cloth as synthetic
+from batik_utils.images.motifs import MOTIFS
 
 
 def one_answer(client: httpx.Client, url: str, content: bytes) -> dict:

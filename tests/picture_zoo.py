@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from batik_utils import synthetic
+from batik_utils.images import cloth as synthetic
 
 CLOTH = synthetic.draw("tambal", 0, (96, 64))
 

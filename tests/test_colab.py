@@ -1,15 +1,11 @@
 """In Colab only what is missing is installed; nothing is up- or downgraded."""
 
-from pathlib import Path
-
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
 from batik_utils import colab
-from batik_utils.errors import BatikError
-
-PROJECT = Path(__file__).resolve().parents[1]
+from batik_utils.errors import PROJECT, BatikError
 
 
 def requirements(tmp_path, text):

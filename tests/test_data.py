@@ -14,8 +14,10 @@ import kagglehub
 import pandas as pd
 import pytest
 
-from batik_utils import data, motifs, synthetic
+from batik_utils import data
 from batik_utils.errors import BatikError
+from batik_utils.images import cloth as synthetic
+from batik_utils.images import motifs
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
 

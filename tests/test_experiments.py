@@ -12,9 +12,10 @@ import pytest
 import torch
 from conftest import toy_parts
 
-from batik_utils import checkpoints, data, engine, experiments, metrics, models, recipes, weights
+from batik_utils import checkpoints, data, experiments, metrics, models, recipes, weights
+from batik_utils import training as engine
 from batik_utils.errors import BatikError
-from batik_utils.preprocessing import Preprocessing
+from batik_utils.images.preprocessing import Preprocessing
 from batik_utils.weights import Weights, WeightsFile, WeightsNotFound
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")

@@ -6,8 +6,9 @@ from scipy.special import softmax
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from batik_utils import calibration, linear
+from batik_utils import linear
 from batik_utils.errors import BatikError
+from batik_utils.evaluation import calibration
 from batik_utils.linear import Head
 
 

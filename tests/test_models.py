@@ -6,7 +6,6 @@ import math
 import threading
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,12 +15,13 @@ import torchvision
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 
-from batik_utils import engine, experiments, models, recipes, scratch, weights
-from batik_utils.errors import BatikError
-from batik_utils.preprocessing import IMAGENET
+from batik_utils import experiments, models, recipes, scratch, weights
+from batik_utils import training as engine
+from batik_utils.errors import PROJECT, BatikError
+from batik_utils.images.preprocessing import IMAGENET
 from batik_utils.recipes import RECIPES
 
-SHARED = Path(__file__).parents[2] / "shared" / "weights"
+SHARED = PROJECT.parent / "shared" / "weights"
 SCRATCH = ("scratch1", "scratch2", "scratch3", "scratch_ours", "scratch_texture")
 
 #: What each library calls the network's number of parameters, with 1000 ImageNet classes.

@@ -8,7 +8,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1]
+from batik_utils.errors import PROJECT
+
 COMPARISON = PROJECT / "notebooks" / "04_comparison.ipynb"
 
 

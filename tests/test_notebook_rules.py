@@ -3,15 +3,14 @@
 import ast
 import re
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 
 from batik_utils import parameters
+from batik_utils.errors import PROJECT
 from batik_utils.run import NOTEBOOKS
 
-PROJECT = Path(__file__).resolve().parents[1]
 PATHS = [PROJECT / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS]
 MARK = "# NBVAL_CHECK_OUTPUT"
 #: Fewest marked cells and figures that a notebook must have kept.

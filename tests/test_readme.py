@@ -1,12 +1,13 @@
 """The numbers in the README are those of the files in `results/`."""
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from batik_utils.errors import PROJECT
+
+ROOT = PROJECT
 README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 KAGGLE = ROOT / "results" / "kaggle"
 

@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 import pytest
 from conftest import ROOT
 
-from batik_utils import baselines, models, recipes, tuning, weights
+from batik_utils import baselines, models, recipes, weights
 from batik_utils.errors import BatikError
+from batik_utils.evaluation import search as tuning
 from batik_utils.recipes import RECIPES, Recipe
 
 # typed from the table in DESIGN.md: percent of 15 test pictures

@@ -11,9 +11,7 @@ import nbformat
 import pytest
 
 from batik_utils import run
-from batik_utils.errors import BatikError
-
-PROJECT = Path(__file__).resolve().parents[1]
+from batik_utils.errors import PROJECT, BatikError
 
 
 def command(*words, cwd=PROJECT, **environment):

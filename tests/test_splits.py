@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from batik_utils import data, splits
-from batik_utils.errors import BatikError
+from batik_utils.errors import PROJECT, BatikError
 
 
 def dataset_of(counts: dict[str, int], folder: str = "batik-", digest: str = "") -> data.Dataset:
@@ -305,7 +305,7 @@ def test_damaged_folds_are_refused_in_a_sentence(tmp_path, damage, message):
 
 @pytest.mark.real
 def test_the_committed_folds_are_those_of_the_committed_groups(real_dataset):
-    results = Path(__file__).parents[1] / "results" / "kaggle"
+    results = PROJECT / "results" / "kaggle"
     groups = pd.read_csv(results / "duplicate_groups.csv")
     there = splits.open_or_make_folds(real_dataset, results / "cv" / "folds.csv", Path("none"))
     pd.testing.assert_frame_equal(there, splits.make_folds(real_dataset, groups))

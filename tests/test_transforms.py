@@ -6,9 +6,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 
-from batik_utils import data, pictures, transforms
+from batik_utils import data, transforms
 from batik_utils.errors import BatikError
-from batik_utils.preprocessing import IMAGENET, Preprocessing
+from batik_utils.images import pictures
+from batik_utils.images.preprocessing import IMAGENET, Preprocessing
 from batik_utils.transforms import EvalPreset, TrainPreset
 
 PIXELS = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(0))

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from batik_utils import weights
-from batik_utils.errors import BatikError
+from batik_utils.errors import PROJECT, BatikError
 from batik_utils.weights import WEIGHTS, Weights, WeightsFile, WeightsNotFound
 
-ROOT = Path(__file__).parents[1]
+ROOT = PROJECT
 SHARED = ROOT.parent / "shared" / "weights"
 CONTENT = b"weights" * 50_000
 PACKAGED = [(n, f) for n, entry in WEIGHTS.items() for f in entry.files if f.package]

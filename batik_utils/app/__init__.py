@@ -1,0 +1,1 @@
+"""Inference on new images: predict, web app, static page, Space. Needs no torch."""

@@ -1,0 +1,1 @@
+"""The deployed classifier: frozen features, linear heads, "none of these", build and export."""

@@ -1,0 +1,1 @@
+"""Cross-validation tables, significance, calibration, search, Grad-CAM, shortcuts."""

@@ -1,0 +1,1 @@
+"""Image files: opening, resizing, motif names, drawn cloth. Needs Pillow and NumPy alone."""

@@ -1,0 +1,1 @@
+"""Ray, Fabric, MLflow and the benchmark."""

@@ -1,0 +1,36 @@
+"""Changed copies: repeatable, different, never larger than asked, and the input stays as it is."""
+
+import numpy as np
+from PIL import Image
+
+from batik_utils.classifier import views
+
+
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def test_equal_seeds_give_equal_copies_and_others_do_not():
+    original = picture()
+    before = original.tobytes()
+    copies = [views.changed(original, np.random.default_rng([1, i])) for i in range(30)]
+    again = [views.changed(original, np.random.default_rng([1, i])) for i in range(30)]
+    assert all(a.tobytes() == b.tobytes() for a, b in zip(copies, again, strict=True))
+    assert len({a.tobytes() for a in copies}) == 30
+    assert original.tobytes() == before
+
+
+def test_copies_are_rgb_and_keep_most_of_the_picture():
+    copies = [views.changed(picture(), np.random.default_rng(i)) for i in range(60)]
+    assert {copy.mode for copy in copies} == {"RGB"}
+    assert min(min(copy.size) for copy in copies) >= 0.4 * 90
+
+
+def test_huge_and_tiny_pictures_pass():
+    for size in ((1, 1), (3, 400), (2500, 1500)):
+        copies = [
+            views.changed(Image.new("RGB", size, "red"), np.random.default_rng(i))
+            for i in range(20)
+        ]
+        assert all(min(copy.size) >= 1 and max(copy.size) <= 1600 for copy in copies)

@@ -1,0 +1,142 @@
+"""What is kept is whole, is made once, and is never mistaken for something else."""
+
+import multiprocessing
+import time
+
+import numpy as np
+import pytest
+
+from batik_utils import data, transforms
+from batik_utils.images import cache as array_cache
+from batik_utils.images.preprocessing import Preprocessing
+
+ROWS = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
+
+
+def never():
+    raise AssertionError("made again")
+    yield
+
+
+def test_a_second_call_reads_what_the_first_one_made():
+    first = array_cache.kept("some", ("a",), 4, lambda: iter(ROWS))
+    second = array_cache.kept("some", ("a",), 4, never)
+    for found in (first, second):
+        assert found.dtype == np.float32
+        assert np.array_equal(found, ROWS)
+        assert isinstance(found, np.memmap)
+    names = sorted(path.suffix for path in array_cache.folder().iterdir())
+    assert names == [".lock", ".npy"]
+
+
+def test_everything_that_it_depends_on_names_it():
+    places = [
+        array_cache.place(*given)
+        for given in (
+            ("some", ("ab", "c")),
+            ("some", ("a", "bc")),
+            ("some", ("abc",)),
+            ("other", ("ab", "c")),
+        )
+    ]
+    assert len(set(places)) == 4
+    assert array_cache.place("some", ("ab", b"c")) == places[0]
+
+
+def test_changes_stay_in_memory():
+    array_cache.kept("some", (), 4, lambda: iter(ROWS))[:] = 7
+    assert np.array_equal(array_cache.kept("some", (), 4, never), ROWS)
+
+
+def test_an_interruption_leaves_nothing_behind():
+    def half():
+        yield from ROWS[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        array_cache.kept("some", (), 4, half)
+    assert [path.suffix for path in array_cache.folder().iterdir()] == [".lock"]
+    assert np.array_equal(array_cache.kept("some", (), 4, lambda: iter(ROWS)), ROWS)
+
+
+@pytest.mark.parametrize("rows", [ROWS[:3], [*ROWS, ROWS[0]], [ROWS[0], ROWS[0][:1]] * 2])
+def test_rows_that_do_not_fit_are_refused(rows):
+    with pytest.raises(ValueError, match="row"):
+        array_cache.kept("some", (), 4, lambda: iter(rows))
+    assert not list(array_cache.folder().glob("*.npy"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"text", "cut"])
+def test_a_damaged_file_is_made_again(damage, caplog):
+    array_cache.kept("some", (), 4, lambda: iter(ROWS))
+    path = array_cache.place("some", ())
+    path.write_bytes(path.read_bytes()[:-5] if damage == "cut" else damage)
+    assert np.array_equal(array_cache.kept("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert "is damaged" in caplog.text
+    assert np.array_equal(array_cache.kept("some", (), 4, never), ROWS)
+
+
+def test_a_folder_that_cannot_be_written_is_no_obstacle(caplog, monkeypatch, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.touch()
+    monkeypatch.setattr(array_cache, "folder", lambda: blocked / "below")
+    assert np.array_equal(array_cache.kept("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert "nothing is kept" in caplog.text
+
+
+def _make_slowly(folder, made):
+    array_cache.folder = lambda: folder
+
+    def rows():
+        with made.get_lock():
+            made.value += 1
+        for row in ROWS:
+            time.sleep(0.05)
+            yield row
+
+    assert np.array_equal(array_cache.kept("some", (), 4, rows), ROWS)
+
+
+def test_two_processes_at_once_make_it_once():
+    context = multiprocessing.get_context("fork")
+    made = context.Value("i", 0)
+    both = [
+        context.Process(target=_make_slowly, args=(array_cache.folder(), made)) for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(30)
+        assert process.exitcode == 0
+    assert made.value == 1
+
+
+def test_pictures_are_decoded_once_for_each_size(small_dataset, monkeypatch):
+    opened = []
+    original = transforms.pictures.open_picture
+    monkeypatch.setattr(
+        transforms.pictures,
+        "open_picture",
+        lambda *given, **more: opened.append(1) or original(*given, **more),
+    )
+    settings = Preprocessing(size=8)
+    first = transforms.load_pixels(small_dataset, settings, progress=False)
+    again = transforms.load_pixels(small_dataset, settings, progress=False)
+    assert len(opened) == 24
+    assert (first == again).all()
+    transforms.load_pixels(small_dataset, Preprocessing(size=9), progress=False)
+    transforms.load_pixels(
+        small_dataset, Preprocessing(size=8, interpolation="bicubic"), progress=False
+    )
+    assert len(opened) == 3 * 24
+
+
+def test_a_replaced_picture_is_decoded_anew(small_dataset):
+    settings = Preprocessing(size=8)
+    before = transforms.load_pixels(small_dataset, settings, progress=False)
+    first, second = small_dataset.paths[0], small_dataset.paths[1]
+    first.write_bytes(second.read_bytes())
+    changed = data.load("folder", small_dataset.root, progress=False)
+    after = transforms.load_pixels(changed, settings, progress=False)
+    assert (after[0] == before[1]).all()
+    assert (after[1:] == before[1:]).all()

@@ -1,0 +1,56 @@
+"""What a network expects of a picture."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from batik_utils.errors import BatikError
+from batik_utils.images.preprocessing import IMAGENET, Preprocessing, to_pixels
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8))
+
+
+def test_the_published_settings_are_the_default():
+    assert Preprocessing(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear") == IMAGENET
+
+
+def test_a_picture_is_squashed_whole():
+    left_red = Image.new("RGB", (60, 20), "blue")
+    left_red.paste("red", (0, 0, 30, 20))
+    pixels = to_pixels(left_red, Preprocessing(size=8))
+    assert (pixels.shape, pixels.dtype) == ((3, 8, 8), np.uint8)
+    assert pixels.flags["C_CONTIGUOUS"]
+    assert pixels[:, :, 0].T.tolist() == [[255, 0, 0]] * 8
+    assert pixels[:, :, 7].T.tolist() == [[0, 0, 255]] * 8
+
+
+def test_the_interpolation_makes_a_difference():
+    one, other = (
+        to_pixels(NOISE, Preprocessing(16, interpolation=i)) for i in ("bilinear", "bicubic")
+    )
+    assert (one != other).any()
+
+
+def test_there_and_back_as_plain_values():
+    settings = Preprocessing(260, (0.5,) * 3, (0.25,) * 3, "bicubic")
+    values = settings.as_dict()
+    assert Preprocessing.from_dict(values) == settings
+    # as JSON has it
+    assert Preprocessing.from_dict(values | {"mean": [0.5] * 3, "std": [0.25] * 3}) == settings
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"interpolation": "nearest"}, {"size": 0}, {"size": "large"}, {"mean": 3}, {"size": None}],
+)
+def test_wrong_values_are_refused(change):
+    with pytest.raises(BatikError):
+        Preprocessing.from_dict(IMAGENET.as_dict() | change)
+
+
+@pytest.mark.parametrize("key", ["size", "mean", "std", "interpolation"])
+def test_a_missing_value_is_named(key):
+    values = IMAGENET.as_dict()
+    del values[key]
+    with pytest.raises(BatikError, match=key):
+        Preprocessing.from_dict(values)

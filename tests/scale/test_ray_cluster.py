@@ -1,0 +1,264 @@
+"""A grid on Ray: the rows of one process, whatever the workers, and whichever of them dies."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from batik_utils import experiments, optional
+from batik_utils.errors import BatikError
+from batik_utils.scale import ray_cluster as cluster
+from batik_utils.weights import WeightsNotFound
+
+ray = pytest.importorskip("ray", reason=f"needs the extra 'scale': {optional.INSTALL}")
+
+TABLES = ("runs", "predictions", "history")
+#: What differs between two runs of the same thing.
+TIMES = ["train_seconds", "train_images_per_second", "started"]
+NAMES = "file_facts,colour_histogram,mean_colour"
+
+
+# Functions that workers call; they import this module, so it stands on their path.
+
+
+def number(shared: dict, k: int) -> tuple[int, int, int]:
+    """Return a square, which process computed it, and on how many threads."""
+    return k * k + shared["more"], os.getpid(), torch.get_num_threads()
+
+
+def die_once(folder: Path, k: int) -> int:
+    """Kill the worker process the first time that unit 2 is begun."""
+    with (folder / f"{k}.begun").open("a") as stream:
+        stream.write("x")
+    if k == 2 and (folder / "2.begun").read_text() == "x":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return k
+
+
+def held(folder: Path, k: int) -> tuple[int, str]:
+    """Note on which machine this began, and wait for a word; tell on which machine it ended."""
+    node = ray.get_runtime_context().get_node_id()
+    note = folder / f"{k}.{node}"
+    note.with_suffix(".part").write_text(str(os.getpid()))
+    note.with_suffix(".part").rename(note)
+    end = time.monotonic() + 120
+    while not (folder / "go").exists():
+        assert time.monotonic() < end, "nobody said go"
+        time.sleep(0.05)
+    return k, node
+
+
+def refuse(shared: None, k: int) -> int:
+    """Raise what a person can mend."""
+    raise WeightsNotFound("owl", ["nest: empty"], "look elsewhere") if k else BatikError("No 0.")
+
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def nodes():
+    """Two machines of one CPU each, as processes of this one; gives the first, and adds others."""
+    from ray.cluster_utils import Cluster
+
+    settings = {"num_cpus": 1, "object_store_memory": 100_000_000}
+    # workers of a cluster have their machine's environment, and not this process's
+    made = Cluster(initialize_head=True, head_node_args={**settings, "include_dashboard": False})
+    made.another = lambda: made.add_node(**settings)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def make(without_batik_settings, small_dataset, tmp_path):
+    """Return set-ups of the same pictures in results folders of their own."""
+
+    def setup(folder: str) -> experiments.Setup:
+        return experiments.prepare(
+            small_dataset, "cv-ungrouped", results=tmp_path / folder, device="cpu", folds=3
+        )
+
+    return setup
+
+
+@pytest.fixture
+def alone(make):
+    """The grid by one process with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    setup = make("alone")
+    grid(setup)
+    torch.set_num_threads(before)
+    return setup
+
+
+def grid(setup, ray="", names="majority,colour_histogram,scratch_ours", seeds=2):
+    return experiments.run_grid(setup, names, seeds, epochs=1, ray=ray, progress=False)
+
+
+def tables(setup) -> dict[str, pd.DataFrame]:
+    """The written tables in their order, without what differs from run to run."""
+    return {
+        name: setup.store.read(name).drop(columns=TIMES if name == "runs" else [])
+        for name in TABLES
+    }
+
+
+def assert_same(setup, expected):
+    for name, table in tables(setup).items():
+        pd.testing.assert_frame_equal(table, tables(expected)[name])
+
+
+# --- the grid ---------------------------------------------------------------------------------
+
+
+def test_one_worker_and_two_write_the_rows_of_one_process(nodes, make, alone):
+    one, two = make("one"), make("two")
+    # a resumed grid: the baselines are there already
+    grid(one, nodes.address, names="majority,colour_histogram")
+    outcome = grid(one, nodes.address)
+    assert len(outcome.trained) == 6 and len(outcome.reused) == 12
+    second = nodes.another()
+    outcome = grid(two, nodes.address)
+    nodes.remove_node(second)
+    assert len(outcome.trained) == 18 and not outcome.reused
+    assert outcome.trained == tuple(alone.store.read("runs")["run"])
+    assert_same(two, alone)
+    in_order = {name: t.sort_values(list(t), ignore_index=True) for name, t in tables(one).items()}
+    for name, table in tables(alone).items():
+        pd.testing.assert_frame_equal(
+            in_order[name], table.sort_values(list(table), ignore_index=True)
+        )
+    assert {p.name for p in two.store.folder.iterdir()} == {
+        p.name for p in alone.store.folder.iterdir()
+    }
+
+
+def test_a_machine_that_dies_loses_nothing_and_doubles_no_row(nodes, make, alone, monkeypatch):
+    setup, second = make("struck"), nodes.another()
+    written = []
+    add = experiments.Store.add
+
+    def strike(self, row, *tables):
+        add(self, row, *tables)
+        written.append(row["run"])
+        if len(written) == 3:
+            nodes.remove_node(second, allow_graceful=False)
+
+    monkeypatch.setattr(experiments.Store, "add", strike)
+    grid(setup, nodes.address)
+    assert sorted(written) == sorted(set(written)) and len(written) == 18
+    assert_same(setup, alone)
+
+
+def test_an_interrupted_grid_keeps_what_was_finished_and_goes_on(nodes, make, alone, monkeypatch):
+    setup = make("interrupted")
+    add, written = experiments.Store.add, []
+
+    def stop(self, row, *tables):
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        add(self, row, *tables)
+        written.append(row["run"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.Store, "add", stop)
+        with pytest.raises(KeyboardInterrupt):
+            grid(setup, nodes.address)
+    assert not ray.is_initialized()
+    assert len(setup.store.read("runs")) == 4
+    outcome = grid(setup, nodes.address)
+    assert set(outcome.reused) == set(written) and len(outcome.trained) == 14
+    assert sorted(setup.store.read("runs")["run"]) == sorted(alone.store.read("runs")["run"])
+
+
+def test_recipes_without_weights_are_noted_once(nodes, make, monkeypatch, caplog):
+    setup = make("without")
+    monkeypatch.setenv("BATIK_OFFLINE", "1")
+    monkeypatch.setenv("BATIK_HUB_MIRROR", "http://127.0.0.1:9")
+    outcome = grid(setup, nodes.address, names="majority,noisy_student_b2", seeds=1)
+    assert list(outcome.not_run) == ["noisy_student_b2"]
+    assert len(outcome.trained) == 3
+    assert setup.store.read("not_run")["recipe"].tolist() == ["noisy_student_b2"]
+    assert len([r for r in caplog.records if "No usable weights" in r.message]) == 1
+
+
+# --- units ------------------------------------------------------------------------------------
+
+
+def test_units_come_once_each_with_one_thread_and_without_what_is_not_wanted(nodes):
+    with cluster.connected(nodes.address):
+        done = dict(
+            cluster.finished(
+                number, {"more": 1}, [(k,) for k in range(9)], wanted=lambda unit: unit[0] != 4
+            )
+        )
+    assert {k: square for k, (square, *_) in done.items()} == {
+        k: k * k + 1 for k in range(9) if k != 4
+    }
+    assert {threads for *_, threads in done.values()} == {1}
+    assert os.getpid() not in {process for _, process, _ in done.values()}
+
+
+def test_a_worker_that_dies_is_replaced(nodes, tmp_path):
+    with cluster.connected(nodes.address):
+        done = sorted(cluster.finished(die_once, tmp_path, [(k,) for k in range(4)]))
+    assert done == [(k, k) for k in range(4)]
+    assert (tmp_path / "2.begun").read_text() == "xx"
+
+
+def test_what_a_dead_machine_had_begun_is_done_by_another(nodes, tmp_path):
+    second = nodes.another()
+
+    def strike():
+        while not (begun := list(tmp_path.glob(f"*.{second.node_id}"))):
+            time.sleep(0.05)
+        process = Path("/proc", begun[0].read_text())
+        nodes.remove_node(second, allow_graceful=False)
+        # its workers notice a moment later
+        while process.exists():
+            time.sleep(0.05)
+        (tmp_path / "go").touch()
+
+    striker = threading.Thread(target=strike, daemon=True)
+    with cluster.connected(nodes.address):
+        striker.start()
+        done = list(cluster.finished(held, tmp_path, [(k,) for k in range(6)]))
+    striker.join()
+    assert sorted(k for k, _ in done) == list(range(6))
+    assert all(result[0] == k for k, result in done)
+    # it had begun some, and ended none
+    assert list(tmp_path.glob(f"*.{second.node_id}"))
+    assert second.node_id not in {node for _, (_, node) in done}
+
+
+def test_what_a_unit_raises_is_raised_here(nodes):
+    with cluster.connected(nodes.address):
+        with pytest.raises(BatikError, match=r"^No 0\.$"):
+            list(cluster.finished(refuse, None, [(0,)]))
+        with pytest.raises(WeightsNotFound) as caught:
+            list(cluster.finished(refuse, None, [(1,)]))
+    assert caught.value.remedy == "look elsewhere"
+
+
+# --- connecting -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "somewhere"])
+def test_a_cluster_that_is_not_there_is_told_in_a_sentence(address):
+    message = f"No Ray cluster answers at '{address}'"
+    with pytest.raises(BatikError, match=message), cluster.connected(address):
+        raise AssertionError
+    assert not ray.is_initialized()
+
+
+def test_without_ray_the_command_that_installs_it_is_named(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(BatikError, match=r"needs the package 'ray'.*pip install -r"):
+        grid(make("none"), "auto")

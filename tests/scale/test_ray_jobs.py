@@ -1,0 +1,226 @@
+"""Many pictures through Ray Data: the answers of `predict`, from folders, tables, addresses."""
+
+import csv
+import sys
+
+import fsspec
+import numpy as np
+import pytest
+
+from batik_utils import optional
+from batik_utils.__main__ import main
+from batik_utils.app import predict
+from batik_utils.errors import BatikError
+from batik_utils.images import cloth as synthetic
+from batik_utils.scale import ray_cluster as cluster
+from batik_utils.scale import ray_jobs as bulk
+
+ray = pytest.importorskip("ray", reason=f"needs the extra 'scale': {optional.INSTALL}")
+pa = pytest.importorskip("pyarrow", reason=f"needs the extra 'scale': {optional.INSTALL}")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture(scope="module")
+def two_workers():
+    with cluster.connected("local", cpus=2):
+        yield
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Forty pieces of cloth, a damaged file, a text that is passed over and a hidden file."""
+    folder = tmp_path_factory.mktemp("shop")
+    (folder / "more").mkdir()
+    for k in range(40):
+        motif = predict_motif(k)
+        where = folder / "more" if k % 3 else folder
+        synthetic.draw(motif, k, (120, 100)).save(where / f"{k:02}-{motif}.png")
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (folder / "prices.txt").write_text("12")
+    (folder / ".hidden.png").write_bytes(b"")
+    return folder
+
+
+def predict_motif(k: int) -> str:
+    return ("betawi", "sidoluhur", "tambal")[k % 3]
+
+
+def expected(predictor, shop):
+    return list(predictor.stream(predict.files([shop]), workers=1))
+
+
+def lines(answers, predictor):
+    return [predict.row(answer, predictor.classes) for answer in answers]
+
+
+# --- answers ----------------------------------------------------------------------------------
+
+
+def test_a_folder_gives_the_answers_of_predict_in_their_order(two_workers, predictor, shop):
+    listing = bulk.find([shop])
+    assert listing.count == 41
+    for workers, batch in ((1, 16), (2, 4)):
+        found = bulk.stream(listing, predictor, ray="auto", workers=workers, batch=batch)
+        assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
+    verdicts = {answer.verdict for answer in expected(predictor, shop)}
+    assert "refused" in verdicts and len(verdicts) > 1
+
+
+def test_addresses_and_tables_give_the_same(two_workers, predictor, shop, tmp_path):
+    paths = list(predict.files([shop]))
+    named, held, hugging = (tmp_path / f"{n}.parquet" for n in ("named", "held", "hugging"))
+    contents = [path.read_bytes() for path in paths]
+    names = list(map(str, paths))
+    parquet.write_table(pa.table({"path": names, "price": range(len(names))}), named)
+    relative = shop.parent / "relative.parquet"
+    below = [str(path.relative_to(shop.parent)) for path in paths]
+    parquet.write_table(pa.table({"file": below}), relative)
+    parquet.write_table(pa.table({"path": names, "bytes": contents}), held, row_group_size=7)
+    images = [{"bytes": c, "path": n} for c, n in zip(contents, names, strict=True)]
+    parquet.write_table(pa.table({"image": images}), hugging)
+    wanted = lines(expected(predictor, shop), predictor)
+    listing = bulk.find([named, held, hugging, f"file://{held}", relative, f"file://{shop}"])
+    assert listing.count == 6 * 41
+    found = lines(bulk.stream(listing, predictor, ray="auto", batch=5), predictor)
+    for start in range(0, 4 * 41, 41):
+        assert found[start : start + 41] == wanted
+    assert [line[0] for line in found[4 * 41 : 5 * 41]] == below
+    assert [line[1:] for line in found[4 * 41 : 5 * 41]] == [line[1:] for line in wanted]
+    # a store sorts whole addresses, a folder's listing sorts by parts
+    assert {line[0]: line[1:] for line in found[5 * 41 :]} == {
+        f"file://{line[0]}": line[1:] for line in wanted
+    }
+
+
+def test_what_cannot_be_read_is_an_answer(two_workers, predictor, shop, tmp_path):
+    table = tmp_path / "holes.parquet"
+    good = next(predict.files([shop]))
+    names = pa.array([str(good), "file:///nowhere/7.png", "/nowhere/8.png", "odd://9.png", None])
+    parquet.write_table(pa.table({"path": names}), table)
+    found = list(bulk.stream(bulk.find([table]), predictor, ray="auto"))
+    assert [answer.verdict == "refused" for answer in found] == [False, True, True, True, True]
+    assert [answer.kind for answer in found[1:]] == [*["unreadable"] * 3, "empty"]
+    assert all("cannot be read" in answer.reason for answer in found[1:4])
+    assert found[4].name == f"a picture of {table}"
+
+
+def test_a_worker_that_dies_loses_no_answer(two_workers, predictor, shop, tmp_path, monkeypatch):
+    """One worker process kills itself in the middle, once."""
+
+    class Mortal(bulk._Worker):
+        def result(self, opened):
+            import os
+            import signal
+
+            grave = tmp_path / "grave"
+            if "17-" in " ".join(name for name, _ in opened) and not grave.exists():
+                grave.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().result(opened)
+
+    monkeypatch.setattr(bulk, "_Worker", Mortal)
+    found = list(bulk.stream(bulk.find([shop]), predictor, ray="auto", batch=4))
+    assert (tmp_path / "grave").exists()
+    assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
+
+
+# --- features ---------------------------------------------------------------------------------
+
+
+def test_features_are_those_the_answer_follows_from(two_workers, predictor, shop, tmp_path):
+    output = tmp_path / "features"
+    count = bulk.features(bulk.find([shop]), predictor, str(output), ray="auto", batch=8)
+    table = parquet.read_table(output).to_pylist()
+    assert count == len(table) == 41
+    by_name = {row["file"]: row for row in table}
+    graph = fitted(predictor)
+    for answer in expected(predictor, shop):
+        row = by_name[answer.name]
+        if answer.verdict == "refused":
+            assert row["features"] == [] and row["reason"]
+            continue
+        scores = np.array(row["features"]) @ graph
+        shares = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        np.testing.assert_allclose(shares, list(answer.probabilities.values()), atol=1e-5)
+    with pytest.raises(BatikError, match="is there already"):
+        bulk.features(bulk.find([shop]), predictor, str(output), ray="auto")
+
+
+def fitted(predictor) -> np.ndarray:
+    """Return the weights that follow the stand-in's features."""
+    import onnx
+
+    graph = onnx.load(predictor.folder / "model.onnx").graph
+    (weights,) = (tensor for tensor in graph.initializer if tensor.name == "weights")
+    return onnx.numpy_helper.to_array(weights)
+
+
+# --- listings ---------------------------------------------------------------------------------
+
+
+def test_an_object_store_is_listed_like_a_folder():
+    store = fsspec.filesystem("memory")
+    for name in ("b.png", "a.jpg", "deep/c.png", "deep/notes.txt", ".trash/d.png"):
+        store.pipe(f"/museum/{name}", b"x")
+    try:
+        listing = bulk.find(["memory://museum"])
+        assert listing.count == 3
+        assert [name.rsplit("museum/")[1] for name in listing.sources[0]] == [
+            "a.jpg",
+            "b.png",
+            "deep/c.png",
+        ]
+        assert bulk.find(["memory://museum/deep/notes.txt"]).count == 1  # it was named itself
+    finally:
+        store.rm("/museum", recursive=True)
+
+
+def test_what_cannot_be_listed_is_told(tmp_path):
+    with pytest.raises(BatikError, match="Nothing is found at memory://nowhere"):
+        bulk.find(["memory://nowhere"])
+    with pytest.raises(BatikError, match=r"owl://nest cannot be listed"):
+        bulk.find(["owl://nest"])
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(BatikError, match=r"bad\.parquet cannot be read as a Parquet table"):
+        bulk.find([tmp_path / "bad.parquet"])
+    parquet.write_table(pa.table({"colour": ["red"]}), tmp_path / "odd.parquet")
+    with pytest.raises(BatikError, match=r"none of the columns path, .* but colour"):
+        bulk.find([tmp_path / "odd.parquet"])
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def test_the_command_writes_the_same_table(
+    two_workers, model_folder, shop, tmp_path, capsys, monkeypatch
+):
+    # workers were started in another folder
+    monkeypatch.chdir(shop.parent)
+    one, many = tmp_path / "one.csv", tmp_path / "many.csv"
+    words = ["predict", shop.name, "--model", str(model_folder), "--csv"]
+    assert main([*words, str(one)]) == 1  # one file was refused
+    assert main([*words, str(many), "--ray", "auto"]) == 1
+    assert many.read_text() == one.read_text()
+    assert len(list(csv.reader(many.open()))) == 42
+    assert main([*words, str(many), "--features", str(tmp_path / "f")]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, capsys):
+    whole, part = tmp_path / "whole.csv", tmp_path / "part.csv"
+    words = ["predict", str(shop), "--model", str(model_folder), "--ray", "auto", "--csv"]
+    assert main([*words, str(whole)]) == 1  # one file was refused
+    part.write_text("".join(whole.read_text().splitlines(keepends=True)[:20]))
+    assert main([*words, str(part), "--resume"]) == 0
+    assert part.read_text() == whole.read_text()
+    assert main([*words, str(part), "--resume"]) == 0  # nothing is left to do
+    parquet.write_table(pa.table({"path": ["a.png"]}), tmp_path / "t.parquet")
+    words[1] = str(tmp_path / "t.parquet")
+    assert main([*words, str(part), "--resume"]) == 2
+    assert "not with a Parquet table" in capsys.readouterr().err
+
+
+def test_without_ray_the_command_that_installs_it_is_named(model_folder, shop, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["predict", str(shop), "--model", str(model_folder), "--ray", "auto"]) == 2
+    assert "pip install -r requirements-scale.txt" in capsys.readouterr().err
