@@ -1,7 +1,6 @@
 """The command line: ``python -m batik_utils --help``."""
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -23,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         setting was wrong.
     """
     options = _parser().parse_args(arguments)
+    # names of files can hold what the terminal's encoding cannot write
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("papermill", "traitlets", "matplotlib", "fontTools"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -31,11 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BatikError as error:
         sys.stderr.write(f"\nbatik_utils: {error}\n")
         return 1 if type(error).__name__ == "NotebookFailed" else 2
-    except KeyboardInterrupt:
-        sys.stderr.write(
-            "\nbatik_utils: interrupted; finished runs are kept, call again to go on\n"
-        )
+    except KeyboardInterrupt as interrupted:
+        remedy = str(interrupted) or "finished runs are kept, call again to go on"
+        sys.stderr.write(f"\nbatik_utils: interrupted; {remedy}\n")
         return 1
+    except BrokenPipeError:  # "| head -1": nobody reads on
+        # what Python would still write when it ends goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 # Each command imports what it needs when it runs: --help must not wait for torch.
@@ -186,72 +191,17 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from collections import Counter
+    from batik_utils.app import command
 
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    from batik_utils.app import predict
-
-    if options.resume and not options.csv:
-        raise BatikError("--resume goes on with a table: name it with --csv.")
-    workers = options.workers or os.cpu_count() or 1
-    # one picture: all cores for it; several: one core for each is faster
-    alone = len(options.file) == 1 and not Path(options.file[0]).is_dir()
-    threads = options.threads or (0 if alone or workers == 1 else 1)
-    predictor = predict.Predictor.load(options.model or None, threads=threads)
-    if options.ray:
-        from batik_utils.scale import ray_jobs as bulk
-
-        listing = bulk.find(options.file)
-        found = count = listing.count
-        if options.resume:
-            listing = bulk.still_to_do(listing, predictor.classes, Path(options.csv))
-            count = listing.count
-        answers = bulk.stream(
-            listing, predictor, ray=options.ray, batch=options.batch, workers=options.workers
-        )
-    else:
-        # counting ten thousand names takes a moment, and gives the bar an end
-        paths = list(predict.files(options.file))
-        found = count = len(paths)
-        if options.resume:
-            paths = list(predict.still_to_do(paths, predictor.classes, Path(options.csv)))
-            count = len(paths)
-        answers = predictor.stream(paths, batch=options.batch, workers=workers)
-    if not found:
-        raise BatikError(f"No picture was found in {', '.join(options.file)}.")
-    if options.resume:
-        logging.info("%d of %d pictures are in %s", found - count, found, options.csv)
-        if not count:
-            return 0
-    if options.csv:
-        table = Path(options.csv)
-        answers = predict.write_csv(answers, predictor.classes, table, append=options.resume)
-    verdicts, motifs = Counter(), Counter()
-    log = logging.getLogger("batik_utils.app.predict")
-    bar = tqdm(answers, total=count, unit="picture", disable=None)
-    with logging_redirect_tqdm():
-        for answer in bar:
-            verdicts[answer.verdict] += 1
-            motifs[answer.motif or ""] += 1
-            if answer.verdict == "refused":
-                log.warning("%s: %s", answer.name, answer.reason)
-            if options.json:
-                tqdm.write(json.dumps(predict.as_json(answer), ensure_ascii=False))
-            elif answer.verdict != "refused" and not options.csv:
-                what = answer.motif or "none of these"
-                tqdm.write(f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}")
-    found = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
-    log.info(
-        "%d pictures: %s; none of these %d, refused %d, not sure %d",
-        count,
-        found,
-        verdicts["none"],
-        verdicts["refused"],
-        verdicts["unsure"],
+    return command.predict(
+        options.file,
+        csv=options.csv,
+        as_json=options.json,
+        resume=options.resume,
+        details=options.details,
+        model=options.model,
+        ray=options.ray,
     )
-    return 1 if verdicts["refused"] else 0
 
 
 def _app(options: argparse.Namespace) -> int:
@@ -340,6 +290,20 @@ class _Parameter(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         pairs = [*getattr(namespace, self.dest), tuple(values)]
         setattr(namespace, self.dest, pairs)
+
+
+_PREDICT_HELP = """\
+The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs, and
+--model takes it.
+
+columns of --csv: file; verdict (sure, unsure, none: no motif of the model, refused: no usable
+  picture); motif; p_<motif>, probability if it is one of the motifs; familiarity, higher is more
+  like the motifs; reason
+keys of --json: path, motif, verdict, probability, probabilities, familiarity, rejected, reason;
+  with --details also level (motif, other_cloth, no_cloth), words (sure, probably, either), kind of
+  a refusal, and evidence (rows of a grid over the picture: what each place adds to the motif)
+exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a setting is wrong
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -499,7 +463,11 @@ def _parser() -> argparse.ArgumentParser:
             )
 
     command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
-    command.add_argument("file", nargs="+", metavar="FILE_OR_FOLDER", help="what to look at")
+    command.epilog = _PREDICT_HELP
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.add_argument(
+        "file", nargs="+", help="picture, folder, pattern such as '*.jpg', or - for standard input"
+    )
     command.add_argument("--csv", default="", help="write the answers to this table instead")
     command.add_argument(
         "--json", action="store_true", help="print one JSON object a picture, refused ones too"
@@ -508,16 +476,10 @@ def _parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on with the table of an interrupted call"
     )
     command.add_argument(
-        "--batch", type=int, default=16, help="pictures at once, with --threads above 1"
-    )
-    command.add_argument(
-        "--workers",
-        type=int,
-        default=0,
-        help="pictures side by side, with --ray processes; 0: one a core (default)",
+        "--details", action="store_true", help="also print level, words and the evidence map"
     )
     add_ray(command)
-    add_model(command)
+    add_model(command, threads=False)
 
     command = add("app", _app, "Start the application: a page, and an API for programs.")
     command.add_argument(

@@ -1,29 +1,35 @@
-"""An ONNX file becomes an onnxruntime session on the CPU; without torch."""
+"""The one place where onnxruntime is imported: ONNX file to session on the CPU, without torch."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from batik_utils.errors import BatikError
 
 if TYPE_CHECKING:
     import onnxruntime
 
 
 def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession":
-    """Open a file on the CPU.
-
-    Args:
-        path: ONNX file.
-        threads: of one run; 0 leaves it to onnxruntime, which takes all cores.
+    """Open an ONNX file with ``threads`` threads a run; 0 leaves it to onnxruntime (all cores).
 
     Raises:
-        Exception: of one of onnxruntime's own types, which have no common one, if the file is no
-            model.
-        OSError: the file cannot be read.
+        BatikError: the file cannot be read, or is no model.
     """
+    # read by onnxruntime when it is imported; without it a usage report is sent
+    # (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md)
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
+    try:
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except OSError as error:
+        raise BatikError(f"{path} cannot be read ({error.strerror or error}).") from error
+    # onnxruntime has a dozen exception types of its own, without a common one
+    except Exception as error:
+        raise BatikError(f"{path} is no model that onnxruntime can open ({error}).") from error

@@ -1,4 +1,4 @@
-"""One safe door for new pictures: a model folder opens, pictures go in, answers come out.
+"""Inference on new images: a model folder opens, pictures go in, answers come out.
 
     >>> from batik_utils.app.predict import Predictor
     >>> predictor = Predictor.load("results/kaggle/model")
@@ -13,24 +13,23 @@ ends a batch. Introduced in notebook 05.
 """
 
 import contextlib
-import csv
-import hashlib
 import itertools
-import json
 import math
-import os
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, BinaryIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from batik_utils.app import onnx_session
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.app import model_folder
+from batik_utils.app.model_folder import Rules, default_folder
+from batik_utils.app.onnx_session import open_session
+from batik_utils.app.sources import Upload, printable
+from batik_utils.errors import BatikError
 from batik_utils.images import pictures
 from batik_utils.images.pictures import PictureError
 from batik_utils.images.preprocessing import Framing, frame
@@ -42,14 +41,20 @@ if TYPE_CHECKING:
 MIN_SIDE = 32
 #: A picture whose pixels spread less than this shows one colour (standard deviation, 0 to 255).
 MIN_SPREAD = 2.0
-#: Calibrated probability from which an answer is called sure: at least 7 of 10 such are right.
-SURE_FROM = 0.7
 #: Pictures that go through the model at once.
 BATCH = 16
-#: What a folder of pictures may hold beside them without each being named as refused.
-_NOT_PICTURES = {".txt", ".csv", ".json", ".md", ".ini", ".db", ".ds_store", ".py", ".xml", ".zip"}
 
-Source = Path | str | bytes | Image.Image
+
+Source = Path | str | bytes | Image.Image | Upload
+
+
+class Outputs(NamedTuple):
+    """What the model computes of N pictures; ``cloth`` and ``evidence`` if it has them."""
+
+    probabilities: np.ndarray  # (N, K)
+    familiarity: np.ndarray  # (N,)
+    cloth: np.ndarray | None = None  # (N,)
+    evidence: np.ndarray | None = None  # (N, K, H, W)
 
 
 @dataclass(frozen=True)
@@ -58,15 +63,18 @@ class Prediction:
 
     Attributes:
         name: file name, or a number where there was no file.
-        motif: ``"betawi"``, ``"sidoluhur"`` or ``"tambal"``; None for "none of these" and for what
-            was refused.
+        motif: None for "none of these" and for what was refused.
         verdict: ``sure``, ``unsure`` (the motif is only the likeliest), ``none`` (a picture, but
-            unlike the three motifs) or ``refused`` (no picture that can be judged).
+            unlike the motifs) or ``refused`` (no picture that can be judged).
         probabilities: motif to calibrated probability, adding to 1, *given that* it is one of the
-            three; empty if refused.
-        familiarity: higher is more like the three motifs; NaN if refused.
+            motifs; empty if refused.
+        familiarity: higher is more like the motifs; NaN if refused.
         reason: one sentence where the verdict is not ``sure``, otherwise empty.
         kind: of a refusal, in one word (`pictures.PictureError`), otherwise empty.
+        level: ``motif``, ``other_cloth`` or ``no_cloth``; empty if refused.
+        words: of level ``motif``: ``sure``, ``probably`` or ``either`` of the likeliest two.
+        evidence: what each place adds to the named motif's logit, (H, W), None if the model does
+            not say.
     """
 
     name: str
@@ -76,154 +84,132 @@ class Prediction:
     familiarity: float
     reason: str = ""
     kind: str = ""
+    level: str = ""
+    words: str = ""
+    evidence: np.ndarray | None = None
 
     @property
     def probability(self) -> float:
         """Largest probability; NaN if refused."""
         return max(self.probabilities.values(), default=math.nan)
 
+    def as_json(self, *, details: bool = False) -> dict:
+        """Return plain values; what a refused file does not have is None.
 
-def as_json(answer: Prediction) -> dict:
-    """Return an answer as plain values, for programs.
-
-    Returns:
-        ``path``, ``motif``, ``verdict``, ``probability``, ``probabilities``, ``familiarity``,
-        ``rejected`` (whether no motif is named) and ``reason``; see `Prediction`. What a refused
-        file does not have is None.
-    """
-    refused = answer.verdict == "refused"
-    return {
-        "path": answer.name,
-        "motif": answer.motif,
-        "verdict": answer.verdict,
-        "probability": None if refused else round(answer.probability, 6),
-        "probabilities": {name: round(p, 6) for name, p in answer.probabilities.items()},
-        "familiarity": None if refused else round(answer.familiarity, 6),
-        "rejected": answer.motif is None,
-        "reason": answer.reason,
-    }
-
-
-def default_folder() -> Path:
-    """Return ``BATIK_MODEL_DIR``, or the model that is committed with the project."""
-    named = os.environ.get("BATIK_MODEL_DIR", "")
-    return Path(named) if named else PROJECT / "results" / "kaggle" / "model"
+        ``details`` adds ``level``, ``words``, ``kind`` and ``evidence``, as lists of rows.
+        """
+        refused = self.verdict == "refused"
+        plain = {
+            "path": self.name,
+            "motif": self.motif,
+            "verdict": self.verdict,
+            "probability": None if refused else round(self.probability, 6),
+            "probabilities": {name: round(p, 6) for name, p in self.probabilities.items()},
+            "familiarity": None if refused else round(self.familiarity, 6),
+            "rejected": self.motif is None,
+            "reason": self.reason,
+        }
+        if details:
+            grid = None if self.evidence is None else self.evidence.astype(float).round(4).tolist()
+            plain |= {
+                "level": self.level or None,
+                "words": self.words or None,
+                "kind": self.kind or None,
+                "evidence": grid,
+            }
+        return plain
 
 
 class Predictor:
     """A loaded model; safe to use from several threads.
 
-    Args:
-        session: onnxruntime session with input ``pixels`` and outputs ``probabilities`` and
-            ``familiarity``.
-        framing: how pictures are brought to the model's square.
-        classes: motifs in the order of the probabilities.
-        threshold: familiarity under which the answer is "none of these".
-        folder: where the model came from.
-        threads: of one run of the model; 0 is onnxruntime's choice, all cores.
+    ``rules`` gives classes and thresholds, ``framing`` the model's square, ``folder`` where it came
+    from, ``threads`` those of one run of the model; 0 is onnxruntime's choice, all cores.
     """
 
     def __init__(
         self,
         session: "onnxruntime.InferenceSession",
         framing: Framing,
-        classes: Sequence[str],
-        threshold: float,
+        rules: Rules,
         folder: Path,
         threads: int = 0,
     ):
         self.framing = framing
-        self.classes = tuple(classes)
-        self.threshold = threshold
+        self.rules = rules
+        self.classes = rules.classes
+        self.threshold = rules.familiarity
         self.folder = folder
         self.threads = threads
-        self._session = session
+        self.session = session
+        known = {output.name for output in session.get_outputs()}
+        #: Whether the model says what each place of a picture adds to the answer.
+        self.explains = "evidence" in known
+        self._asked = ["probabilities", "familiarity", *(["cloth"] if "cloth" in known else [])]
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, threads: int = 0) -> "Predictor":
         """Open a model folder, after checking that every file in it is the one that was published.
 
-        Args:
-            folder: the model folder; None takes `default_folder`.
-            threads: of one run of the model; 0 leaves it to onnxruntime.
-
         Raises:
             BatikError: a file is missing, changed or damaged, or is not such a model.
         """
-        folder = default_folder() if folder is None else Path(folder)
-        verify(folder)
-        labels = _json(folder / "labels.json")
-        try:
-            classes = [str(name) for name in labels["classes"]]
-            threshold = float(labels["familiarity_threshold"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BatikError(
-                f"{folder / 'labels.json'} does not say what it must ({error!r})."
-            ) from error
-        framing = Framing.from_dict(_json(folder / "preprocessing.json"))
-        opened = session(folder / "model.onnx", threads)
-        _check(opened, framing, len(classes), folder)
-        return cls(opened, framing, classes, threshold, folder, threads)
+        folder = Path(folder).expanduser() if folder else default_folder()
+        model_folder.verify(folder)
+        rules = Rules.from_labels(folder / "labels.json")
+        framing = Framing.from_dict(model_folder.read_json(folder / "preprocessing.json"))
+        session = open_session(folder / "model.onnx", threads)
+        model_folder.check_session(session, framing, len(rules.classes), folder)
+        return cls(session, framing, rules, folder, threads)
 
-    def predict(self, images: Iterable[Source], *, batch: int = BATCH) -> list[Prediction]:
-        """Answer about pictures, in their order.
-
-        Args:
-            images: paths, contents of files (bytes), or PIL images.
-            batch: pictures that go through the model at once.
-        """
-        return list(self.stream(images, batch=batch, workers=1))
+    def predict(
+        self, images: Iterable[Source], *, batch: int = BATCH, details: bool = False
+    ) -> list[Prediction]:
+        """Answer about paths, contents of files (bytes) or PIL images, in their order."""
+        return list(self.stream(images, batch=batch, workers=1, details=details))
 
     def stream(
-        self, images: Iterable[Source], *, batch: int = BATCH, workers: int = 2
+        self,
+        images: Iterable[Source],
+        *,
+        batch: int = BATCH,
+        workers: int = 2,
+        details: bool = False,
     ) -> Iterator[Prediction]:
-        """Answer about pictures one after another, holding only a few in memory.
+        """Yield the answers about pictures in their order, holding only a few in memory.
 
         A model loaded with ``threads=1`` is fastest: each worker then takes its picture from file
         to answer by itself, so that no core waits for another, and pictures are not gathered into
         batches, which would only fall out of the processor's cache. With more threads the workers
         open and resize pictures, which go through the model in batches.
 
-        Args:
-            images: as in `predict`; may be endless.
-            batch: pictures that go through the model at once, where they are gathered.
-            workers: threads (Pillow decodes and onnxruntime computes outside Python's lock).
-
-        Yields:
-            One `Prediction` a picture, in the order of ``images``.
-
         Raises:
             BatikError: ``batch`` or ``workers`` is under 1.
         """
         if batch < 1 or workers < 1:
             raise BatikError("batch and workers must be at least 1.")
+
+        def alone(number: int, source: Source) -> Prediction:
+            return next(self.answer([self._open(number, source)], details=details))
+
         numbered = enumerate(images, 1)
         with contextlib.ExitStack() as stack:
-            if workers > 1 and self.threads == 1:
-                pool = stack.enter_context(ThreadPoolExecutor(workers, "picture"))
-                yield from _ahead(pool, self._alone, numbered, 2 * workers)
-                return
             if workers == 1:
                 opened = (self._open(number, image) for number, image in numbered)
             else:
-                pool = stack.enter_context(ThreadPoolExecutor(workers, "decode"))
+                pool = stack.enter_context(ThreadPoolExecutor(workers, "picture"))
+                if self.threads == 1:
+                    yield from _ahead(pool, alone, numbered, 2 * workers)
+                    return
                 opened = _ahead(pool, self._open, numbered, 2 * workers)
             while group := list(itertools.islice(opened, batch)):
-                yield from self.answer(group)
+                yield from self.answer(group, details=details)
 
-    def run(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Run the model alone.
-
-        Args:
-            pixels: uint8 of shape (N, size, size, 3), from `preprocessing.frame`.
-
-        Returns:
-            Probabilities (N, classes) and familiarity (N,), both float32.
-        """
-        probabilities, familiarity = self._session.run(
-            ["probabilities", "familiarity"], {"pixels": np.ascontiguousarray(pixels)}
-        )
-        return probabilities, familiarity
+    def run(self, pixels: np.ndarray, *, details: bool = False) -> Outputs:
+        """Run the model alone on uint8 (N, size, size, 3), from `preprocessing.frame`."""
+        asked = [*self._asked, *(["evidence"] if details and self.explains else [])]
+        found = self.session.run(asked, {"pixels": np.ascontiguousarray(pixels)})
+        return Outputs(**dict(zip(asked, found, strict=True)))
 
     def open(self, source: Source) -> Image.Image:
         """Open a picture and refuse one that cannot show a motif.
@@ -234,7 +220,9 @@ class Predictor:
         if isinstance(source, Image.Image):
             picture = source.convert("RGB")
         else:
-            picture = pictures.open_picture(source)
+            picture = pictures.open_picture(
+                source.content if isinstance(source, Upload) else source
+            )
         if min(picture.size) < MIN_SIDE:
             raise PictureError(
                 f"{picture.width} × {picture.height} px is too small to show a motif, "
@@ -256,262 +244,74 @@ class Predictor:
         return pixels
 
     def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | PictureError]":
-        name = str(source) if isinstance(source, (str, Path)) else f"picture {number}"
+        if isinstance(source, (str, Path)):
+            name = printable(source)
+        else:
+            name = printable(source.name) if isinstance(source, Upload) else f"picture {number}"
         try:
             return name, self.square(source)
         except PictureError as error:
             return name, error
 
-    def _alone(self, number: int, source: Source) -> Prediction:
-        return next(self.answer([self._open(number, source)]))
-
     def answer(
-        self, group: "Sequence[tuple[str, np.ndarray | PictureError]]"
+        self, group: "Sequence[tuple[str, np.ndarray | PictureError]]", *, details: bool = False
     ) -> Iterator[Prediction]:
-        """Answer about opened pictures that go through the model at once.
-
-        Args:
-            group: name, and what `square` returned or raised.
-        """
+        """Answer about names with what `square` returned or raised, at once through the model."""
         good = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
-        results = iter(zip(*self.run(np.stack(good)), strict=True)) if good else iter(())
+        found = self.run(np.stack(good), details=details) if good else None
+        row = itertools.count()
         for name, opened in group:
             if isinstance(opened, PictureError):
                 sentence = f"This file was refused: {opened}."
                 yield Prediction(name, None, "refused", {}, math.nan, sentence, opened.kind)
             else:
-                yield self.judge(name, *next(results))
+                k = next(row)
+                yield self.judge(name, *(None if one is None else one[k] for one in found))
 
-    def judge(self, name: str, probabilities: np.ndarray, familiarity: float) -> Prediction:
-        """Turn the model's numbers (classes,) and familiarity into an answer."""
+    def judge(
+        self,
+        name: str,
+        probabilities: np.ndarray,
+        familiarity: float,
+        cloth: float | None = None,
+        evidence: np.ndarray | None = None,
+    ) -> Prediction:
+        """Turn the model's numbers (K,), familiarity, cloth and evidence (K, H, W) to an answer."""
+        rules = self.rules
         shares = {c: float(p) for c, p in zip(self.classes, probabilities, strict=True)}
         best = max(shares, key=shares.__getitem__)
+        heat = None if evidence is None else evidence[self.classes.index(best)]
         familiarity = float(familiarity)
         # "not at least": a model that answers NaN is not familiar with anything
-        if not familiarity >= self.threshold:
+        if not familiarity >= rules.familiarity:
+            # the number of motifs of a user's own model may be another
+            count = {3: "three "}.get(len(self.classes), "")
             sentence = (
-                "None of these: the picture does not look like the three motifs this model knows."
+                f"None of these: the picture does not look like the {count}motifs this model knows."
             )
-            return Prediction(name, None, "none", shares, familiarity, sentence)
-        if shares[best] < SURE_FROM:
-            sentence = f"Not sure: {best} is likeliest, with {shares[best]:.0%}."
-            return Prediction(name, best, "unsure", shares, familiarity, sentence)
-        return Prediction(name, best, "sure", shares, familiarity)
-
-
-def verify(folder: Path) -> None:
-    """Check every file of a model folder against its ``SHA256SUMS``.
-
-    Raises:
-        BatikError: the folder or a file is missing, or a file is not the one that was published.
-    """
-    if not folder.is_dir():
-        raise BatikError(
-            f"There is no model folder {folder}: name one with --model, or set BATIK_MODEL_DIR."
+            tells = cloth is not None and not math.isnan(rules.cloth)
+            level = "no_cloth" if tells and not float(cloth) >= rules.cloth else "other_cloth"
+            return Prediction(
+                name, None, "none", shares, familiarity, sentence, level=level, evidence=heat
+            )
+        if shares[best] >= rules.sure_from:
+            return Prediction(
+                name, best, "sure", shares, familiarity, level="motif", words="sure", evidence=heat
+            )
+        words = "probably" if shares[best] >= rules.probably_from else "either"
+        sentence = f"Not sure: {best} is likeliest, with {shares[best]:.0%}."
+        return Prediction(
+            name, best, "unsure", shares, familiarity, sentence, "", "motif", words, heat
         )
-    try:
-        lines = (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-        wanted = dict(reversed(line.split(maxsplit=1)) for line in lines if line.strip())
-    except (OSError, ValueError) as error:
-        raise BatikError(f"{folder / 'SHA256SUMS'} cannot be read ({error}).") from error
-    sums = {name.strip().removeprefix("*").removeprefix("./"): s for name, s in wanted.items()}
-    for name in ("model.onnx", "preprocessing.json", "labels.json"):
-        if name not in sums:
-            raise BatikError(f"{folder / 'SHA256SUMS'} does not name {name}.")
-    for name, digest in sums.items():
-        try:
-            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        except OSError as error:
-            raise BatikError(
-                f"{folder / name} cannot be read ({error.strerror}): fetch the model again."
-            ) from error
-        if found != digest.lower():
-            raise BatikError(
-                f"{folder / name} is not the published file (its SHA-256 differs from SHA256SUMS): "
-                "fetch the model again."
-            )
-
-
-def files(named: Iterable[Path | str]) -> Iterator[Path]:
-    """Yield the files that names of files and folders mean; folders are read with all below them.
-
-    Hidden files and plainly other kinds (texts, tables, archives) in a folder are passed over. A
-    file that is named itself is always yielded, so that its refusal is seen.
-    """
-    for name in map(Path, named):
-        if not name.is_dir():
-            yield name
-            continue
-        for path in sorted(name.rglob("*")):
-            if path.is_file() and is_named_like_a_picture(path, name):
-                yield path
-
-
-def is_named_like_a_picture(path: PurePath, folder: PurePath) -> bool:
-    """Return whether a file below a folder is neither hidden nor plainly of another kind."""
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() not in _NOT_PICTURES
-
-
-def columns(classes: Sequence[str]) -> list[str]:
-    """Return the header of the CSV table."""
-    return ["file", "verdict", "motif", *(f"p_{name}" for name in classes), "familiarity", "reason"]
-
-
-def row(answer: Prediction, classes: Sequence[str]) -> list[str]:
-    """Return one answer as a line of the CSV table."""
-    shares = [f"{answer.probabilities[c]:.4f}" if answer.probabilities else "" for c in classes]
-    familiarity = "" if math.isnan(answer.familiarity) else f"{answer.familiarity:.4f}"
-    return [
-        _cell(answer.name),
-        answer.verdict,
-        answer.motif or "",
-        *shares,
-        familiarity,
-        answer.reason,
-    ]
-
-
-def _cell(name: str) -> str:
-    # a spreadsheet would run a file name that begins like a formula
-    return f"'{name}" if name[:1] in tuple("=+-@\t\r") else name
-
-
-def write_csv(
-    answers: Iterable[Prediction], classes: Sequence[str], path: Path, *, append: bool = False
-) -> Iterator[Prediction]:
-    """Write answers to a CSV file while they pass by; each is in the file before the next comes.
-
-    Args:
-        answers: of `Predictor.stream`.
-        classes: motifs.
-        path: the file.
-        append: add to what is there; see `still_to_do`.
-
-    Raises:
-        BatikError: the file cannot be written.
-    """
-    try:
-        append = append and path.is_file()
-        with path.open("a" if append else "w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            if not append:
-                writer.writerow(columns(classes))
-            for answer in answers:
-                writer.writerow(row(answer, classes))
-                stream.flush()
-                yield answer
-    except OSError as error:
-        raise BatikError(f"{path} cannot be written ({error.strerror or error}).") from error
-
-
-def still_to_do(
-    paths: Iterable[Path | str], classes: Sequence[str], table: Path
-) -> Iterator[Path | str]:
-    """Yield the files that an interrupted `write_csv` left; a line it left half written is removed.
-
-    Args:
-        paths: all files.
-        classes: motifs.
-        table: what `write_csv` wrote; everything is to do if there is no such file.
-
-    Raises:
-        BatikError: the file is no such table of these motifs.
-    """
-    if not table.is_file():
-        yield from paths
-        return
-    try:
-        with table.open(newline="", encoding="utf-8") as stream:
-            if next(csv.reader(stream), None) != columns(classes):
-                raise BatikError(
-                    f"{table} is no table of answers about {', '.join(classes)}: name another "
-                    f"file, or leave out --resume to write it anew."
-                )
-        with table.open("rb+") as stream:
-            _cut_half_a_line(stream)
-        with table.open(newline="", encoding="utf-8") as stream:
-            lines = itertools.islice(csv.reader(stream), 1, None)
-            done = Counter(line[0] for line in lines if line)
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BatikError(f"{table} cannot be read ({error}).") from error
-    for path in paths:
-        name = _cell(str(path))
-        if done[name]:
-            done[name] -= 1
-        else:
-            yield path
-
-
-def _cut_half_a_line(stream: BinaryIO) -> None:
-    """Cut what stands after the last line end, or was written after an odd quote."""
-    end = position = 0
-    quoted = False
-    for line in stream:
-        position += len(line)
-        quoted ^= line.count(b'"') % 2 == 1
-        if line.endswith(b"\n") and not quoted:
-            end = position
-    stream.truncate(end)
 
 
 def _ahead(pool: ThreadPoolExecutor, function, items: Iterable[tuple], most: int) -> Iterator:
     """Like ``pool.map``, in order, but with at most ``most`` items under way."""
     waiting = deque(pool.submit(function, *item) for item in itertools.islice(items, most))
-    while waiting:
-        yield waiting.popleft().result()
-        waiting.extend(pool.submit(function, *item) for item in itertools.islice(items, 1))
-
-
-def _json(path: Path) -> dict:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BatikError(f"{path} cannot be read ({error}).") from error
-    if not isinstance(values, dict):
-        raise BatikError(f"{path} holds no table of names and values.")
-    return values
-
-
-def session(path: Path, threads: int) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file on the CPU.
-
-    Args:
-        path: of the file.
-        threads: of one run; 0 leaves it to onnxruntime.
-
-    Raises:
-        BatikError: it cannot be opened.
-    """
-    try:
-        return onnx_session.open_session(path, threads)
-    # onnxruntime has a dozen exception types of its own, without a common one
-    except Exception as error:
-        raise BatikError(f"{path} is no model that onnxruntime can open ({error}).") from error
-
-
-def _check(
-    session: "onnxruntime.InferenceSession", framing: Framing, classes: int, folder: Path
-) -> None:
-    found = {put.name: (put.type, put.shape) for put in session.get_inputs()}
-    outputs = {put.name for put in session.get_outputs()}
-    size = framing.size
-    shape = found.get("pixels", ("", []))[1]
-    if (
-        list(found) != ["pixels"]
-        or found["pixels"][0] != "tensor(uint8)"
-        or list(shape[1:]) != [size, size, 3]
-        or not {"probabilities", "familiarity"} <= outputs
-    ):
-        raise BatikError(
-            f"{folder / 'model.onnx'} takes {found} and gives {sorted(outputs)}; expected "
-            f"pixels (N, {size}, {size}, 3) of uint8, and probabilities and familiarity."
-        )
-    answers = session.run(
-        ["probabilities", "familiarity"], {"pixels": np.zeros((2, size, size, 3), np.uint8)}
-    )
-    if [answer.shape for answer in answers] != [(2, classes), (2,)]:
-        raise BatikError(
-            f"{folder / 'model.onnx'} answers in shapes {[a.shape for a in answers]}; expected "
-            f"(2, {classes}) and (2,), as in labels.json."
-        )
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(function, *item) for item in itertools.islice(items, 1))
+    finally:  # after Ctrl-C, or where nobody reads on
+        for one in waiting:
+            one.cancel()

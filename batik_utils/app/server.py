@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batik_utils.app import occlusion, predict, texts
+from batik_utils.app import occlusion, tables, texts
 from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
@@ -337,7 +337,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
                 progress((number, len(paths)), desc=texts.say(code, "table"))
             # Gradio copies it when this returns, and deletes its copy as it does uploads
             table = _short_lived(room) / "batik-motifs.csv"
-            for _ in predict.write_csv(found, predictor.classes, table):
+            for _ in tables.write_csv(found, predictor.classes, table):
                 pass
             return (
                 found,

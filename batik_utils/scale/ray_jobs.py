@@ -21,6 +21,9 @@ import numpy as np
 
 from batik_utils import optional
 from batik_utils.app import predict
+from batik_utils.app import sources as listings
+from batik_utils.app import tables as csv_tables
+from batik_utils.app.onnx_session import open_session
 from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.errors import BatikError
 from batik_utils.images import pictures
@@ -67,7 +70,7 @@ def find(named: Sequence[str]) -> Listing:
     sources: list[tuple[str, ...] | str] = []
     count = 0
     for name in map(str, named):
-        names = _below(name) if "://" in name else list(map(str, predict.files([name])))
+        names = _below(name) if "://" in name else list(map(str, listings.files([name])))
         plain = tuple(n for n in names if not n.endswith(".parquet"))
         tables = [n for n in names if n.endswith(".parquet")]
         sources += [plain] if plain else []
@@ -77,7 +80,7 @@ def find(named: Sequence[str]) -> Listing:
 
 
 def still_to_do(listing: Listing, classes: Sequence[str], table: Path) -> Listing:
-    """Return what an interrupted call left, see `predict.still_to_do`.
+    """Return what an interrupted call left, see `tables.still_to_do`.
 
     Raises:
         BatikError: Parquet tables are in the listing, whose names only the workers read.
@@ -88,7 +91,7 @@ def still_to_do(listing: Listing, classes: Sequence[str], table: Path) -> Listin
             f"the pictures of {tables[0]} that are left in another table."
         )
     names = tuple(
-        predict.still_to_do((name for part in listing.sources for name in part), classes, table)
+        csv_tables.still_to_do((name for part in listing.sources for name in part), classes, table)
     )
     return Listing((names,) if names else (), len(names))
 
@@ -218,6 +221,8 @@ class _Worker:
                 "familiarity": answer.familiarity,
                 "reason": answer.reason,
                 "kind": answer.kind,
+                "level": answer.level,
+                "words": answer.words,
             }
             for answer in self.predictor.answer(opened)
         ]
@@ -231,7 +236,7 @@ class _FeatureWorker(_Worker):
 
     def __init__(self, model: list, batch: int):
         super().__init__(model, batch)
-        self._session = predict.session(Path(self._folder.name, "features.onnx"), threads=1)
+        self._session = open_session(Path(self._folder.name, "features.onnx"), threads=1)
 
     def result(self, opened: "list[tuple[str, np.ndarray | PictureError]]"):
         """Return the table of one batch."""
@@ -401,7 +406,7 @@ def _metadata(table: str) -> tuple[int, list[str], int]:
 
 
 def _below(address: str) -> list[str]:
-    """Return the addresses of what lies at and below one, as `predict.files` chooses."""
+    """Return the addresses of what lies at and below one, as `sources.files` chooses."""
     import fsspec
 
     try:
@@ -416,7 +421,7 @@ def _below(address: str) -> list[str]:
     return [
         store.unstrip_protocol(name)
         for name in found
-        if name == str(here) or predict.is_named_like_a_picture(PurePosixPath(name), here)
+        if name == str(here) or listings.is_named_like_a_picture(PurePosixPath(name), here)
     ]
 
 

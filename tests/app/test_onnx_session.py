@@ -11,6 +11,7 @@ from torch import nn
 
 from batik_utils.app import onnx_session
 from batik_utils.classifier import export
+from batik_utils.errors import BatikError
 
 SIZE = 32
 
@@ -71,5 +72,5 @@ def test_answers_are_those_of_the_network(path):
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(BatikError, match="none.onnx"):
         onnx_session.open_session(Path(tmp_path / "none.onnx"))

@@ -16,7 +16,7 @@ import standin
 from PIL import Image
 
 from batik_utils.__main__ import main
-from batik_utils.app import predict
+from batik_utils.app import predict, sources, tables
 from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images import cloth as synthetic
@@ -52,7 +52,7 @@ def test_known_cloth_is_named_and_noise_is_none_of_these(predictor, cloth):
 def test_the_graph_computes_what_the_stand_in_was_fitted_with(predictor, cloth):
     """Preprocessing in the folder gives, through ONNX, the numbers of plain NumPy."""
     pixels = np.stack([frame(picture, predictor.framing) for _, picture in cloth])
-    together, _ = predictor.run(pixels)
+    together = predictor.run(pixels).probabilities
     alone = np.concatenate([predictor.run(one[None])[0] for one in pixels])
     assert np.abs(together - alone).max() < 1e-5
     from_paths = predictor.predict(picture for _, picture in cloth)
@@ -276,17 +276,17 @@ def test_folders_are_read_in_order_and_other_files_passed_over(tmp_path):
     for name in ("b/2.jpg", "b/1.png", "a.webp", "notes.txt", ".hidden/3.jpg", "b/no-suffix"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in predict.files([tmp_path])]
+    found = [path.relative_to(tmp_path).as_posix() for path in sources.files([tmp_path])]
     assert found == ["a.webp", "b/1.png", "b/2.jpg", "b/no-suffix"]
     named = tmp_path / "notes.txt"
-    assert list(predict.files([named, "missing.jpg"])) == [named, Path("missing.jpg")]
+    assert list(sources.files([named, "missing.jpg"])) == [named, Path("missing.jpg")]
 
 
 def test_a_table_runs_no_formula():
     answer = Prediction("=HYPERLINK(1)", None, "refused", {}, math.nan, "why")
-    cells = predict.row(answer, ["betawi"])
+    cells = tables.row(answer, ["betawi"])
     assert cells == ["'=HYPERLINK(1)", "refused", "", "", "", "why"]
-    assert len(predict.columns(["betawi"])) == len(cells)
+    assert len(tables.columns(["betawi"])) == len(cells)
 
 
 def test_the_command_names_pictures_and_writes_a_table(
@@ -350,8 +350,8 @@ def test_an_interrupted_table_is_resumed_and_becomes_the_same(
     whole, table = tmp_path / "whole.csv", tmp_path / "table.csv"
     words = ["predict", str(shop), "--model", str(model_folder), "--csv"]
     assert main([*words, str(whole)]) == 1  # one file is refused
-    paths = list(predict.files([shop]))
-    answers = predict.write_csv(predictor.stream(paths, workers=2), predictor.classes, table)
+    paths = list(sources.files([shop]))
+    answers = tables.write_csv(predictor.stream(paths, workers=2), predictor.classes, table)
     for _ in range(4):
         next(answers)
     # each answer is in the file as soon as it is given; the process may die now
@@ -359,7 +359,7 @@ def test_an_interrupted_table_is_resumed_and_becomes_the_same(
     answers.close()
     with table.open("ab") as stream:
         stream.write(b'half,"a li\nne')
-    left = list(predict.still_to_do(paths, predictor.classes, table))
+    left = list(tables.still_to_do(paths, predictor.classes, table))
     assert left == paths[4:]
     original, asked = Predictor.stream, []
 

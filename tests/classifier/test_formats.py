@@ -37,7 +37,7 @@ def saved(model, tmp_path_factory):
 
 def test_the_network_is_read_back_out_of_its_onnx_file(model, pixels):
     predictor = predict.Predictor.load(threads=1)
-    for theirs, ours in zip(predictor.run(pixels), model.predict(pixels), strict=True):
+    for theirs, ours in zip(predictor.run(pixels)[:2], model.predict(pixels), strict=True):
         assert np.allclose(theirs, ours, atol=1e-4, rtol=1e-4)
     assert model.classes == predictor.classes
     assert (model.threshold, model.framing) == (predictor.threshold, predictor.framing)

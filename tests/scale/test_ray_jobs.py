@@ -9,7 +9,7 @@ import pytest
 
 from batik_utils import optional
 from batik_utils.__main__ import main
-from batik_utils.app import predict
+from batik_utils.app import sources, tables
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
 from batik_utils.scale import ray_cluster as cluster
@@ -46,11 +46,11 @@ def predict_motif(k: int) -> str:
 
 
 def expected(predictor, shop):
-    return list(predictor.stream(predict.files([shop]), workers=1))
+    return list(predictor.stream(sources.files([shop]), workers=1))
 
 
 def lines(answers, predictor):
-    return [predict.row(answer, predictor.classes) for answer in answers]
+    return [tables.row(answer, predictor.classes) for answer in answers]
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def test_a_folder_gives_the_answers_of_predict_in_their_order(two_workers, predi
 
 
 def test_addresses_and_tables_give_the_same(two_workers, predictor, shop, tmp_path):
-    paths = list(predict.files([shop]))
+    paths = list(sources.files([shop]))
     named, held, hugging = (tmp_path / f"{n}.parquet" for n in ("named", "held", "hugging"))
     contents = [path.read_bytes() for path in paths]
     names = list(map(str, paths))
@@ -94,7 +94,7 @@ def test_addresses_and_tables_give_the_same(two_workers, predictor, shop, tmp_pa
 
 def test_what_cannot_be_read_is_an_answer(two_workers, predictor, shop, tmp_path):
     table = tmp_path / "holes.parquet"
-    good = next(predict.files([shop]))
+    good = next(sources.files([shop]))
     names = pa.array([str(good), "file:///nowhere/7.png", "/nowhere/8.png", "odd://9.png", None])
     parquet.write_table(pa.table({"path": names}), table)
     found = list(bulk.stream(bulk.find([table]), predictor, ray="auto"))
