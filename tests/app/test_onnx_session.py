@@ -72,5 +72,5 @@ def test_answers_are_those_of_the_network(path):
 
 
 def test_a_missing_file_is_an_error(tmp_path):
-    with pytest.raises(BatikError, match="none.onnx"):
+    with pytest.raises(BatikError, match=r"none\.onnx"):
         onnx_session.open_session(Path(tmp_path / "none.onnx"))
