@@ -2,7 +2,7 @@
 
 A picture travels one way, and the modules stand in that order::
 
-    errors, optional, motifs, pictures, synthetic, data, array_cache
+    errors, motifs, files, synthetic, data, array_cache
     features, planted, duplicates, duplicate_check, splits
     preprocessing, onnx_session, transforms, weights, recipes, scratch, models
     linear, engine, distributed, published, baselines

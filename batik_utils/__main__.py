@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from batik_utils import experiments, parameters, run
+    from batik_utils import data, parameters, run
 
     notebooks = run.find(options.notebook)
     given = dict(options.parameter)
@@ -61,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         # only where they apply; a name that was typed must be known
         known = {name for path in notebooks for name in parameters.declared(path)}
         given = {name: v for name, v in run.SMOKE.items() if name in known} | given
-    output = experiments.results_root(options.output or "results/notebooks")
+    output = data.results_root(options.output or "results/notebooks")
     jobs = run.jobs(notebooks, given, {name: values for name, *values in options.sweep}, output)
     for copy in run.execute_all(jobs, options.parallel):
         _say(copy)
@@ -150,7 +150,7 @@ def _setup(options: argparse.Namespace, **settings: int):
 
 
 def _audit(options: argparse.Namespace) -> int:
-    from batik_utils import data, experiments
+    from batik_utils import data
     from batik_utils.duplicates import audit
 
     if options.planted < 0:
@@ -158,7 +158,7 @@ def _audit(options: argparse.Namespace) -> int:
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
     found = audit.run(
         dataset,
-        experiments.results_root(options.results),
+        data.results_root(options.results),
         per_kind=options.planted,
         weights_directory=options.weights or None,
     )
@@ -167,7 +167,7 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from batik_utils import data, experiments, splits
+    from batik_utils import data, splits
     from batik_utils import training as engine
     from batik_utils.evaluation import shortcuts
 
@@ -175,7 +175,7 @@ def _explain(options: argparse.Namespace) -> int:
     names = [name.strip() for name in options.recipes.split(",") if name.strip()]
     shortcuts.check_recipes(names)
     dataset = data.load(options.data, options.root)
-    results = experiments.results_root(options.results) / dataset.name
+    results = data.results_root(options.results) / dataset.name
     folder = results / "cv"
     found = shortcuts.run(
         dataset,
@@ -228,13 +228,13 @@ def _web(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from batik_utils import data, experiments
+    from batik_utils import data
     from batik_utils.classifier import build
 
     dataset = data.load(options.data, options.root, options.classes)
     found = build.run(
         dataset,
-        experiments.results_root(options.results),
+        data.results_root(options.results),
         options.weights or None,
         output=Path(options.output) if options.output else None,
         evaluate_only=options.evaluate,
@@ -258,11 +258,11 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from batik_utils import data, experiments
+    from batik_utils import data
     from batik_utils.scale import benchmark as bench
     from batik_utils.scale import timing
 
-    results = experiments.results_root(options.results)
+    results = data.results_root(options.results)
     output = Path(options.output) if options.output else results / "bench"
     model = Path(options.model) if options.model else None
     dataset = data.load(options.data, options.root)

@@ -15,7 +15,7 @@ import torch
 
 from batik_utils import __version__, models
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 

@@ -23,11 +23,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from batik_utils.errors import BatikError
+from batik_utils.errors import PROJECT, BatikError, replacing, switched_on
 from batik_utils.images import cloth as synthetic
 from batik_utils.images import motifs as motif_names
-from batik_utils.images import pictures
 from batik_utils.images.cache import cache_folder
+from batik_utils.images.files import MAX_PIXELS, ImageError, inspect
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,13 @@ TITLES = {
     "synthetic": "SYNTHETIC cloth, not batik",
     "folder": "own pictures",
 }
+#: Columns of names in this project's CSV files, which are never numbers or truth values.
+_TEXT = """
+    path motif label predicted mostly_taken_for run recipe family weights split subset dataset
+    device torch torchvision git started group seen reason remedy source candidate variant kind
+    sha256 format method twins name description command
+"""
+TEXT_COLUMNS = frozenset(_TEXT.split())
 MANIFEST_COLUMNS = ("path", "motif", "size", "sha256", "width", "height", "format")
 
 
@@ -88,7 +95,7 @@ def load(
     classes: str | Sequence[str] = motif_names.MOTIFS,
     *,
     limit: int = 0,
-    max_pixels: int = pictures.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
     timeout_s: float = 10.0,
     progress: bool = True,
 ) -> Dataset:
@@ -139,38 +146,75 @@ def load(
     return _read_tree(source, folder.resolve(), classes, limit, max_pixels, progress)
 
 
+def results_root(results: str | Path = "") -> Path:
+    """Return the results folder as an absolute path.
+
+    ``results`` is relative to the project; "" means ``BATIK_RESULTS_DIR``, and ``results`` where
+    that is not set. An installed copy of the package has no project: there, the working folder.
+    """
+    root = PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()
+    return root / Path(results or os.environ.get("BATIK_RESULTS_DIR") or "results").expanduser()
+
+
+def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd.DataFrame:
+    """Read a CSV file of this project.
+
+    Columns of names stay text, so that a motif ``true`` or ``007`` keeps its name and an empty cell
+    is an empty string; all others are read as pandas does, with NaN for an empty cell.
+
+    Raises:
+        BatikError: no such file (``made_by`` names the command that writes it), a damaged one, or
+            one without some of ``columns``.
+    """
+    if not path.is_file():
+        raise BatikError(f"There is no {path}" + (f": run '{made_by}' first." if made_by else "."))
+    settings = {"encoding": "utf-8", "keep_default_na": False}
+    try:
+        names = pd.read_csv(path, nrows=0, **settings).columns
+        text = {c: str for c in names if c in TEXT_COLUMNS or c.startswith(("path_", "motif_"))}
+        empty = {c: ["", "nan", "NaN"] for c in names if c not in text}
+        table = pd.read_csv(path, dtype=text, na_values=empty, **settings)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise BatikError(
+            f"{path} is damaged ({error}): restore it with git, or remove it to make it again."
+        ) from error
+    if missing := [c for c in columns if c not in table]:
+        raise BatikError(
+            f"{path} lacks the column '{missing[0]}': restore it with git, or remove it."
+        )
+    return table
+
+
+def write_table(table: pd.DataFrame, path: Path, digits: int | None = 6) -> None:
+    """Write a CSV file as a whole, numbers with so many significant digits (None: all of them).
+
+    Raises:
+        NotWritten: see `errors.replacing`.
+    """
+    with replacing(path) as partial:
+        table.to_csv(
+            partial,
+            index=False,
+            encoding="utf-8",
+            float_format=f"%.{digits}g" if digits else None,
+            lineterminator="\n",
+        )
+
+
 def write_manifest(dataset: Dataset, results: Path) -> Path:
-    """Write ``<results>/<name>/manifest.csv`` once.
-
-    Args:
-        dataset: the data set.
-        results: the results folder.
-
-    Returns:
-        Path of the manifest. One that is there already is left as it is.
+    """Write ``<results>/<name>/manifest.csv`` once; one that is there already is left as it is.
 
     Raises:
         BatikError: the manifest there belongs to other pictures.
     """
     path = results / dataset.name / "manifest.csv"
-    if path.exists():
-        try:
-            there = _digest(pd.read_csv(path, dtype=str, keep_default_na=False))
-        except (ValueError, KeyError) as error:  # pandas' own errors are ValueErrors
-            raise BatikError(
-                f"{path} is damaged ({error}): restore it with git, or remove the folder "
-                f"{path.parent} to start afresh."
-            ) from error
-        if there != dataset.digest:
-            raise BatikError(
-                f"{path} describes other pictures than {dataset.root} holds now: remove the "
-                f"folder {path.parent} to start afresh, or choose another results folder."
-            )
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    dataset.manifest.to_csv(partial, index=False)
-    partial.replace(path)
+    if not path.exists():
+        write_table(dataset.manifest, path, None)
+    elif _digest(read_table(path, ("path", "motif", "sha256"))) != dataset.digest:
+        raise BatikError(
+            f"{path} describes other pictures than {dataset.root} holds now: remove the folder "
+            f"{path.parent} to start afresh, or choose another results folder."
+        )
     return path
 
 
@@ -193,8 +237,8 @@ def _read_tree(
         motif, path = job
         row: dict = {"path": path.relative_to(root).as_posix(), "motif": motif}
         try:
-            kind, width, height = pictures.inspect(path, max_pixels=max_pixels)
-        except pictures.PictureError as error:
+            kind, width, height = inspect(path, max_pixels=max_pixels)
+        except ImageError as error:
             return row | {"reason": str(error)}
         content = path.read_bytes()
         return row | {
@@ -333,7 +377,7 @@ def _is_kaggle(folders: dict[str, Path]) -> bool:
 
 def _kaggle_or_synthetic(timeout_s: float) -> str:
     """Ask Kaggle for a sign of life before a download that would wait for minutes."""
-    if os.environ.get("BATIK_OFFLINE"):
+    if switched_on("BATIK_OFFLINE"):
         log.warning("BATIK_OFFLINE is set: using the SYNTHETIC set without asking Kaggle.")
         return "synthetic"
     try:

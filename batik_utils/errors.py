@@ -1,9 +1,19 @@
-"""One exception type for everything a reader can mend, and where the project lies."""
+"""The project's error, its atomic write and lock, optional packages, and the project's folder."""
 
+import contextlib
+import errno
+import importlib
+import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 #: Folder that holds the package, and in a checkout notebooks and results beside it.
 PROJECT = Path(__file__).resolve().parents[1]
+
+# network drives and containers that cannot flush a file to disk answer with one of these
+_NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EIO, errno.ENOTSUP}
 
 
 class BatikError(Exception):
@@ -12,3 +22,89 @@ class BatikError(Exception):
     The message is one sentence or two: what is wrong, where, and what to do. The command line
     prints it without a traceback; notebooks show it as the last line of the cell.
     """
+
+
+class NotWritten(BatikError):
+    """A file or folder that the system refused to write, with its path and a remedy."""
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what is written there takes its place as a whole.
+
+    Parents are made. If the body fails, ``path`` stays as it was and the temporary file is removed.
+
+    Raises:
+        NotWritten: the disk is full, the folder is not writable, or a parent is a file.
+    """
+    given, path = path, Path(path).resolve()  # of a link, the file that it points to is replaced
+    partial = path.with_name(f".partial-{uuid.uuid4().hex}{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        # the name must not reach the disk before the content
+        with partial.open("rb+") as stream:
+            try:
+                os.fsync(stream.fileno())
+            except OSError as error:
+                if error.errno not in _NO_FSYNC:
+                    raise
+        partial.replace(path)
+    except OSError as error:
+        # the body may have failed on a file of its own
+        if error.filename and not path.is_relative_to(Path(error.filename).parent):
+            raise
+        raise NotWritten(
+            f"{given} cannot be written ({error.strerror or error}): free some space or allow "
+            f"writing there, or choose another folder."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
+    """Hold the lock file ``path``, whose folder exists; on drives without locks hold nothing.
+
+    What is written under the lock is written by `replacing`, so that two writers without a lock
+    lose time at most.
+
+    Raises:
+        TimeoutError: another process holds it for longer than ``timeout_s`` (-1: wait for ever).
+    """
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout_s)
+    except TimeoutError:
+        raise
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def switched_on(variable: str) -> bool:
+    """Return whether an environment variable is set to anything but ``0``, ``false``, ``no``."""
+    value = os.environ.get(variable, "").strip().lower()
+    return value not in ("", "0", "false", "no", "off", "n", "f")
+
+
+def need(module: str, purpose: str) -> ModuleType:
+    """Import a module of the optional extra ``scale``; ``purpose`` begins the message without it.
+
+    Raises:
+        BatikError: it is not installed, with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # a package that is there but lacks a part of its own is named by that part
+        raise BatikError(
+            f"{purpose} needs the package '{error.name}', which is not installed: run 'pip install "
+            f"-r requirements-scale.txt -c constraints.txt' (the optional extra 'scale')."
+        ) from error

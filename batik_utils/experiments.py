@@ -12,7 +12,6 @@ Introduced in notebook 02, section "Many runs".
 import contextlib
 import copy
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from batik_utils import training as engine
 from batik_utils.data import Dataset
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images import cache as array_cache
-from batik_utils.images.preprocessing import IMAGENET, Preprocessing
+from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.results import Store
 from batik_utils.scale import fabric as distributed
@@ -210,7 +209,7 @@ class Setup:
         )
         key = array_cache.digest(parts)
         if key not in self._views:
-            found = array_cache.kept("features", parts, n, lambda: make().cpu().numpy())
+            found = array_cache.cached("features", parts, n, lambda: make().cpu().numpy())
             self._views[key] = torch.from_numpy(found).to(self.device)
         return self._views[key]
 
@@ -290,7 +289,7 @@ def prepare(
         dataset: the data set.
         split: ``course``, ``stratified-<seed>``, ``cv`` for grouped cross-validation, or
             ``cv-ungrouped``.
-        results: see `results_root`.
+        results: see `data.results_root`.
         device: see `engine.choose_device`.
         precision: ``float32`` or ``bfloat16``.
         weights_directory: folder to look for pretrained weights first, or None.
@@ -308,7 +307,7 @@ def prepare(
         )
     chosen_device = engine.choose_device(device)
     distributed.check(devices, chosen_device)
-    results = results_root(results)
+    results = data.results_root(results)
     data.write_manifest(dataset, results)
     folder = results / dataset.name / split
     divided = None
@@ -331,19 +330,6 @@ def prepare(
         divided,
         devices=devices,
     )
-
-
-def results_root(results: str | Path = "") -> Path:
-    """Return the results folder as an absolute path.
-
-    Args:
-        results: a folder, relative to the project's root; "" for ``BATIK_RESULTS_DIR``, and
-            ``results`` where that is not set.
-    """
-    root = PROJECT
-    # an installed copy of the package has no project around it
-    root = root if (root / "notebooks").is_dir() else Path.cwd()
-    return root / (results or os.environ.get("BATIK_RESULTS_DIR") or "results")
 
 
 def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from batik_utils import scratch
 from batik_utils import weights as pretrained
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import IMAGENET, Preprocessing
+from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 
 FROZEN = ("no", "parameters", "backbone")

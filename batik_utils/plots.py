@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from batik_utils.data import Dataset
-from batik_utils.images import pictures
+from batik_utils.images import files
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "++", "--")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -83,7 +83,7 @@ def sample_sheet(dataset: Dataset, per_motif: int = 6, seed: int = 0) -> Figure:
         for axes in row:
             axes.set(xticks=[], yticks=[])
         for axes, k in zip(row, sorted(chosen), strict=False):
-            picture = pictures.open_picture(dataset.root / paths[k], at_least=256)
+            picture = files.open_image(dataset.root / paths[k], at_least=256)
             axes.imshow(_centre_square(picture, 256))
             axes.set_xlabel(paths[k].rsplit("/", 1)[-1], fontsize=8)
         row[0].set_ylabel(motif, fontsize=11)

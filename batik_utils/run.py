@@ -18,7 +18,7 @@ from nbconvert import HTMLExporter
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
-from batik_utils import data, experiments, parameters
+from batik_utils import data, parameters
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.results import Store
 
@@ -387,7 +387,7 @@ def report(
     else:
         given |= {"DATA": dataset.source}
     given |= {"RESULTS": results, "DATASET": dataset.name}
-    folder = experiments.results_root(results) / dataset.name
+    folder = data.results_root(results) / dataset.name
     store = Store(folder / given.get("SPLIT", "course"))
     before = set(store.read("runs")["run"])
     copies = execute(notebooks, given, folder / "notebooks", progress=progress)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from batik_utils import linear
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 from batik_utils.transforms import EvalPreset, TrainPreset

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.images import cache as array_cache
-from batik_utils.images import pictures
-from batik_utils.images.preprocessing import Preprocessing, to_pixels
+from batik_utils.images import files
+from batik_utils.images.resize import Preprocessing, to_pixels
 
 #: Raised when the same file would become other pixels, or other augmented views by the same seed,
 #: so that nothing is taken from the cache folder that is not what would be computed now.
@@ -53,10 +53,10 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: boo
 
     def one(path: Path) -> np.ndarray:
         try:
-            picture = pictures.open_picture(path, max_pixels=max(pixels, pictures.MAX_PIXELS))
-        except pictures.PictureError as error:
+            picture = files.open_image(path, max_pixels=max(pixels, files.MAX_PIXELS))
+        except files.ImageError as error:
             raise BatikError(f"{path} has changed since it was listed: {error}.") from error
-        return to_pixels(picture, preprocessing)
+        return to_pixels(picture, preprocessing.size, preprocessing.interpolation)
 
     def rows() -> Iterator[np.ndarray]:
         paths = iter(dataset.paths)
@@ -73,7 +73,7 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: boo
                     yield row
 
     parts = what_gives_pixels(dataset, preprocessing)
-    return torch.from_numpy(array_cache.kept("pixels", parts, len(dataset.manifest), rows))
+    return torch.from_numpy(array_cache.cached("pixels", parts, len(dataset.manifest), rows))
 
 
 def what_gives_pixels(dataset: Dataset, preprocessing: Preprocessing) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ import filelock
 from tqdm import tqdm
 
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import IMAGENET, Preprocessing
+from batik_utils.images.resize import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor

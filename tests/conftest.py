@@ -16,7 +16,7 @@ from batik_utils.app import predict
 from batik_utils.errors import PROJECT
 from batik_utils.images import cache as array_cache
 from batik_utils.images import motifs
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 
 ROOT = PROJECT

@@ -18,9 +18,9 @@ import picture_zoo
 from tqdm import tqdm
 
 from batik_utils.app.predict import MIN_SIDE
-from batik_utils.images import pictures
-from batik_utils.images.pictures import PictureError
-from batik_utils.images.preprocessing import Framing, frame
+from batik_utils.images import files
+from batik_utils.images.files import ImageError
+from batik_utils.images.resize import Framing, frame
 
 
 def mutate(chance: random.Random, seeds: list[bytes]) -> bytes:
@@ -69,11 +69,11 @@ def main() -> int:
         began = time.perf_counter()
         signal.alarm(options.slow)
         try:
-            picture = pictures.open_picture(content)
+            picture = files.open_image(content)
             if min(picture.size) >= MIN_SIDE:
                 frame(picture, framing)
             classified += 1
-        except PictureError as error:
+        except ImageError as error:
             refused += 1
             kinds[error.kind] = kinds.get(error.kind, 0) + 1
         except BaseException as error:  # noqa: BLE001  what must not happen is what is looked for

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batik_utils.images import cloth as synthetic
 from batik_utils.images.motifs import MOTIFS
-from batik_utils.images.preprocessing import Framing, frame
+from batik_utils.images.resize import Framing, frame
 
 SIZE = 64
 #: Cloth the stand-in was fitted to: these seeds of each motif are answered rightly.

@@ -15,7 +15,7 @@ from batik_utils import checkpoints, models
 from batik_utils import training as engine
 from batik_utils.checkpoints import CheckpointError
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 
 CLASSES = ("betawi", "sidoluhur", "tambal")
 SETTINGS = Preprocessing(16, (0.5,) * 3, (0.25,) * 3, "bicubic")

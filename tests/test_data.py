@@ -7,10 +7,14 @@ import logging
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
+from pathlib import Path
 
 import kagglehub
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -253,18 +257,59 @@ def test_the_manifest_is_written_once_and_other_pictures_are_refused(picture_tre
         data.write_manifest(dataset, tmp_path / "results")
 
 
-@pytest.mark.parametrize("content", ["", "path,motif\na,b\n", 'path,motif,sha256\n"a,b', "\0\xff"])
-def test_a_damaged_manifest_is_refused_in_a_sentence(small_dataset, tmp_path, content):
-    path = data.write_manifest(small_dataset, tmp_path)
-    path.write_text(content, encoding="latin-1")
-    with pytest.raises(BatikError, match=re.escape(str(path))):
-        data.write_manifest(small_dataset, tmp_path)
-
-
 def test_a_motif_called_null_is_a_motif(picture_tree, tmp_path):
     dataset = load("folder", picture_tree({"null": 1, "none": 1}), "all")
     data.write_manifest(dataset, tmp_path)
     data.write_manifest(dataset, tmp_path)
+
+
+def test_no_torch_is_loaded():
+    code = "import batik_utils.data, sys; print({'torch', 'sklearn', 'cv2'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
+
+
+# --- tables -----------------------------------------------------------------------------------
+
+
+def test_names_stay_text_and_numbers_become_numbers(tmp_path):
+    table = pd.DataFrame(
+        {
+            "path": ["007", "1e5", "nan", "", 'a,"b"', "line\nbreak", "c"],
+            "motif": ["true", "false", "null", "NA", "None", "1", "蜡染"],
+            "motif_b": ["1", "2", "3", "4", "5", "6", "7"],
+            "accuracy": [0.5, 1, np.nan, 2e-9, 0.123456789, 1, 1],
+            "n": range(7),
+            "met": [True, False] * 3 + [True],
+        }
+    )
+    path = tmp_path / "deep" / "table.csv"
+    data.write_table(table, path, None)
+    assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+    pd.testing.assert_frame_equal(data.read_table(path, table.columns), table, check_dtype=False)
+    data.write_table(table, path)
+    assert data.read_table(path)["accuracy"][4] == 0.123457
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"path,motif\n", b'path,n\n"a,b', b"\0\xff", b"n\n\xff"]
+)
+def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
+    path = tmp_path / "table.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BatikError, match=re.escape(str(path))):
+        data.read_table(path, ("path", "n"), "python -m batik_utils audit")
+
+
+def test_the_results_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("BATIK_RESULTS_DIR", raising=False)
+    assert data.results_root(tmp_path) == tmp_path
+    assert data.results_root().name == "results"
+    monkeypatch.setenv("BATIK_RESULTS_DIR", str(tmp_path / "elsewhere"))
+    assert data.results_root() == tmp_path / "elsewhere"
+    assert data.results_root(tmp_path) == tmp_path
+    assert data.results_root("~/some") == Path.home() / "some"
 
 
 # --- the sources that need no root ------------------------------------------------------------

@@ -15,7 +15,7 @@ from conftest import toy_parts
 from batik_utils import checkpoints, data, experiments, metrics, models, recipes, weights
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.weights import Weights, WeightsFile, WeightsNotFound
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
@@ -58,14 +58,6 @@ def test_manifest_and_split_are_written_once_and_kept(setup, small_dataset, tmp_
 def test_wrong_settings_are_refused(small_dataset, tmp_path, settings):
     with pytest.raises(BatikError, match="Unknown"):
         experiments.prepare(small_dataset, **{"split": "stratified-0"} | settings, results=tmp_path)
-
-
-def test_the_results_folder(monkeypatch, tmp_path):
-    assert experiments.results_root(tmp_path) == tmp_path
-    assert experiments.results_root().name == "results"
-    monkeypatch.setenv("BATIK_RESULTS_DIR", str(tmp_path / "elsewhere"))
-    assert experiments.results_root() == tmp_path / "elsewhere"
-    assert experiments.results_root(tmp_path) == tmp_path
 
 
 def test_results_of_other_pictures_are_refused(setup, small_dataset, tmp_path):

@@ -18,7 +18,7 @@ from torch import nn
 from batik_utils import experiments, models, recipes, scratch, weights
 from batik_utils import training as engine
 from batik_utils.errors import PROJECT, BatikError
-from batik_utils.images.preprocessing import IMAGENET
+from batik_utils.images.resize import IMAGENET
 from batik_utils.recipes import RECIPES
 
 SHARED = PROJECT.parent / "shared" / "weights"

@@ -184,5 +184,5 @@ def test_committed_outputs_show_synthetic_cloth_and_say_so(path):
 def test_the_comparison_reads_files_only_so_it_can_show_no_photograph():
     text = "\n".join(cell.source for cell in code_cells(PATHS[3]))
     assert "data.load" not in text
-    assert "open_picture" not in text
+    assert "open_image" not in text
     assert parameters.declared(PATHS[3])["DATASET"] == "kaggle"

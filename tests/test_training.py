@@ -14,7 +14,7 @@ from torch.nn import functional
 from batik_utils import linear
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 from batik_utils.training import Examples

@@ -8,8 +8,8 @@ from torchvision.transforms import InterpolationMode, functional
 
 from batik_utils import data, transforms
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
-from batik_utils.images.preprocessing import IMAGENET, Preprocessing
+from batik_utils.images import files
+from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.transforms import EvalPreset, TrainPreset
 
 PIXELS = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(0))
@@ -73,7 +73,7 @@ def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
 
 
 def test_a_larger_limit_holds_for_decoding_too(picture_tree, monkeypatch):
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 100)
+    monkeypatch.setattr(files, "MAX_PIXELS", 100)
     dataset = data.load("folder", picture_tree(), max_pixels=10_000, progress=False)
     settings = Preprocessing(size=4)
     assert len(transforms.load_pixels(dataset, settings, progress=False)) == 24

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batik_utils.errors import PROJECT, BatikError
-from batik_utils.images.preprocessing import Framing
+from batik_utils.images.resize import Framing
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -14,7 +14,7 @@ from PIL import Image
 
 from batik_utils.app.predict import Predictor
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Framing, frame
+from batik_utils.images.resize import Framing, frame
 
 #: Drops in probability under this stay pale in the overlay, whatever the largest is.
 LEAST = 0.05

@@ -30,9 +30,9 @@ from batik_utils.app.model_folder import Rules, default_folder
 from batik_utils.app.onnx_session import open_session
 from batik_utils.app.sources import Upload, printable
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
-from batik_utils.images.pictures import PictureError
-from batik_utils.images.preprocessing import Framing, frame
+from batik_utils.images import files
+from batik_utils.images.files import ImageError
+from batik_utils.images.resize import Framing, frame
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -70,7 +70,7 @@ class Prediction:
             motifs; empty if refused.
         familiarity: higher is more like the motifs; NaN if refused.
         reason: one sentence where the verdict is not ``sure``, otherwise empty.
-        kind: of a refusal, in one word (`pictures.PictureError`), otherwise empty.
+        kind: of a refusal, in one word (`files.ImageError`), otherwise empty.
         level: ``motif``, ``other_cloth`` or ``no_cloth``; empty if refused.
         words: of level ``motif``: ``sure``, ``probably`` or ``either`` of the likeliest two.
         evidence: what each place adds to the named motif's logit, (H, W), None if the model does
@@ -215,16 +215,14 @@ class Predictor:
         """Open a picture and refuse one that cannot show a motif.
 
         Raises:
-            PictureError: the reason, as a sentence without its subject.
+            ImageError: the reason, as a sentence without its subject.
         """
         if isinstance(source, Image.Image):
             picture = source.convert("RGB")
         else:
-            picture = pictures.open_picture(
-                source.content if isinstance(source, Upload) else source
-            )
+            picture = files.open_image(source.content if isinstance(source, Upload) else source)
         if min(picture.size) < MIN_SIDE:
-            raise PictureError(
+            raise ImageError(
                 f"{picture.width} × {picture.height} px is too small to show a motif, "
                 f"{MIN_SIDE} px a side are needed",
                 "small",
@@ -235,33 +233,33 @@ class Predictor:
         """Open a picture and bring it to the model's square, uint8 (size, size, 3).
 
         Raises:
-            PictureError: it cannot be judged; the reason, as a sentence without its subject.
+            ImageError: it cannot be judged; the reason, as a sentence without its subject.
         """
         pixels = frame(self.open(source), self.framing)
         # a network names a motif for anything, even an empty page
         if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
-            raise PictureError("it shows hardly anything but one colour", "plain")
+            raise ImageError("it shows hardly anything but one colour", "plain")
         return pixels
 
-    def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | PictureError]":
+    def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | ImageError]":
         if isinstance(source, (str, Path)):
             name = printable(source)
         else:
             name = printable(source.name) if isinstance(source, Upload) else f"picture {number}"
         try:
             return name, self.square(source)
-        except PictureError as error:
+        except ImageError as error:
             return name, error
 
     def answer(
-        self, group: "Sequence[tuple[str, np.ndarray | PictureError]]", *, details: bool = False
+        self, group: "Sequence[tuple[str, np.ndarray | ImageError]]", *, details: bool = False
     ) -> Iterator[Prediction]:
         """Answer about names with what `square` returned or raised, at once through the model."""
         good = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
         found = self.run(np.stack(good), details=details) if good else None
         row = itertools.count()
         for name, opened in group:
-            if isinstance(opened, PictureError):
+            if isinstance(opened, ImageError):
                 sentence = f"This file was refused: {opened}."
                 yield Prediction(name, None, "refused", {}, math.nan, sentence, opened.kind)
             else:

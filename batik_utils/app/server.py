@@ -26,7 +26,7 @@ from batik_utils.app import occlusion, tables, texts
 from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
-from batik_utils.images.pictures import PictureError
+from batik_utils.images.files import ImageError
 
 if TYPE_CHECKING:
     import gradio
@@ -296,7 +296,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             try:
                 path = _uploaded(upload)
                 found = predictor.predict([path])[0] if path else None
-            except PictureError as error:
+            except ImageError as error:
                 found = Prediction("", None, "refused", {}, math.nan, f"{error}.", error.kind)
             return (
                 found,
@@ -311,7 +311,7 @@ def build(predictor: Predictor) -> "gradio.Blocks":
             try:
                 path = _uploaded(upload)
                 opened = predictor.open(path) if path else None
-            except PictureError:
+            except ImageError:
                 opened = None
             if opened is None:
                 raise gr.Error(texts.say(code, "heat_first"), title="", print_exception=False)
@@ -601,7 +601,7 @@ def _uploaded(payload: Any) -> str | None:
     itself, with every format that Pillow has. Then its check of the path is ours to do.
 
     Raises:
-        PictureError: a path that is not an upload.
+        ImageError: a path that is not an upload.
     """
     from gradio.utils import get_upload_folder
 
@@ -609,7 +609,7 @@ def _uploaded(payload: Any) -> str | None:
         return None
     path = Path(str(payload.get("path", "")) if isinstance(payload, dict) else "").resolve()
     if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
-        raise PictureError("the picture was not uploaded, or deleted since", "unreadable")
+        raise ImageError("the picture was not uploaded, or deleted since", "unreadable")
     return str(path)
 
 
@@ -639,7 +639,7 @@ def _guarded(function: Callable, gr: Any) -> Callable:
             return function(*given)
         except gr.Error:
             raise
-        except (BatikError, PictureError) as error:
+        except (BatikError, ImageError) as error:
             raise gr.Error(str(error), title="", print_exception=False) from None
         # the visitor must not see a traceback, whatever it is; the log has it
         except Exception:  # noqa: BLE001

@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
+from batik_utils.images.files import MAX_BYTES
 
 # what a folder of pictures may hold beside them without each being named as refused
 _NOT_PICTURES = {".txt", ".csv", ".json", ".md", ".ini", ".db", ".ds_store", ".py", ".xml", ".zip"}
@@ -34,7 +34,7 @@ def files(named: Iterable[Path | str]) -> Iterator[Path | Upload]:
     """
     for given in map(str, named):
         if given == "-":
-            yield Upload("-", sys.stdin.buffer.read(pictures.MAX_BYTES + 1))
+            yield Upload("-", sys.stdin.buffer.read(MAX_BYTES + 1))
             continue
         if given.lower().startswith(("http://", "https://", "ftp://", "s3://", "gs://")):
             raise BatikError(

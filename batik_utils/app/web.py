@@ -19,7 +19,7 @@ from pathlib import Path
 from batik_utils.app import predict, texts
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
-from batik_utils.images import pictures
+from batik_utils.images import files
 
 #: onnxruntime-web from npm (MIT licence): version, and SHA-256 of its package file.
 RUNTIME = "1.30.0"
@@ -65,8 +65,8 @@ def build(folder: Path, model: Path | str | None = None, package: Path | None = 
         "sureFrom": predict.SURE_FROM,
         "framing": predictor.framing.as_dict(),
         "limits": {
-            "bytes": pictures.MAX_BYTES,
-            "pixels": pictures.MAX_PIXELS,
+            "bytes": files.MAX_BYTES,
+            "pixels": files.MAX_PIXELS,
             "side": predict.MIN_SIDE,
             "spread": predict.MIN_SPREAD,
         },

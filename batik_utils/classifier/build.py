@@ -38,7 +38,7 @@ from batik_utils.data import Dataset
 from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import calibration, cost, significance
-from batik_utils.images import pictures
+from batik_utils.images import files
 from batik_utils.results import RUN_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def run(
         notes={"dataset": dataset.digest, "candidate": choice.candidate.name},
     )
     some = dataset.paths[:: max(1, len(dataset.paths) // 4)]
-    pixels = np.stack([embedding.pixels_of(pictures.open_picture(path)) for path in some])
+    pixels = np.stack([embedding.pixels_of(files.open_image(path)) for path in some])
     difference = export.check(folder / "model.onnx", network, pixels)
     threshold = rejection.threshold_at_recall(tested.known["combined"], final.RECALL)
     with torch.inference_mode():

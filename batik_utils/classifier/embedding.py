@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 
 from batik_utils import models, recipes
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
-from batik_utils.images.preprocessing import Preprocessing, to_pixels
+from batik_utils.images import files
+from batik_utils.images.resize import Preprocessing, to_pixels
 from batik_utils.weights import WEIGHTS
 
 #: Side of the square that a picture is squashed to (px).
@@ -244,7 +244,7 @@ def parameters(network: Embedding, branches: Sequence[Branch], wanted: Sequence[
 
 def pixels_of(picture: Image.Image, size: int = SIZE) -> np.ndarray:
     """Return uint8 pixels (size, size, 3) of an upright RGB picture, squashed to a square."""
-    squashed = to_pixels(picture, Preprocessing(size, interpolation=INTERPOLATION))
+    squashed = to_pixels(picture, size, INTERPOLATION)
     return np.ascontiguousarray(squashed.transpose(1, 2, 0))
 
 
@@ -271,13 +271,13 @@ def features_of(
         float32 array (N, F).
 
     Raises:
-        PictureError: a file is no whole picture.
+        ImageError: a file is no whole picture.
     """
 
     def pixels(index: int) -> np.ndarray:
         picture = sources[index]
         if not isinstance(picture, Image.Image):
-            picture = pictures.open_picture(picture)
+            picture = files.open_image(picture)
         return pixels_of(change(picture, index) if change else picture, size)
 
     rows, threads = [], torch.get_num_threads()

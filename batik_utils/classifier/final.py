@@ -383,7 +383,7 @@ class FeatureCache:
             progress: show a bar.
 
         Raises:
-            PictureError: a file is no whole picture.
+            ImageError: a file is no whole picture.
         """
         names = [_content(source) for source in sources]
         if copy:

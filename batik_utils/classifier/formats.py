@@ -31,7 +31,7 @@ from batik_utils.app import predict
 from batik_utils.classifier import build, embedding, export, final, model_card
 from batik_utils.classifier.embedding import Branch
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Framing
+from batik_utils.images.resize import Framing
 
 #: What `write` makes; ``int8`` is made by `batik_utils.quantised`.
 FORMATS = ("onnx", "safetensors", "pt")

@@ -21,7 +21,7 @@ from batik_utils.duplicates import local_features as features
 from batik_utils.duplicates import pairs as duplicates
 from batik_utils.duplicates import planted
 from batik_utils.duplicates.pairs import Comparison, Gallery, Look
-from batik_utils.images import pictures
+from batik_utils.images import files
 
 #: Copies of each kind, and random pairs of each sort.
 PER_KIND, RANDOM_PAIRS = 24, 600
@@ -65,7 +65,7 @@ def plant_all(dataset: Dataset, per_kind: int = PER_KIND, *, progress: bool = Tr
 
     def one(job: tuple[str, int]) -> Copy:
         kind, i = job
-        picture = pictures.open_picture(dataset.paths[i], at_least=features.SIDE)
+        picture = files.open_image(dataset.paths[i], at_least=features.SIDE)
         copy = planted.plant(kind, picture, _draw(kind, digests[i]) % 2**32)
         return Copy(kind, i, duplicates.look(copy, f"{kind} of {digests[i]}"))
 

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from batik_utils.data import Dataset
 from batik_utils.duplicates import local_features as features
-from batik_utils.images import pictures
+from batik_utils.images import files
 
 METHODS = ("exact", "hash", "correlation", "features")
 EDGE_COLUMNS = (
@@ -144,7 +144,7 @@ def look_all(dataset: Dataset, *, progress: bool = True) -> list[Look]:
 
     def one(job) -> Look:
         path, sha256 = job
-        return look(pictures.open_picture(path, at_least=features.SIDE), sha256)
+        return look(files.open_image(path, at_least=features.SIDE), sha256)
 
     jobs = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
     return list(in_threads(one, jobs, "Looking at pictures", "picture", progress))

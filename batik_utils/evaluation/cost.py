@@ -22,7 +22,7 @@ from batik_utils import baselines, models, recipes, splits
 from batik_utils import training as engine
 from batik_utils.app import onnx_session
 from batik_utils.experiments import Setup
-from batik_utils.images.preprocessing import IMAGENET
+from batik_utils.images.resize import IMAGENET
 from batik_utils.recipes import Recipe
 
 COLUMNS = ("recipe", "latency_ms", "megabytes", "threads", "device", "torch")

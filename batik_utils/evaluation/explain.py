@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import masking
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.models import Classifier
 from batik_utils.transforms import EvalPreset
 

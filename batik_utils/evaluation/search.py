@@ -41,7 +41,7 @@ from batik_utils import models, recipes, splits, transforms
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.scale import mlflow_runs as tracking
 

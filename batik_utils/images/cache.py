@@ -1,16 +1,13 @@
-"""Arrays that took long to compute, kept in the cache folder: whole or not at all.
+"""Arrays that took long to compute, stored in the cache folder: whole or not at all.
 
-    >>> from batik_utils.images import cache as array_cache
-    >>> pixels = array_cache.kept("pixels", ("224", "bilinear", digest), 150, decode_all)
+    >>> from batik_utils.images import cache
+    >>> pixels = cache.cached("pixels", ("224", "bilinear", digest), 150, decode_all)
 
-What is kept is named by everything it depends on, so a changed picture, setting or weight makes
-another file and nothing has to be thrown away by hand; the folder may be removed at any time.
-A file is written beside its place and renamed when it is complete, so none is ever seen half
-written. Two processes that want the same array take turns: the second one reads what the first
-one made.
+A file is named by everything its array depends on, so a changed picture, setting or weight makes
+another file, and the folder may be removed at any time. Two processes that want the same array
+take turns: the second one reads what the first one made.
 """
 
-import contextlib
 import hashlib
 import logging
 import os
@@ -19,26 +16,35 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
-from batik_utils.errors import BatikError
+from batik_utils.errors import NotWritten, locked, replacing
 
 log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
     """Return the folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "batik"
-    return Path(os.environ.get("BATIK_CACHE_DIR", default))
+    if given := os.environ.get("BATIK_CACHE_DIR"):
+        return _home(given)
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return _home(given) / "batik"
+    return _home("~/.cache/batik")
+
+
+def _home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a user without a home, as in a container
+        return Path(tempfile.gettempdir()) / f"batik-{getattr(os, 'getuid', int)()}"
 
 
 def folder() -> Path:
-    """Return where arrays are kept: below ``BATIK_CACHE_DIR``."""
+    """Return where arrays are stored."""
     return cache_folder() / "arrays"
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
-    """Return a name for what an array depends on: 20 hexadecimal digits of a sha256."""
+    """Return a name for what an array depends on: 20 hexadecimal digits of a SHA-256."""
     found = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
@@ -48,50 +54,33 @@ def digest(parts: Iterable[str | bytes]) -> str:
     return found.hexdigest()[:20]
 
 
-def place(kind: str, parts: Iterable[str | bytes]) -> Path:
-    """Return the file that holds an array, whether it is there or not."""
-    return folder() / f"{kind}-{digest(parts)}.npy"
-
-
-def kept(
+def cached(
     kind: str, parts: Iterable[str | bytes], n: int, rows: Callable[[], Iterable[np.ndarray]]
 ) -> np.ndarray:
-    """Return an array from its file, or make it and keep it.
+    """Return an array of ``n`` rows from its file, or compute and store it.
 
-    Args:
-        kind: a word for the name of the file.
-        parts: everything that the array depends on.
-        n: number of rows.
-        rows: yields the rows, of one shape and type; they go to the file as they come, so the array
-            never has to fit into memory.
-
-    Returns:
-        The array, mapped from the file: pages are read when they are first looked at. Changes stay
-        in memory and never reach the file. If the cache folder cannot be written, a warning says so
-        and the array is in memory.
+    ``kind`` and ``parts`` (everything that the array depends on) name the file. ``rows`` yields the
+    rows, of one shape and type; they go to the file as they come, so the array need not fit into
+    memory. The result is mapped from the file; changes to it stay in memory. Where the cache folder
+    cannot be written, a warning says so and the array is in memory.
     """
-    path = place(kind, parts)
-    if (found := read(path)) is not None:
+    path = folder() / f"{kind}-{digest(parts)}.npy"
+    if (found := _read(path)) is not None:
         return found
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # the system frees the lock of a process that dies
-            stack.enter_context(FileLock(path.with_suffix(".lock")))
-            partial = stack.enter_context(_Partial(path))
-        except OSError as error:
-            log.warning("%s cannot be written (%s): nothing is kept there.", path, error)
-            return np.stack(list(rows()))
-        if (found := read(path)) is not None:
-            return found
-        partial.write(n, rows())
-    found = read(path)
-    if found is None:
-        raise BatikError(f"{path} was removed while it was made: call again.")
-    return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # the system frees the lock of a process that dies
+        with locked(path.with_suffix(".lock")):
+            if (found := _read(path)) is None:
+                with replacing(path) as partial:
+                    _write(partial, n, rows())
+                found = _read(path)
+    except (NotWritten, OSError) as error:
+        log.warning("The array goes to memory, not to the cache: %s", error)
+    return np.stack(list(rows())) if found is None else found
 
 
-def read(path: Path) -> np.ndarray | None:
+def _read(path: Path) -> np.ndarray | None:
     """Return the array of a file, mapped; None if there is no whole one."""
     try:
         return np.load(path, mmap_mode="c")
@@ -103,34 +92,16 @@ def read(path: Path) -> np.ndarray | None:
         return None
 
 
-class _Partial:
-    """A file beside its place, that gets its name once it is complete, or disappears."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> "_Partial":
-        descriptor, name = tempfile.mkstemp(dir=self.path.parent, suffix=".partial")
-        self._stream, self._name = os.fdopen(descriptor, "wb"), Path(name)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-        self._name.unlink(missing_ok=True)
-
-    def write(self, n: int, rows: Iterable[np.ndarray]) -> None:
+def _write(path: Path, n: int, rows: Iterable[np.ndarray]) -> None:
+    with path.open("wb") as stream:
         count = 0
         for count, row in enumerate(rows, 1):
             if count == 1:
                 shape = (n, *row.shape)
                 header = {"descr": row.dtype.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_2_0(self._stream, header)
+                np.lib.format.write_array_header_2_0(stream, header)
             if row.shape != shape[1:] or row.dtype.str != header["descr"] or count > n:
                 raise ValueError(f"row {count} of {n} is {row.dtype} {row.shape}, not {shape[1:]}")
-            self._stream.write(np.ascontiguousarray(row).data)
+            stream.write(np.ascontiguousarray(row).data)
         if count != n:
             raise ValueError(f"{count} rows were given, not {n}")
-        self._stream.flush()
-        # the name must not reach the disk before the numbers
-        os.fsync(self._stream.fileno())
-        self._name.replace(self.path)

@@ -37,8 +37,8 @@ from batik_utils.classifier import embedding, final
 from batik_utils.data import Dataset
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images import cache as array_cache
-from batik_utils.images import pictures
-from batik_utils.images.preprocessing import IMAGENET, frame
+from batik_utils.images import files
+from batik_utils.images.resize import IMAGENET, frame
 from batik_utils.recipes import Recipe
 from batik_utils.scale import published, timing
 from batik_utils.scale.timing import Race, Ratio
@@ -407,7 +407,7 @@ def one_picture(bench: Bench) -> Race:
         predictor.predict([paths[k]])
 
     def bare(k: int) -> None:
-        pixels = frame(pictures.open_picture(paths[k]), predictor.framing)
+        pixels = frame(files.open_image(paths[k]), predictor.framing)
         session.run(["probabilities", "familiarity"], {"pixels": pixels[None]})
 
     def in_torch(k: int) -> None:
@@ -418,10 +418,10 @@ def one_picture(bench: Bench) -> Race:
         predictor.run(squares[k][None])
 
     def decode(k: int) -> None:
-        pictures.open_picture(paths[k])
+        files.open_image(paths[k])
 
     def decode_and_resize(k: int) -> float:
-        picture = pictures.open_picture(paths[k])
+        picture = files.open_image(paths[k])
         clock = time.perf_counter()
         frame(picture, predictor.framing)
         return time.perf_counter() - clock

@@ -24,10 +24,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from batik_utils import optional
 from batik_utils import training as engine
-from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.errors import BatikError, need
+from batik_utils.images.resize import Preprocessing
 from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 from batik_utils.training import Examples
@@ -51,7 +50,7 @@ def check(devices: int, device: torch.device) -> None:
         raise BatikError(f"devices must be at least 1, not {devices}.")
     if devices == 1:
         return
-    optional.need("lightning_fabric", "Training on several devices")
+    need("lightning_fabric", "Training on several devices")
     if device.type == "mps":
         raise BatikError("An Apple GPU trains alone: use devices 1, or device 'cpu'.")
     if device.type == "cuda" and devices > torch.cuda.device_count():
@@ -110,8 +109,8 @@ def fit(
         raise BatikError(f"Unknown strategy '{strategy}': use one of {', '.join(STRATEGIES)}.")
     if precision not in _PRECISIONS:
         raise BatikError(f"Unknown precision '{precision}': use one of {', '.join(_PRECISIONS)}.")
-    fabric_package = optional.need("lightning_fabric", "Training on several devices")
-    strategies = optional.need("lightning_fabric.strategies", "Training on several devices")
+    fabric_package = need("lightning_fabric", "Training on several devices")
+    strategies = need("lightning_fabric.strategies", "Training on several devices")
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     fabric = fabric_package.Fabric(
         accelerator="cuda" if device.type == "cuda" else "cpu",

@@ -16,8 +16,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from batik_utils import optional
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, need
 from batik_utils.recipes import Recipe
 
 #: Values of a run's row that were measured; the other ones were chosen.
@@ -100,8 +99,8 @@ def _send(
     tables: Mapping[str, pd.DataFrame],
     tags: Mapping[str, str],
 ) -> None:
-    entities = optional.need("mlflow.entities", "MLFLOW_TRACKING_URI")
-    exceptions = optional.need("mlflow.exceptions", "MLFLOW_TRACKING_URI")
+    entities = need("mlflow.entities", "MLFLOW_TRACKING_URI")
+    exceptions = need("mlflow.exceptions", "MLFLOW_TRACKING_URI")
     now = int(time.time() * 1000)
     metrics = [
         entities.Metric(score, float(value), now, 0)
@@ -132,8 +131,8 @@ def _send(
 
 def _experiment():
     """Return a client and the number of the experiment, which is made if it is not there."""
-    mlflow = optional.need("mlflow", "MLFLOW_TRACKING_URI")
-    exceptions = optional.need("mlflow.exceptions", "MLFLOW_TRACKING_URI")
+    mlflow = need("mlflow", "MLFLOW_TRACKING_URI")
+    exceptions = need("mlflow.exceptions", "MLFLOW_TRACKING_URI")
     # tables are made when a database is first opened, with a line for each step
     for chatty in ("alembic", "mlflow"):
         logging.getLogger(chatty).setLevel(logging.ERROR)

@@ -21,15 +21,15 @@ from torch.nn import functional
 
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
-from batik_utils.images.preprocessing import Preprocessing, to_pixels
+from batik_utils.images import files
+from batik_utils.images.resize import Preprocessing, to_pixels
 from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 
 
 def open_one(path: Path, preprocessing: Preprocessing, *, mirrored: bool = False) -> Tensor:
     """Decode one file, squash, mirror and normalise it: float32 (3, S, S)."""
-    pixels = to_pixels(pictures.open_picture(path), preprocessing)
+    pixels = to_pixels(files.open_image(path), preprocessing.size, preprocessing.interpolation)
     if mirrored:
         pixels = np.ascontiguousarray(pixels[:, :, ::-1])
     mean = torch.tensor(preprocessing.mean).view(3, 1, 1)

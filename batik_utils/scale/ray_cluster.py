@@ -19,8 +19,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from batik_utils import optional
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.errors import PROJECT, BatikError, need
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     # no other server is asked for anything
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray = optional.need("ray", "--ray")
+    ray = need("ray", "--ray")
     if ray.is_initialized():
         yield ray
         return
@@ -84,7 +83,7 @@ def environment() -> dict:
 
 def cpus() -> int:
     """Return the number of cores of the cluster."""
-    ray = optional.need("ray", "--ray")
+    ray = need("ray", "--ray")
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
@@ -111,7 +110,7 @@ def finished(
     Raises:
         BatikError: what a unit raised, or its worker died `RETRIES` times.
     """
-    ray = optional.need("ray", "--ray")
+    ray = need("ray", "--ray")
     task = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
     # in a list, so that Ray hands over the reference and not a copy for every unit
     reference = [ray.put(shared)]

@@ -19,15 +19,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from batik_utils import optional
 from batik_utils.app import predict
 from batik_utils.app import sources as listings
 from batik_utils.app import tables as csv_tables
 from batik_utils.app.onnx_session import open_session
 from batik_utils.app.predict import Prediction, Predictor
-from batik_utils.errors import BatikError
-from batik_utils.images import pictures
-from batik_utils.images.pictures import PictureError
+from batik_utils.errors import BatikError, need
+from batik_utils.images import files
+from batik_utils.images.files import ImageError
 from batik_utils.scale import ray_cluster as cluster
 
 #: Pictures that a worker is sent at once, at most: what is repeated if it dies. Of a table it is
@@ -177,7 +176,7 @@ def features(
 @contextlib.contextmanager
 def _told() -> Iterator[None]:
     """Turn what ends all workers into a sentence."""
-    exceptions = optional.need("ray.exceptions", "--ray")
+    exceptions = need("ray.exceptions", "--ray")
     try:
         yield
     except exceptions.RayError as error:
@@ -204,11 +203,11 @@ class _Worker:
             for name, place, content in part:
                 try:
                     opened.append((name, self.predictor.square(_source(place, content))))
-                except PictureError as error:
+                except ImageError as error:
                     opened.append((name, error))
             yield self.result(opened)
 
-    def result(self, opened: "list[tuple[str, np.ndarray | PictureError]]"):
+    def result(self, opened: "list[tuple[str, np.ndarray | ImageError]]"):
         """Return the table of one batch."""
         import pyarrow as pa
 
@@ -238,7 +237,7 @@ class _FeatureWorker(_Worker):
         super().__init__(model, batch)
         self._session = open_session(Path(self._folder.name, "features.onnx"), threads=1)
 
-    def result(self, opened: "list[tuple[str, np.ndarray | PictureError]]"):
+    def result(self, opened: "list[tuple[str, np.ndarray | ImageError]]"):
         """Return the table of one batch."""
         import pyarrow as pa
 
@@ -246,7 +245,7 @@ class _FeatureWorker(_Worker):
         found = iter(self._session.run([_FEATURES], {"pixels": np.stack(good)})[0] if good else ())
         rows = []
         for name, pixels in opened:
-            refused = isinstance(pixels, PictureError)
+            refused = isinstance(pixels, ImageError)
             values = [] if refused else next(found).tolist()
             reason = str(pixels) if refused else ""
             rows.append({"file": name, "features": values, "reason": reason})
@@ -295,7 +294,7 @@ def _source(place: str, content: bytes | None) -> bytes | Path:
     """Return what `Predictor.square` opens.
 
     Raises:
-        PictureError: an address cannot be read.
+        ImageError: an address cannot be read.
     """
     if content is not None:
         return content
@@ -306,10 +305,10 @@ def _source(place: str, content: bytes | None) -> bytes | Path:
     try:
         with fsspec.open(place, "rb") as stream:
             # one byte more than is allowed tells that it is too large
-            return stream.read(pictures.MAX_BYTES + 1)
+            return stream.read(files.MAX_BYTES + 1)
     # every kind of store has errors of its own
     except Exception as error:
-        raise PictureError(f"cannot be read: {error}", "unreadable") from error
+        raise ImageError(f"cannot be read: {error}", "unreadable") from error
 
 
 def mapped(
@@ -332,8 +331,8 @@ def mapped(
     """
     import pyarrow as pa
 
-    ray = optional.need("ray", "--ray")
-    ray_data = optional.need("ray.data", "--ray")
+    ray = need("ray", "--ray")
+    ray_data = need("ray.data", "--ray")
     context = ray_data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
@@ -392,7 +391,7 @@ def _rows(table: str) -> int:
 
 def _metadata(table: str) -> tuple[int, list[str], int]:
     """Return a Parquet file's number of rows, columns and number of row groups."""
-    parquet = optional.need("pyarrow.parquet", "A Parquet table")
+    parquet = need("pyarrow.parquet", "A Parquet table")
     import fsspec
 
     try:
@@ -438,7 +437,7 @@ def _with_features(model: bytes, folder: Path) -> bytes:
     Raises:
         BatikError: there is no product before the probabilities.
     """
-    onnx = optional.need("onnx", "--features")
+    onnx = need("onnx", "--features")
     graph = onnx.load_from_string(model)
     made_by = {name: node for node in graph.graph.node for name in node.output}
     waiting, seen = ["probabilities"], set()

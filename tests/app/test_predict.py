@@ -20,7 +20,7 @@ from batik_utils.app import predict, sources, tables
 from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images import cloth as synthetic
-from batik_utils.images.preprocessing import Framing, frame
+from batik_utils.images.resize import Framing, frame
 
 ROOT = PROJECT
 COMMITTED = ROOT / "results" / "kaggle" / "model"

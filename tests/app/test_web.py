@@ -23,7 +23,7 @@ from batik_utils.classifier import foreign
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images import cloth as synthetic
 from batik_utils.images.motifs import MOTIFS
-from batik_utils.images.preprocessing import FITS, Framing, frame
+from batik_utils.images.resize import FITS, Framing, frame
 
 ROOT = PROJECT
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 from scipy.special import softmax
 
-from batik_utils import experiments
+from batik_utils import data
 from batik_utils.classifier import build, embedding, export, foreign, model_card, selection
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
+from batik_utils.images import files
 from batik_utils.results import RUN_COLUMNS
 
-FOLDER = experiments.results_root("") / "kaggle" / "model"
+FOLDER = data.results_root("") / "kaggle" / "model"
 KEPT = ("MODEL_CARD.md", "labels.json", "metrics.json", "model.onnx", "preprocessing.json")
 
 
@@ -113,7 +113,7 @@ def test_its_accuracy_is_that_of_the_committed_predictions():
 
 def test_it_knows_pictures_that_it_learned_from(session, real_dataset):
     some = slice(0, None, 15)
-    pixels = [embedding.pixels_of(pictures.open_picture(p)) for p in real_dataset.paths[some]]
+    pixels = [embedding.pixels_of(files.open_image(p)) for p in real_dataset.paths[some]]
     probabilities, _ = answers(session, np.stack(pixels))
     right = probabilities.argmax(1) == np.array(real_dataset.labels[some])
     assert right.sum() >= 9

@@ -16,7 +16,7 @@ from batik_utils import linear
 from batik_utils.classifier import embedding, export, final, foreign, rejection, selection
 from batik_utils.classifier.embedding import Branch
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import IMAGENET
+from batik_utils.images.resize import IMAGENET
 from batik_utils.linear import Head
 
 SIZE = 32

@@ -13,8 +13,8 @@ from batik_utils.__main__ import main
 from batik_utils.app import predict
 from batik_utils.classifier import embedding, export, final, formats, rejection
 from batik_utils.errors import BatikError
-from batik_utils.images import pictures
-from batik_utils.images.preprocessing import IMAGENET
+from batik_utils.images import files
+from batik_utils.images.resize import IMAGENET
 
 SUFFIXES = ("safetensors", "pt")
 
@@ -165,4 +165,4 @@ def noise(n, seed=0):
 
 
 def _pixels(path):
-    return embedding.pixels_of(pictures.open_picture(path))
+    return embedding.pixels_of(files.open_image(path))

@@ -14,7 +14,7 @@ from batik_utils.duplicates import audit, duplicate_check, planted
 from batik_utils.duplicates import local_features as features
 from batik_utils.duplicates import pairs as duplicates
 from batik_utils.errors import BatikError
-from batik_utils.images import cloth, pictures
+from batik_utils.images import cloth, files
 
 MOTIFS = ("betawi", "sidoluhur", "tambal")
 PLANTED_SEEDS = range(2)
@@ -350,7 +350,7 @@ def test_known_twins_of_the_real_pictures_are_found(real_root):
     looks = {}
     for pair in pairs:
         for path in pair:
-            looks[path] = duplicates.look(pictures.open_picture(real_root / path), path)
+            looks[path] = duplicates.look(files.open_image(real_root / path), path)
     for (a, b), same in pairs.items():
         assert bool(duplicates.compare(looks[a], looks[b]).method) == same, (a, b)
 

@@ -13,7 +13,7 @@ from torch import nn
 from batik_utils import models, recipes
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import explain, masking
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.models import Classifier
 
 PLAIN = Preprocessing(size=32, mean=(0, 0, 0), std=(1, 1, 1))

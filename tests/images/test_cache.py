@@ -1,14 +1,17 @@
 """What is kept is whole, is made once, and is never mistaken for something else."""
 
+import errno
 import multiprocessing
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from batik_utils import data, transforms
 from batik_utils.images import cache as array_cache
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 
 ROWS = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 
@@ -19,8 +22,8 @@ def never():
 
 
 def test_a_second_call_reads_what_the_first_one_made():
-    first = array_cache.kept("some", ("a",), 4, lambda: iter(ROWS))
-    second = array_cache.kept("some", ("a",), 4, never)
+    first = array_cache.cached("some", ("a",), 4, lambda: iter(ROWS))
+    second = array_cache.cached("some", ("a",), 4, never)
     for found in (first, second):
         assert found.dtype == np.float32
         assert np.array_equal(found, ROWS)
@@ -30,22 +33,21 @@ def test_a_second_call_reads_what_the_first_one_made():
 
 
 def test_everything_that_it_depends_on_names_it():
-    places = [
-        array_cache.place(*given)
-        for given in (
-            ("some", ("ab", "c")),
-            ("some", ("a", "bc")),
-            ("some", ("abc",)),
-            ("other", ("ab", "c")),
-        )
+    given = [
+        ("some", ("ab", "c")),
+        ("some", ("a", "bc")),
+        ("some", ("abc",)),
+        ("other", ("ab", "c")),
     ]
-    assert len(set(places)) == 4
-    assert array_cache.place("some", ("ab", b"c")) == places[0]
+    for kind, parts in given:
+        array_cache.cached(kind, parts, 4, lambda: iter(ROWS))
+    assert len(list(array_cache.folder().glob("*.npy"))) == len(given)
+    array_cache.cached("some", ("ab", b"c"), 4, never)
 
 
 def test_changes_stay_in_memory():
-    array_cache.kept("some", (), 4, lambda: iter(ROWS))[:] = 7
-    assert np.array_equal(array_cache.kept("some", (), 4, never), ROWS)
+    array_cache.cached("some", (), 4, lambda: iter(ROWS))[:] = 7
+    assert np.array_equal(array_cache.cached("some", (), 4, never), ROWS)
 
 
 def test_an_interruption_leaves_nothing_behind():
@@ -54,34 +56,71 @@ def test_an_interruption_leaves_nothing_behind():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        array_cache.kept("some", (), 4, half)
+        array_cache.cached("some", (), 4, half)
     assert [path.suffix for path in array_cache.folder().iterdir()] == [".lock"]
-    assert np.array_equal(array_cache.kept("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
 
 
 @pytest.mark.parametrize("rows", [ROWS[:3], [*ROWS, ROWS[0]], [ROWS[0], ROWS[0][:1]] * 2])
 def test_rows_that_do_not_fit_are_refused(rows):
     with pytest.raises(ValueError, match="row"):
-        array_cache.kept("some", (), 4, lambda: iter(rows))
+        array_cache.cached("some", (), 4, lambda: iter(rows))
     assert not list(array_cache.folder().glob("*.npy"))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"text", "cut"])
 def test_a_damaged_file_is_made_again(damage, caplog):
-    array_cache.kept("some", (), 4, lambda: iter(ROWS))
-    path = array_cache.place("some", ())
+    array_cache.cached("some", (), 4, lambda: iter(ROWS))
+    (path,) = array_cache.folder().glob("*.npy")
     path.write_bytes(path.read_bytes()[:-5] if damage == "cut" else damage)
-    assert np.array_equal(array_cache.kept("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
     assert "is damaged" in caplog.text
-    assert np.array_equal(array_cache.kept("some", (), 4, never), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, never), ROWS)
 
 
-def test_a_folder_that_cannot_be_written_is_no_obstacle(caplog, monkeypatch, tmp_path):
-    blocked = tmp_path / "file"
-    blocked.touch()
-    monkeypatch.setattr(array_cache, "folder", lambda: blocked / "below")
-    assert np.array_equal(array_cache.kept("some", (), 4, lambda: iter(ROWS)), ROWS)
-    assert "nothing is kept" in caplog.text
+def blocked_by_a_file(folder, monkeypatch):
+    folder.parent.mkdir(exist_ok=True)
+    folder.touch()
+
+
+def full_disk(folder, monkeypatch):
+    def refuse(path, n, rows):
+        next(iter(rows))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(array_cache, "_write", refuse)
+
+
+def no_locks(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+
+@pytest.mark.parametrize("trouble", [blocked_by_a_file, full_disk, no_locks])
+def test_a_disk_that_refuses_is_no_obstacle(trouble, caplog, monkeypatch):
+    trouble(array_cache.folder(), monkeypatch)
+    assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert ("goes to memory" in caplog.text) == (trouble is not no_locks)
+
+
+def test_the_cache_folder_follows_the_settings(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    for name in ("BATIK_CACHE_DIR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert array_cache.cache_folder() == Path("/home/someone/.cache/batik")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert array_cache.cache_folder() == Path("/x/batik")
+    monkeypatch.setenv("BATIK_CACHE_DIR", "~/y")
+    assert array_cache.cache_folder() == Path("/home/someone/y")
+
+
+def test_a_user_without_a_home_has_a_cache_folder(monkeypatch):
+    for name in ("BATIK_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as for a number that no user has
+    assert tempfile.gettempdir() in str(array_cache.cache_folder())
 
 
 def _make_slowly(folder, made):
@@ -94,7 +133,7 @@ def _make_slowly(folder, made):
             time.sleep(0.05)
             yield row
 
-    assert np.array_equal(array_cache.kept("some", (), 4, rows), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, rows), ROWS)
 
 
 def test_two_processes_at_once_make_it_once():
@@ -113,10 +152,10 @@ def test_two_processes_at_once_make_it_once():
 
 def test_pictures_are_decoded_once_for_each_size(small_dataset, monkeypatch):
     opened = []
-    original = transforms.pictures.open_picture
+    original = transforms.files.open_image
     monkeypatch.setattr(
-        transforms.pictures,
-        "open_picture",
+        transforms.files,
+        "open_image",
         lambda *given, **more: opened.append(1) or original(*given, **more),
     )
     settings = Preprocessing(size=8)

@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from batik_utils import experiments, models, optional
+from batik_utils import experiments, models
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import Preprocessing
+from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.scale import fabric as distributed
 from batik_utils.training import Examples
 
-pytest.importorskip("lightning_fabric", reason=f"needs the extra 'scale': {optional.INSTALL}")
+pytest.importorskip("lightning_fabric", reason="needs the extra 'scale'")
 
 SEEN = Preprocessing(size=32)
 RECIPE = Recipe(

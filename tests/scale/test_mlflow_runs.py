@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from batik_utils import experiments, optional
+from batik_utils import experiments
 from batik_utils.errors import BatikError
 from batik_utils.scale import mlflow_runs as tracking
 
-mlflow = pytest.importorskip("mlflow", reason=f"needs the extra 'scale': {optional.INSTALL}")
+mlflow = pytest.importorskip("mlflow", reason="needs the extra 'scale'")
 
 
 @pytest.fixture

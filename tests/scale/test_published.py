@@ -100,9 +100,9 @@ def test_one_picture_is_what_the_fast_path_sees(setup, toy):
 
 def test_every_epoch_opens_every_file_again(setup, toy, monkeypatch):
     opened = []
-    original = published.pictures.open_picture
+    original = published.files.open_image
     monkeypatch.setattr(
-        published.pictures, "open_picture", lambda path: opened.append(path) or original(path)
+        published.pictures, "open_image", lambda path: opened.append(path) or original(path)
     )
     model = models.build_untrained(toy, 3)
     seen = models.preprocessing_of(toy)

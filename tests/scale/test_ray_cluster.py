@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from batik_utils import experiments, optional
+from batik_utils import experiments
 from batik_utils.errors import BatikError
 from batik_utils.scale import ray_cluster as cluster
 from batik_utils.weights import WeightsNotFound
 
-ray = pytest.importorskip("ray", reason=f"needs the extra 'scale': {optional.INSTALL}")
+ray = pytest.importorskip("ray", reason="needs the extra 'scale'")
 
 TABLES = ("runs", "predictions", "history")
 #: What differs between two runs of the same thing.

@@ -7,7 +7,6 @@ import fsspec
 import numpy as np
 import pytest
 
-from batik_utils import optional
 from batik_utils.__main__ import main
 from batik_utils.app import sources, tables
 from batik_utils.errors import BatikError
@@ -15,8 +14,8 @@ from batik_utils.images import cloth as synthetic
 from batik_utils.scale import ray_cluster as cluster
 from batik_utils.scale import ray_jobs as bulk
 
-ray = pytest.importorskip("ray", reason=f"needs the extra 'scale': {optional.INSTALL}")
-pa = pytest.importorskip("pyarrow", reason=f"needs the extra 'scale': {optional.INSTALL}")
+ray = pytest.importorskip("ray", reason="needs the extra 'scale'")
+pa = pytest.importorskip("pyarrow", reason="needs the extra 'scale'")
 parquet = pytest.importorskip("pyarrow.parquet")
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from batik_utils.errors import BatikError
-from batik_utils.images.preprocessing import IMAGENET, Preprocessing, to_pixels
+from batik_utils.images.resize import IMAGENET, Preprocessing, to_pixels
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8))
 
@@ -17,7 +17,7 @@ def test_the_published_settings_are_the_default():
 def test_a_picture_is_squashed_whole():
     left_red = Image.new("RGB", (60, 20), "blue")
     left_red.paste("red", (0, 0, 30, 20))
-    pixels = to_pixels(left_red, Preprocessing(size=8))
+    pixels = to_pixels(left_red, 8)
     assert (pixels.shape, pixels.dtype) == ((3, 8, 8), np.uint8)
     assert pixels.flags["C_CONTIGUOUS"]
     assert pixels[:, :, 0].T.tolist() == [[255, 0, 0]] * 8
@@ -25,9 +25,7 @@ def test_a_picture_is_squashed_whole():
 
 
 def test_the_interpolation_makes_a_difference():
-    one, other = (
-        to_pixels(NOISE, Preprocessing(16, interpolation=i)) for i in ("bilinear", "bicubic")
-    )
+    one, other = (to_pixels(NOISE, 16, name) for name in ("bilinear", "bicubic"))
     assert (one != other).any()
 
 

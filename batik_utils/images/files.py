@@ -1,7 +1,7 @@
 """Open a picture by what it is, not by what it is called.
 
-    >>> from batik_utils.images import pictures
-    >>> picture = pictures.open_picture("batik-betawi/4.jpg")  # a GIF that is named .jpg
+    >>> from batik_utils.images import files
+    >>> picture = files.open_image("batik-betawi/4.jpg")  # a GIF that is named .jpg
     >>> picture.mode
     'RGB'
 
@@ -42,7 +42,7 @@ _TURNS = {
 _FILTERS = threading.Lock()
 
 
-class PictureError(BatikError):
+class ImageError(BatikError):
     """A file that cannot be used as a picture; the message is the reason.
 
     Attributes:
@@ -55,7 +55,7 @@ class PictureError(BatikError):
         self.kind = kind
 
 
-def open_picture(
+def open_image(
     source: Path | str | bytes,
     *,
     max_pixels: int = MAX_PIXELS,
@@ -79,7 +79,7 @@ def open_picture(
         PIL image, mode ``RGB``.
 
     Raises:
-        PictureError: empty, too large, no picture, damaged, or of a format not in ``FORMATS``.
+        ImageError: empty, too large, no picture, damaged, or of a format not in ``FORMATS``.
     """
     data = source if isinstance(source, bytes) else _read(Path(source), max_bytes)
     picture, _ = _decode(data, max_pixels, max_bytes, at_least)
@@ -91,13 +91,13 @@ def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> tupl
 
     Args:
         source: path of a file, or its bytes.
-        max_pixels: as in `open_picture`.
+        max_pixels: as in `open_image`.
 
     Returns:
         Format as Pillow names it (``"PNG"``), width and height as stored (px).
 
     Raises:
-        PictureError: as in `open_picture`.
+        ImageError: as in `open_image`.
     """
     data = source if isinstance(source, bytes) else _read(Path(source), MAX_BYTES)
     # the reduced decode still reads every byte of a JPEG, so a truncated one is found
@@ -109,21 +109,21 @@ def _read(path: Path, max_bytes: int) -> bytes:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise PictureError(_too_large(size, max_bytes), "bytes")
+            raise ImageError(_too_large(size, max_bytes), "bytes")
         return path.read_bytes()
     except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror or error}", "unreadable") from error
+        raise ImageError(f"cannot be read: {error.strerror or error}", "unreadable") from error
     except ValueError as error:  # a zero byte in the name
-        raise PictureError(f"cannot be read: {error}", "unreadable") from error
+        raise ImageError(f"cannot be read: {error}", "unreadable") from error
 
 
 def _decode(
     data: bytes, max_pixels: int, max_bytes: int, at_least: int | None
 ) -> tuple[Image.Image, tuple[str, int, int]]:
     if not data:
-        raise PictureError("empty file", "empty")
+        raise ImageError("empty file", "empty")
     if len(data) > max_bytes:
-        raise PictureError(_too_large(len(data), max_bytes), "bytes")
+        raise ImageError(_too_large(len(data), max_bytes), "bytes")
     try:
         with _FILTERS, warnings.catch_warnings():
             # our own pixel limit below speaks instead
@@ -132,7 +132,7 @@ def _decode(
         kind = "JPEG" if picture.format == "MPO" else str(picture.format)
         facts = (kind, *picture.size)
         if picture.width * picture.height > max_pixels:
-            raise PictureError(
+            raise ImageError(
                 f"{picture.width} × {picture.height} px, over the limit of {max_pixels:,} pixels",
                 "pixels",
             )
@@ -140,7 +140,7 @@ def _decode(
             # inside the coded data a byte FF is followed by 00, so this finds start-of-scan markers
             scans = data.count(b"\xff\xda")
             if picture.width * picture.height * scans > MAX_SCANNED_PIXELS:
-                raise PictureError(
+                raise ImageError(
                     f"{picture.width} × {picture.height} px in {scans} scans, too slow to decode",
                     "pixels",
                 )
@@ -149,14 +149,14 @@ def _decode(
         picture.load()
         return _to_rgb(_upright(picture)), facts
     except UnidentifiedImageError:
-        raise PictureError(f"not a picture ({_looks_like(data)})", "format") from None
+        raise ImageError(f"not a picture ({_looks_like(data)})", "format") from None
     except Image.DecompressionBombError as error:
-        raise PictureError(f"too many pixels: {error}", "pixels") from error
-    except PictureError:
+        raise ImageError(f"too many pixels: {error}", "pixels") from error
+    except ImageError:
         raise
     # Pillow's decoders meet damaged files with exceptions of any type; each means the same here
     except Exception as error:
-        raise PictureError(f"damaged or truncated: {error}", "damaged") from error
+        raise ImageError(f"damaged or truncated: {error}", "damaged") from error
 
 
 def _too_large(size: int, limit: int) -> str:

@@ -1,8 +1,6 @@
-"""From a picture to the numbers that a network expects; without torch, so that it starts fast.
+"""From an image to the pixels that a network expects; without torch.
 
-The same few lines serve training, evaluation and the deployed model. `Preprocessing` is what a
-network in training expects, `Framing` what an exported model does: there, normalisation lies inside
-the model, and pixels are all that goes in.
+The same few lines serve training, evaluation and the deployed model.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,21 +10,28 @@ from PIL import Image
 
 from batik_utils.errors import BatikError
 
-_INTERPOLATIONS = {
+#: How an image may be squashed, always with antialiasing, as Pillow's ``resize`` does it.
+INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
 }
+
+
+def _check(size: int, interpolation: str) -> None:
+    if interpolation not in INTERPOLATIONS:
+        raise BatikError(
+            f"Unknown interpolation '{interpolation}': use one of {', '.join(INTERPOLATIONS)}."
+        )
+    if not 1 <= size <= 4096:
+        raise BatikError(f"The input size must be 1 to 4096 px, not {size}.")
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a set of weights expects of a picture.
+    """What a set of weights expects: the whole image squashed to a square, then normalised.
 
-    Attributes:
-        size: side of the square input (px). The whole picture is squashed to it, as published.
-        mean: per channel, on a 0 to 1 scale.
-        std: per channel, on a 0 to 1 scale.
-        interpolation: ``bilinear`` or ``bicubic``, always with antialiasing.
+    ``size`` is the side in px; ``mean`` and ``std`` are per channel on a 0 to 1 scale.
     """
 
     size: int = 224
@@ -35,12 +40,7 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        if self.interpolation not in _INTERPOLATIONS:
-            raise BatikError(
-                f"Unknown interpolation '{self.interpolation}': use {' or '.join(_INTERPOLATIONS)}."
-            )
-        if self.size < 1:
-            raise BatikError(f"The input size must be at least 1 px, not {self.size}.")
+        _check(self.size, self.interpolation)
 
     def as_dict(self) -> dict:
         """Return plain values for JSON and checkpoints."""
@@ -48,11 +48,7 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Preprocessing":
-        """Rebuild from `as_dict`.
-
-        Raises:
-            BatikError: a key is missing or unknown.
-        """
+        """Rebuild from `as_dict`; BatikError where a key is missing or a value is impossible."""
         try:
             return cls(
                 size=int(values["size"]),
@@ -67,26 +63,16 @@ class Preprocessing:
 IMAGENET = Preprocessing()
 
 
-def to_pixels(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """Squash a picture to the input size.
-
-    Args:
-        picture: PIL image, mode RGB, any size.
-        preprocessing: gives size and interpolation.
-
-    Returns:
-        uint8 array of shape (3, size, size), channels first.
-    """
-    side = (preprocessing.size, preprocessing.size)
-    small = picture.resize(side, _INTERPOLATIONS[preprocessing.interpolation])
+def to_pixels(image: Image.Image, size: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Squash an RGB image of any size into a square: uint8 (3, size, size)."""
+    _check(size, interpolation)
+    small = image.resize((size, size), INTERPOLATIONS[interpolation])
     return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
 
 
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-}
+# Until the deployed model and its page squash only:
+
+
 FITS = ("squash", "cover", "contain")
 
 
@@ -108,10 +94,10 @@ class Framing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        if self.interpolation not in _RESAMPLING:
+        if self.interpolation not in INTERPOLATIONS:
             raise BatikError(
                 f"Unknown interpolation '{self.interpolation}': "
-                f"use one of {', '.join(_RESAMPLING)}."
+                f"use one of {', '.join(INTERPOLATIONS)}."
             )
         if self.fit not in FITS:
             raise BatikError(f"Unknown fit '{self.fit}': use one of {', '.join(FITS)}.")
@@ -154,7 +140,7 @@ def frame(picture: Image.Image, framing: Framing) -> np.ndarray:
     Returns:
         uint8 array of shape (size, size, 3).
     """
-    size, method = framing.size, _RESAMPLING[framing.interpolation]
+    size, method = framing.size, INTERPOLATIONS[framing.interpolation]
     width, height = picture.size
     if framing.fit == "squash":
         return np.asarray(picture.resize((size, size), method))

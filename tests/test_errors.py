@@ -1,0 +1,140 @@
+"""Atomic writes, locks, switches: what the system may do to them."""
+
+import errno
+import multiprocessing
+import os
+
+import pytest
+
+from batik_utils import errors
+from batik_utils.errors import BatikError, NotWritten, locked, replacing
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with replacing(path) as partial:
+        assert partial.suffix == ".txt"
+        partial.write_text("one")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), replacing(path) as partial:
+        partial.write_text("two")
+        raise KeyboardInterrupt
+    assert path.read_text() == "one"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.txt").write_text("one")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "real" / "a.txt")
+    with replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("two")
+    assert (tmp_path / "a.txt").is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_text() == "two"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EIO])
+def test_a_drive_that_cannot_flush_is_good_enough(code, monkeypatch, tmp_path):
+    def refuse(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with replacing(tmp_path / "a.txt") as partial:
+        partial.write_text("one")
+    assert (tmp_path / "a.txt").read_text() == "one"
+
+
+def below_a_file(folder, monkeypatch):
+    (folder / "file").touch()
+    return folder / "file" / "a.txt"
+
+
+def onto_a_folder(folder, monkeypatch):
+    (folder / "a.txt" / "b").mkdir(parents=True)
+    return folder / "a.txt"
+
+
+def full_disk(folder, monkeypatch):
+    def refuse(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    return folder / "a.txt"
+
+
+def not_allowed(folder, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    return folder / "locked" / "a.txt"
+
+
+@pytest.mark.parametrize("trouble", [below_a_file, onto_a_folder, full_disk, not_allowed])
+def test_a_refusal_of_the_system_is_a_sentence_with_the_path(trouble, monkeypatch, tmp_path):
+    path = trouble(tmp_path, monkeypatch)
+    with pytest.raises(NotWritten, match=str(path)), replacing(path) as partial:
+        partial.write_text("one")
+    assert not list(tmp_path.glob(".partial*"))
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), replacing(tmp_path / "a.txt"):
+        (tmp_path / "other" / "elsewhere").read_text()
+
+
+def _write_often(path):
+    for k in range(40):
+        with replacing(path) as partial:
+            partial.write_text(f"{k:04}" * 1000)
+        assert len(path.read_text()) == 4000
+
+
+def test_two_processes_write_the_same_file(tmp_path):
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_write_often, args=(tmp_path / "a.txt",)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+        assert process.exitcode == 0
+
+
+def test_a_lock_keeps_others_out_and_is_given_back(tmp_path):
+    for _ in range(2):
+        first, second = locked(tmp_path / ".lock"), locked(tmp_path / ".lock", 0.05)
+        with first, pytest.raises(TimeoutError), second:
+            pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_drive_without_locks_is_no_obstacle(code, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / ".lock", 5):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("value", "on"),
+    [
+        ("", False),
+        ("0", False),
+        ("false", False),
+        ("No", False),
+        (" off ", False),
+        ("1", True),
+        ("true", True),
+        ("yes", True),
+    ],
+)
+def test_a_switch_can_be_off(monkeypatch, value, on):
+    monkeypatch.setenv("BATIK_OFFLINE", value)
+    assert errors.switched_on("BATIK_OFFLINE") is on
+
+
+def test_a_missing_package_is_named_with_what_installs_it():
+    with pytest.raises(BatikError, match=r"^Sailing needs the package 'no_such_boat'.*pip install"):
+        errors.need("no_such_boat", "Sailing")
