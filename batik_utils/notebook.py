@@ -1,0 +1,415 @@
+"""Notebooks: Colab set-up, parameter checks, headless runs and the report.
+
+The first cell of every notebook imports this module, before anything is installed in Colab. So it
+imports nothing but the standard library; papermill and nbconvert are imported where they are used.
+"""
+
+import ast
+import difflib
+import html
+import importlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+
+from batik_utils.errors import PROJECT, BatikError, replacing
+
+log = logging.getLogger(__name__)
+
+#: ``SMOKE=1``: every step runs once, on little data.
+SMOKE = {"LIMIT": "10", "SEEDS": "1", "EPOCHS": "1", "FOLDS": "5"}
+#: ``FULL=1``: every recipe with as many seeds as the committed results have.
+FULL = {
+    "02": {"RECIPES": "scratch,scratch_ours,scratch_texture", "SEEDS": "10"},
+    "03": {"RECIPES": "transfer,mobilenet_v2*,efficientnet_lite*", "SEEDS": "5"},
+}
+#: Seconds of notebooks 01 to 04 without training, on the machine of the committed runs.
+SECONDS = {"01": 20, "02": 25, "03": 25, "04": 20}
+#: Packages that Colab brings in versions that fit its GPU; they are never changed.
+HELD = ("torch", "torchvision", "numpy")
+
+_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
+
+
+class NotebookFailed(BatikError):
+    """A cell raised an error or lost its kernel; the message shows the cell."""
+
+
+# --- inside a notebook ---------------------------------------------------------------------------
+
+
+def in_colab() -> bool:
+    """Whether this process is a kernel of Google Colab."""
+    return "google.colab" in sys.modules
+
+
+def set_up() -> None:
+    """Install in Colab what is missing; elsewhere the environment is the user's own."""
+    requirements = PROJECT / "requirements.txt"
+    if in_colab() and requirements.is_file():
+        install_missing(requirements)
+
+
+def missing(requirements: Path) -> list[str]:
+    """Requirement lines whose package is absent or below its floor.
+
+    Raises:
+        BatikError: a package of `HELD` is too old; only another runtime can help.
+    """
+    wanted = []
+    for line in requirements.read_text(encoding="utf-8").splitlines():
+        line = line.split("#")[0].strip()
+        name, _, floor = line.partition(">=")
+        have = _installed(name.split("[")[0])
+        if have and floor and _numbers(have) < _numbers(floor):
+            too_old = f"{name} {have} is older than {floor}, which this project needs"
+            if name in HELD:
+                raise BatikError(f"{too_old}: choose a newer runtime.")
+            log.warning("%s: a newer one is installed.", too_old)
+            have = ""
+        if line and not have:
+            wanted.append(line)
+    return wanted
+
+
+def install_missing(requirements: Path) -> list[str]:
+    """Install what `missing` names, with the packages of `HELD` kept at their versions.
+
+    Raises:
+        BatikError: pip failed; the message ends with its last line.
+    """
+    wanted = missing(requirements)
+    if wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            held = Path(folder) / "held.txt"
+            held.write_text("".join(f"{n}=={v}\n" for n in HELD if (v := _installed(n))))
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(held), *wanted]
+            done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise BatikError(f"pip could not install {', '.join(wanted)}: {last}")
+        importlib.invalidate_caches()
+    return wanted
+
+
+def _installed(name: str) -> str:
+    """Version of an installed package, or ""."""
+    with suppress(metadata.PackageNotFoundError, ValueError):
+        return metadata.version(name.strip())
+    return ""
+
+
+def _numbers(version: str) -> list[int]:
+    """Release numbers of a version, e.g. [2, 1, 0] of ``2.1.0+cu118``."""
+    return [int(part) for part in re.match(r"[\d.]*", version.strip())[0].split(".") if part]
+
+
+def check_parameters() -> None:
+    """Refuse unknown or mistyped parameters of the notebook that calls this.
+
+    Its first cell of nothing but ``NAME = literal`` lines declares names and types. Checked are the
+    cell that papermill adds after it, and the same cell run once more after an edit.
+    """
+    from IPython import get_ipython
+
+    known: dict[str, object] = {}
+    for source in get_ipython().user_ns["In"] if get_ipython() else ():
+        given = _assignments(source)
+        if not known and given and all(name.isupper() for name in given):
+            known = given
+        elif source.startswith("# Parameters\n") or set(given) & set(known):
+            for name, value in given.items():
+                _check(name, value, known, "this notebook")
+
+
+def _assignments(source: str) -> dict[str, object]:
+    """Values of a cell that holds nothing but ``name = literal`` lines; otherwise empty."""
+    found = {}
+    with suppress(SyntaxError, AttributeError, ValueError):
+        for line in ast.parse(source).body:
+            (target,) = line.targets
+            found[target.id] = ast.literal_eval(line.value)
+        return found
+    return {}
+
+
+def _check(name: str, value: object, known: Mapping[str, object], where: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name.upper(), known, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        names = ", ".join(sorted(known))
+        raise BatikError(f"Unknown parameter {name} for {where}.{hint} Known: {names}.")
+    kind = type(known[name])
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise BatikError(f"Parameter {name} must be {_TYPE_NAMES[kind]}, not {value!r}.")
+
+
+# --- headless runs -------------------------------------------------------------------------------
+
+
+def find(names: Sequence[str] = ()) -> list[Path]:
+    """Notebooks by path, name (``02_scratch_models``) or number (``02``); all if none is named."""
+    ours = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+    found = []
+    for name in names or [path.stem for path in ours]:
+        fits = [p for p in ours if name in (p.stem, p.stem[:2], p.stem[1])] or [Path(name)]
+        if not fits[0].is_file():
+            every = ", ".join(path.stem for path in ours)
+            raise BatikError(f"No notebook '{name}': give a path, or one of {every}.")
+        found.append(fits[0])
+    return found
+
+
+def declared(notebook: Path) -> dict[str, object]:
+    """Parameters of a notebook with their defaults, from its one cell tagged ``parameters``."""
+    import nbformat
+
+    try:
+        cells = nbformat.read(notebook, as_version=4).cells
+    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError) as error:
+        raise BatikError(f"{notebook} is no notebook that can be read ({error}).") from error
+    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    found = _assignments(tagged[0]) if len(tagged) == 1 else {}
+    if not found or any(type(value) not in _TYPE_NAMES for value in found.values()):
+        raise BatikError(
+            f"{notebook} must have one cell tagged 'parameters', with lines NAME = a number, text, "
+            f"True or False and nothing else."
+        )
+    return found
+
+
+def bind(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[Path, dict]:
+    """Values of the parameters that each notebook declares, with the right type.
+
+    Raises:
+        BatikError: a name that no notebook declares, or a text that is no value of its type.
+    """
+    known = {path: declared(path) for path in notebooks}
+    every = {name: default for own in known.values() for name, default in own.items()}
+    values: dict[str, object] = dict(given)
+    for name, text in given.items():
+        if type(every.get(name, "")) is not str:
+            with suppress(ValueError, SyntaxError):  # then it stays text, which does not fit
+                values[name] = ast.literal_eval(text.strip().capitalize())
+        _check(name, values[name], every, ", ".join(path.name for path in notebooks))
+    return {p: {n: v for n, v in values.items() if n in own} for p, own in known.items()}
+
+
+def where_declared(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[str, str]:
+    """Those of the given parameters that a notebook declares, e.g. of `SMOKE`."""
+    known = {name for path in notebooks for name in declared(path)}
+    return {name: text for name, text in given.items() if name in known}
+
+
+@contextmanager
+def _kernel() -> Iterator[object]:
+    """Settings that let a kernel speak through files of this user, not through network ports.
+
+    The path of a socket may have some 100 characters, so a long temporary folder is not used.
+    """
+    from traitlets.config import Config
+
+    short = None if len(tempfile.gettempdir()) <= 60 else "/tmp"
+    if os.name != "posix" or (short and not os.access(short, os.W_OK)):
+        yield Config()
+        return
+    with tempfile.TemporaryDirectory(prefix="batik-", dir=short) as sockets:
+        yield Config({"KernelManager": {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}})
+
+
+def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -> list[Path]:
+    """Run notebooks in a row, with copies in `output`; parameters are checked before all.
+
+    Raises:
+        NotebookFailed: with the cell; the copy, up to there, is kept.
+        BatikError: a wrong parameter.
+    """
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    bound = bind(given, notebooks)
+    output.mkdir(parents=True, exist_ok=True)
+    copies = [output / path.name for path in notebooks]
+    for path, copy in zip(notebooks, copies, strict=True):
+        settings = {"kernel_name": "python3", "language": "python"}
+        # a helper's output may depend on where the notebook lies, as in Jupyter
+        settings |= {"cwd": str(path.parent), "progress_bar": {"desc": path.stem}}
+        try:
+            with _kernel() as config:
+                papermill.execute_notebook(
+                    str(path), str(copy), bound[path], config=config, **settings
+                )
+        except papermill.PapermillExecutionError as error:
+            number, source = error.exec_count, error.source
+            why = f"failed in cell {number}:\n\n{source}\n\n{error.ename}: {error.evalue}"
+        except DeadKernelError:
+            number, source = _last_cell(copy)
+            why = (
+                f"lost its kernel in cell {number}, often for want of memory:\n\n{source}\n\n"
+                f"Close other programs or give it less to do (LIMIT, RECIPES), and call again."
+            )
+        else:
+            continue
+        raise NotebookFailed(f"{path.name} {why}\n\nThe executed copy up to there: {copy}")
+    return copies
+
+
+def _last_cell(copy: Path) -> tuple[int, str]:
+    """Number and source of the code cell in which an executed copy ends."""
+    import nbformat
+
+    cells = [c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
+    begun = [n for n, c in enumerate(cells) if c.metadata.get("papermill", {}).get("start_time")]
+    return len(begun), cells[max(len(begun) - 1, 0)].source
+
+
+def refresh(notebook: Path) -> None:
+    """Run a notebook with its defaults and keep its outputs, without bars and error streams.
+
+    Nothing is changed if a cell fails.
+    """
+    import nbformat
+
+    with tempfile.TemporaryDirectory() as folder:
+        (copy,) = execute([notebook], {}, Path(folder))
+        ran = nbformat.read(copy, as_version=4)
+    kept = nbformat.read(notebook, as_version=4)
+    bar = "application/vnd.jupyter.widget-view+json"
+    for old, new in zip(kept.cells, ran.cells, strict=True):
+        if old.cell_type == "code":
+            old.execution_count = new.execution_count
+            told = [o for o in new.outputs if o.get("name") != "stderr"]
+            old.outputs = [output for output in told if bar not in output.get("data", {})]
+    with replacing(notebook) as partial:
+        nbformat.write(kept, partial)
+
+
+# --- the report ----------------------------------------------------------------------------------
+
+
+def render(notebook: Path, page: Path) -> Path:
+    """Write an executed notebook as one self-contained HTML page without code.
+
+    Cells tagged ``not-in-report`` are left out. From the cell tagged ``appendix`` on, everything is
+    folded below that cell's heading, up to the cell tagged ``own-runs``.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter(template_name="basic", exclude_input=True, exclude_output_prompt=True)
+    content = nbformat.read(notebook, as_version=4)
+    parts: dict[str, list] = {"": []}
+    for cell in content.cells:
+        tags = cell.metadata.get("tags", [])
+        for part in {"appendix", "own-runs"}.intersection(tags):
+            parts[part] = []
+        if "not-in-report" not in tags:
+            parts[list(parts)[-1]].append(cell)
+    title = parts[""][0].source.splitlines()[0].lstrip("# ")
+    body = ""
+    for part, content.cells in parts.items():
+        heading = ""
+        if part == "appendix":
+            heading, _, content.cells[0].source = content.cells[0].source.partition("\n")
+        inner, _ = exporter.from_notebook_node(content)
+        folded = f"<details><summary>{html.escape(heading.lstrip('# '))}</summary>{inner}</details>"
+        body += folded if heading else inner
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    with replacing(page) as partial:
+        partial.write_text(
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+            f"<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n"
+            f"<body><main>\n{body}\n</main></body></html>\n",
+            encoding="utf-8",
+        )
+    return page
+
+
+def report(
+    source: str,
+    root: str,
+    *,
+    results: str = "",
+    smoke: bool = False,
+    full: bool = False,
+    given: Mapping[str, str] | None = None,
+) -> Path:
+    """Run notebooks 01 to 03 on a data set and 04 on the committed results, and render 04.
+
+    Returns:
+        Path of ``<results>/<data set>/report.html``, where own runs have a section of their own.
+    """
+    from batik_utils import data
+    from batik_utils.images.motifs import MOTIFS
+
+    paths = find()[:4]
+    typed = dict(given or {})
+    bind(typed, paths)  # a misspelt one must not wait for the pictures to be read
+    typed = {**(where_declared(SMOKE, paths) if smoke else {}), **typed}
+    classes, limit = typed.get("CLASSES", ",".join(MOTIFS)), int(typed.get("LIMIT", 0))
+    dataset = data.load(source, root, classes, limit=limit)
+    folder = (data.results_root(results) / dataset.name).resolve()
+    typed |= {"DATA": dataset.source, "RESULTS": str(folder.parent)}
+    if dataset.source == "folder":
+        typed["ROOT"] = str(Path(dataset.root).resolve())
+    plans = [{**(FULL.get(path.name[:2], {}) if full else {}), **typed} for path in paths]
+    own = "" if dataset.name == "kaggle" else str(folder)
+    plans[3] = {"RESULTS": str(PROJECT / "results"), "OWN": own}
+    jobs = [(path, where_declared(plan, [path])) for path, plan in zip(paths, plans, strict=True)]
+    left = _seconds(jobs, len(dataset.manifest))
+    log.info("This takes about %s here, as a short calibration says.", _in_words(sum(left)))
+    for path, plan in jobs:
+        began = time.monotonic()
+        (copy,) = execute([path], plan, folder / "notebooks")
+        spent = _in_words(time.monotonic() - began)
+        log.info("%s: %s; about %s left", path.stem, spent, _in_words(sum(left := left[1:])))
+    return render(copy, folder / "report.html")
+
+
+def _seconds(jobs: Sequence[tuple[Path, dict]], pictures: int) -> list[float]:
+    """Seconds that notebooks will take here: the committed runs' times, by a calibration."""
+    import torch
+
+    from batik_utils import data, models, recipes, training
+
+    # a few steps of the first recipe, compared with the committed runs of it
+    device, recipe = training.choose_device(), recipes.get("scratch1")
+    model = models.build_untrained(recipe, 3).to(device)
+    optimizer = torch.optim.Adam(model.parameters())
+    pixels = torch.rand(recipe.batch_size, 3, 224, 224, device=device)
+    labels = torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
+    for step in range(4):
+        if step == 1:  # the one before warms up
+            began = time.monotonic()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(pixels), labels).backward()
+        optimizer.step()
+    rate = 3 * recipe.batch_size / (time.monotonic() - began)
+    runs = data.read_table(PROJECT / "results" / "kaggle" / "course" / "runs.csv")
+    means = runs.groupby("recipe")[["train_seconds", "train_images_per_second"]].mean()
+    factor = means["train_images_per_second"][recipe.name] / rate
+    found = []
+    for path, plan in jobs:
+        settings = declared(path) | bind(plan, [path])[path]
+        seconds = SECONDS[path.name[:2]]
+        for one in recipes.select(settings["RECIPES"]) if "RECIPES" in settings else ():
+            share = settings["EPOCHS"] / one.epochs if settings["EPOCHS"] and one.epochs else 1
+            trained = means["train_seconds"].get(one.name, 0) * share * pictures / 150
+            seconds += settings["SEEDS"] * trained
+        found.append(float(factor * seconds))
+    return found
+
+
+def _in_words(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,300 @@
+"""Parameters are checked, Colab's packages left alone, failures named, reports rendered."""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import papermill
+import pytest
+
+from batik_utils import notebook
+from batik_utils.errors import PROJECT, BatikError
+
+#: The set-up cell of every notebook.
+SET_UP = next(
+    cell.source
+    for cell in nbformat.read(notebook.find(["01"])[0], as_version=4).cells
+    if "notebook.set_up()" in cell.source
+)
+PARAMETERS = 'COUNT = 1  # pictures\nDATA = "auto"\nRATE = 0.1\nFAST = False'
+CHECK = "from batik_utils import notebook\n\nnotebook.check_parameters()"
+FIGURE = (
+    "from IPython.display import Image, display\n"
+    "import base64\n"
+    "png = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+A8AAQUB"
+    "AScY42YAAAAASUVORK5CYII=')\n"
+    "display({'image/png': png}, raw=True, metadata={'image/png': {'alt': 'One <grey> dot'}})"
+)
+
+
+def write(path, *cells):
+    """Write a notebook of (tag, source); headings are Markdown."""
+    made = []
+    for tag, source in cells:
+        kind = "markdown" if re.match("##|# 99", source) else "code"
+        cell = getattr(nbformat.v4, f"new_{kind}_cell")(source)
+        cell.metadata["tags"] = [tag] if tag else []
+        made.append(cell)
+    meta = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=meta), path)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """Path of a notebook with parameters, an error on demand and every tag of a report."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    return write(
+        tmp_path / "99_small.ipynb",
+        ("", "# 99 · Small & *whole*"),
+        ("not-in-report", "## Set-up"),
+        ("parameters", PARAMETERS),
+        ("not-in-report", CHECK),
+        ("", "if COUNT > 2:\n    raise RuntimeError('too many')"),
+        ("", "import os, sys\nif COUNT < 0:\n    os.kill(os.getpid(), 9)"),
+        ("", "print('noise', file=sys.stderr)\nprint(COUNT * 11)"),
+        ("", FIGURE),
+        ("appendix", "## Appendix: details\n\nFolded."),
+        ("", "print('all numbers')"),
+        ("own-runs", "print('mine')"),
+    )
+
+
+def printed(copy):
+    cells = nbformat.read(copy, as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "".join(output["text"] for output in outputs if output.get("name") == "stdout")
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [[], [PARAMETERS, "A = 1"], ["A = [1]"], ["A = open('x')"], ["print(1)"], ["A = 1\nA.b = 2"]],
+    ids=len,
+)
+def test_a_notebook_declares_plain_values_in_one_cell(tmp_path, cells):
+    path = write(tmp_path / "n.ipynb", *(("parameters", source) for source in cells))
+    with pytest.raises(BatikError, match="parameters"):
+        notebook.declared(path)
+
+
+def test_what_is_no_notebook_is_named(tmp_path):
+    (tmp_path / "text.ipynb").write_text("hello")
+    with pytest.raises(BatikError, match=r"text\.ipynb"):
+        notebook.declared(tmp_path / "text.ipynb")
+
+
+def test_find_takes_numbers_names_and_paths(small):
+    found = [path.stem for path in notebook.find(["02", "4", "01_exploration", str(small)])]
+    assert found == ["02_scratch_models", "04_comparison", "01_exploration", "99_small"]
+    assert len(notebook.find()) == 5
+    with pytest.raises(BatikError, match="07"):
+        notebook.find(["07"])
+
+
+def test_each_notebook_gets_what_it_declares_with_the_right_type(tmp_path):
+    first = write(tmp_path / "1.ipynb", ("parameters", PARAMETERS))
+    second = write(tmp_path / "2.ipynb", ("parameters", "COUNT = 5"))
+    given = {"COUNT": "3", "FAST": "true", "RATE": "1e-3", "DATA": "7"}
+    bound = notebook.bind(given, [first, second])
+    assert bound[first] == {"COUNT": 3, "FAST": True, "RATE": 0.001, "DATA": "7"}
+    assert bound[second] == {"COUNT": 3}
+    assert notebook.where_declared({"COUNT": "1", "EPOCHS": "1"}, [first]) == {"COUNT": "1"}
+
+
+#: What is given, and what the refusal names.
+WRONG = [
+    ("COUTN", "3", "Did you mean COUNT"),
+    ("count", "3", "Did you mean COUNT"),
+    ("Fast", "True", "Did you mean FAST"),
+    ("limit", "5", "Known: COUNT"),
+    ("COUNT", "three", "whole number"),
+    ("COUNT", "1.5", "whole number"),
+    ("COUNT", "True", "whole number"),
+    ("RATE", "fast", "number"),
+    ("FAST", "1", "True or False"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "named"), WRONG)
+def test_wrong_parameters_are_refused_before_anything_starts(small, tmp_path, name, text, named):
+    with pytest.raises(BatikError, match=f"{name}.*{named}"):
+        notebook.execute([small], {name: text}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "text", "named"), WRONG)
+def test_the_check_inside_a_notebook_refuses_the_same(monkeypatch, name, text, named):
+    value = {"3": 3, "5": 5, "1.5": 1.5, "True": True, "1": 1}.get(text, text)
+    history(monkeypatch, f"# Parameters\n{name} = {value!r}\n")
+    with pytest.raises(BatikError, match=f"{name}.*{named}"):
+        notebook.check_parameters()
+
+
+def history(monkeypatch, *later):
+    import IPython
+
+    shell = SimpleNamespace(user_ns={"In": ["", SET_UP, PARAMETERS, *later, CHECK]})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        [],
+        ["# Parameters\nCOUNT = 3\nDATA = 'x'\n"],
+        ["# Parameters\nRATE = 1\n"],
+        ["import os\nLIMIT = 3", "OTHER = 5", "OTHER = [1]"],
+        [PARAMETERS.replace("1  #", "7  #")],
+    ],
+)
+def test_the_check_inside_a_notebook_lets_pass_what_fits(monkeypatch, later):
+    history(monkeypatch, *later)
+    notebook.check_parameters()
+
+
+def test_the_edited_cell_run_once_more_is_checked(monkeypatch):
+    history(monkeypatch, PARAMETERS.replace("COUNT = 1", "COUNT = '1'"))
+    with pytest.raises(BatikError, match="COUNT must be a whole number"):
+        notebook.check_parameters()
+
+
+def test_the_check_works_in_a_kernel_that_papermill_started(small, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError, match="Did you mean COUNT"):
+        papermill.execute_notebook(small, tmp_path / "o.ipynb", {"count": 5}, progress_bar=False)
+
+
+# --- Colab ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend these packages are there."""
+    there = {"torch": "2.1.0+cu118", "numpy": "1.26.4", "pandas": "1.5", "pillow": "11.0.dev1"}
+    monkeypatch.setattr(notebook, "_installed", lambda name: there.get(name.strip(), ""))
+
+
+def test_missing_is_what_is_absent_or_below_its_floor(tmp_path, installed, caplog):
+    path = tmp_path / "requirements.txt"
+    path.write_text("# models\ntorch>=2.1\npandas>=2.1  # tables\npillow>=10.1\n\nray[data]>=2\n")
+    assert notebook.missing(path) == ["pandas>=2.1", "ray[data]>=2"]
+    assert "pandas 1.5" in caplog.text
+
+
+def test_torch_is_never_replaced(tmp_path, installed):
+    path = tmp_path / "requirements.txt"
+    path.write_text("torch>=2.2\n")
+    with pytest.raises(BatikError, match=r"torch 2\.1\.0"):
+        notebook.missing(path)
+
+
+def test_pip_may_not_change_what_colab_brings(tmp_path, installed, monkeypatch):
+    asked = {}
+
+    def pip(command, **_):
+        asked["held"] = Path(command[command.index("-c") + 1]).read_text()
+        return subprocess.CompletedProcess(command, 1, "", "first\nno such package\n")
+
+    monkeypatch.setattr(notebook.subprocess, "run", pip)
+    path = tmp_path / "requirements.txt"
+    path.write_text("numpy>=1.26\n")
+    assert notebook.install_missing(path) == []
+    path.write_text("absent>=1\n")
+    with pytest.raises(BatikError, match="absent>=1: no such package"):
+        notebook.install_missing(path)
+    assert asked["held"] == "torch==2.1.0+cu118\nnumpy==1.26.4\n"
+
+
+def test_the_set_up_cell_works_in_an_empty_colab(tmp_path, monkeypatch):
+    if not (PROJECT / ".git").exists():
+        pytest.skip("this copy of the project is no git checkout, so there is nothing to clone")
+    # git fetches the published address from this checkout instead of the network
+    address = SET_UP.split("--depth 1 ")[1].split()[0]
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", f"url.file://{PROJECT}.insteadOf")
+    monkeypatch.setenv("GIT_CONFIG_VALUE_0", address)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    fake = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
+    # the clone holds the last commit; what is installed is not its matter here
+    where = "print(notebook.in_colab(), notebook.PROJECT.name)"
+    path = write(
+        tmp_path / "n.ipynb",
+        *[("", fake), ("", SET_UP.replace("notebook.set_up()", where)), ("parameters", "A = 1")],
+    )
+    (copy,) = notebook.execute([path], {}, tmp_path / "out")
+    assert printed(copy) == "True batik-image-classification\n"
+
+
+def test_a_notebook_elsewhere_finds_the_installed_package(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # as an installation would make it findable
+    cells = [("", SET_UP), ("", "print(notebook.PROJECT)"), ("parameters", "A = 1")]
+    (copy,) = notebook.execute([write(tmp_path / "n.ipynb", *cells)], {}, tmp_path / "out")
+    assert printed(copy) == f"{PROJECT}\n"
+
+
+def test_the_first_cell_needs_the_standard_library_alone():
+    words = "import sys, batik_utils.notebook as n; n.set_up(); print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", words], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert loaded - set(sys.stdlib_module_names) <= {"batik_utils", "__main__"}
+
+
+# --- headless runs -------------------------------------------------------------------------------
+
+
+def test_execute_passes_parameters_and_leaves_the_notebook_alone(small, tmp_path):
+    before = small.read_bytes()
+    (copy,) = notebook.execute([small], {"COUNT": "2"}, tmp_path / "out")
+    assert printed(copy) == "22\nall numbers\nmine\n"
+    assert small.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("count", "named"),
+    [("3", r"cell 4(?s:.*)RuntimeError: too many"), ("-1", r"cell 5(?s:.*)os\.kill(?s:.*)LIMIT")],
+    ids=["error", "killed"],
+)
+def test_a_failing_cell_is_shown_and_its_copy_kept(small, tmp_path, count, named):
+    with pytest.raises(notebook.NotebookFailed, match=named):
+        notebook.execute([small], {"COUNT": count}, tmp_path / "out")
+    assert (tmp_path / "out" / small.name).is_file()
+
+
+def test_a_long_temporary_folder_is_no_hindrance(small, tmp_path, monkeypatch):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    (copy,) = notebook.execute([small], {}, tmp_path / "out")
+    assert printed(copy).startswith("11\n")
+
+
+def test_refresh_keeps_results_and_drops_noise(small):
+    notebook.refresh(small)
+    cells = [c for c in nbformat.read(small, as_version=4).cells if c.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, 9))
+    text = json.dumps([cell.outputs for cell in cells])
+    assert "11" in text
+    assert "noise" not in text
+    assert "papermill" not in small.read_text()
+
+
+def test_a_report_is_one_page_without_code_or_other_servers(small, tmp_path):
+    (copy,) = notebook.execute([small], {}, tmp_path / "out")
+    html = notebook.render(copy, tmp_path / "report.html").read_text()
+    assert "<title>99 · Small &amp; *whole*</title>" in html
+    assert re.search(r"<details><summary>Appendix: details</summary>(?s:.*)all numbers", html)
+    assert "mine" in html.split("</details>")[1]
+    assert 'alt="One &lt;grey&gt; dot"' in html
+    assert "Set-up" not in html
+    assert "COUNT" not in html
+    assert not re.findall(r'(?:src|href)="https?://[^"]+"|@import|url\(', html)
