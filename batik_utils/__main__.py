@@ -1,145 +1,162 @@
 """The command line: ``python -m batik_utils --help``."""
 
 import argparse
+import contextlib
 import logging
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from batik_utils import __version__
 from batik_utils.errors import BatikError
 
+#: Commands of earlier versions, and what is asked in their place.
+RENAMED = {
+    "tune": "search",
+    "explain": "audit, which also writes shortcuts.csv and watermark.csv",
+    "cost": "bench, which also writes cost.csv",
+    "web": "export --format web",
+    "formats": "export --format onnx,safetensors,pt",
+    "space": "export --format space",
+    "ablate": "'git show 4ed4f99:batik_utils/ablation.py', whose results are in results/kaggle/cv",
+}
+#: What holds after Ctrl-C, by command.
+INTERRUPTED = {
+    "run": "the copies of finished notebooks are kept; finished trainings are not repeated",
+    "report": "finished trainings are kept: the same command goes on",
+    "train": "finished runs are kept: the same command goes on",
+    "search": "finished trials are kept: the same command goes on",
+    "audit": "tables are written at the end, so those of before are unchanged",
+    "build": "the model is written at the end, so one of before is unchanged",
+    "predict": "answers up to here were given",
+    "app": "stopped",
+    "export": "formats that were finished are kept",
+    "bench": "tables are written at the end, so those of before are unchanged",
+}
+PREDICT = """\
+The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs, and
+--model takes it.
+
+columns of --csv: file; verdict (sure, unsure, none: no motif of the model, refused: no usable
+  picture); motif; p_<motif>, probability if it is one of the motifs; familiarity, higher is more
+  like the motifs; reason
+keys of --json: path, motif, verdict, probability, probabilities, familiarity, rejected, reason;
+  with --details also level (motif, other_cloth, no_cloth), words (sure, probably, either), kind of
+  a refusal, and evidence (rows of a grid over the picture: what each place adds to the motif)
+exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a setting is wrong
+"""
+OWN_MOTIFS = """\
+A model of your own motifs, from a folder with one folder of pictures for each motif:
+  python -m batik_utils audit --data folder --root PICTURES --results RESULTS
+  python -m batik_utils build --data folder --root PICTURES --results RESULTS --classes all \\
+      --output MODEL
+  python -m batik_utils predict --model MODEL picture.jpg
+  python -m batik_utils app --model MODEL
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return its exit status.
 
-    Args:
-        arguments: words after the program's name; None takes those of this process.
-
-    Returns:
-        Exit status: 0 done, 1 a notebook failed or was interrupted, or a picture was refused, 2 a
-        setting was wrong.
+    0: done. 1: a notebook failed, a picture was refused, or Ctrl-C. 2: a setting is wrong or a file
+    cannot be read or written.
     """
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in RENAMED:
+        return _fail(f"there is no '{words[0]}' any more: use {RENAMED[words[0]]}.")
+    options = _parser().parse_args(_pairs(words))
     # names of files can hold what the terminal's encoding cannot write
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("papermill", "traitlets", "matplotlib", "fontTools"):
+    for chatty in ("papermill", "traitlets", "matplotlib", "fontTools", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
-        return options.command(options)
+        return options.function(options)
     except BatikError as error:
-        sys.stderr.write(f"\nbatik_utils: {error}\n")
-        return 1 if type(error).__name__ == "NotebookFailed" else 2
+        return _fail(error, 1 if type(error).__name__ == "NotebookFailed" else 2)
     except KeyboardInterrupt as interrupted:
-        remedy = str(interrupted) or "finished runs are kept, call again to go on"
-        sys.stderr.write(f"\nbatik_utils: interrupted; {remedy}\n")
-        return 1
+        return _fail(f"interrupted; {str(interrupted) or INTERRUPTED[options.name]}.", 1)
     except BrokenPipeError:  # "| head -1": nobody reads on
         # what Python would still write when it ends goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if not error.filename:
+            raise
+        return _fail(
+            f"{error.filename}: {error.strerror}. Allow reading and writing there, free some "
+            f"space, or name another folder."
+        )
+
+
+def _fail(message: object, status: int = 2) -> int:
+    sys.stderr.write(f"\nbatik_utils: {message}\n")
+    return status
+
+
+def _say(line: object) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _pairs(words: Sequence[str]) -> list[str]:
+    """Words with ``-p NAME=VALUE`` as ``-p NAME VALUE``."""
+    found: list[str] = []
+    for word in words:
+        given = found[-1:] in (["-p"], ["--parameter"]) and re.match(r"(\w+)=(.*)", word, re.S)
+        found += given.groups() if given else [word]
+    return found
 
 
 # Each command imports what it needs when it runs: --help must not wait for torch.
 
 
 def _run(options: argparse.Namespace) -> int:
-    from batik_utils import data, parameters, run
+    """Execute notebooks headless (all five if none is named)."""
+    from batik_utils import data, notebook
 
-    notebooks = run.find(options.notebook)
-    given = dict(options.parameter)
+    paths, given = notebook.find(options.notebook), dict(options.parameter)
     if options.refresh:
-        if given or options.smoke or options.output or options.sweep or options.parallel != 1:
+        if given or options.smoke or options.output:
             raise BatikError("--refresh runs notebooks as they are: no parameters, no output.")
-        for path in notebooks:
-            run.refresh(path)
+        for path in paths:
+            notebook.refresh(path)
         return 0
     if options.smoke:
-        # only where they apply; a name that was typed must be known
-        known = {name for path in notebooks for name in parameters.declared(path)}
-        given = {name: v for name, v in run.SMOKE.items() if name in known} | given
-    output = data.results_root(options.output or "results/notebooks")
-    jobs = run.jobs(notebooks, given, {name: values for name, *values in options.sweep}, output)
-    for copy in run.execute_all(jobs, options.parallel):
+        given = notebook.where_declared(notebook.SMOKE, paths) | given
+    for copy in notebook.execute(paths, given, _path(options.output or "results/notebooks")):
         _say(copy)
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
-    from batik_utils import run
+    """Run notebooks 01 to 04 and write report.html."""
+    from batik_utils import notebook
 
-    html = run.report(
+    if options.smoke and options.full:
+        raise BatikError("--smoke and --full exclude each other.")
+    page = notebook.report(
         options.data,
         options.root,
         results=options.results,
         smoke=options.smoke,
+        full=options.full,
         given=dict(options.parameter),
     )
-    _say(html)
-    return 0
-
-
-def _train(options: argparse.Namespace) -> int:
-    from batik_utils import experiments, recipes
-
-    # a wrong word must not wait for the pictures to be read
-    recipes.select(options.recipes)
-    setup = _setup(
-        options, folds=options.folds, repeats=max(options.seeds, 5), devices=options.devices
-    )
-    outcome = experiments.run_grid(
-        setup,
-        options.recipes,
-        options.seeds,
-        epochs=options.epochs,
-        n_train=options.n_train,
-        ray=options.ray,
-    )
-    _say(outcome)
-    _say(setup.store.folder)
-    return 0
-
-
-def _tune(options: argparse.Namespace) -> int:
-    from batik_utils import recipes
-    from batik_utils.evaluation import search as tuning
-
-    recipes.get(options.recipe)
-    setup = _setup(options)
-    table = tuning.search(
-        setup,
-        options.recipe,
-        options.trials,
-        folds=options.folds,
-        seed=options.seed,
-    )
-    _say(tuning.summary(table))
-    _say(setup.store.folder / "tuning" / f"{options.recipe}.csv")
-    return 0
-
-
-def _cost(options: argparse.Namespace) -> int:
-    from batik_utils import recipes
-    from batik_utils.evaluation import cost
-
-    recipes.select(options.recipes)
-    setup = _setup(options)
-    _say(cost.measure(setup, options.recipes).to_string(index=False))
-    _say(setup.store.folder / "cost.csv")
+    _say(page)
     return 0
 
 
 def _setup(options: argparse.Namespace, **settings: int):
-    from batik_utils import data, experiments
-    from batik_utils import training as engine
+    from batik_utils import data, experiments, recipes, training
 
-    engine.choose_device(options.device)
-    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    # a wrong word must not wait for the pictures to be read
+    recipes.select(options.recipes)
+    training.choose_device(options.device)
     return experiments.prepare(
-        dataset,
+        data.load(options.data, options.root, options.classes, limit=options.limit),
         options.grid,
         results=options.results,
         device=options.device,
@@ -149,48 +166,58 @@ def _setup(options: argparse.Namespace, **settings: int):
     )
 
 
-def _audit(options: argparse.Namespace) -> int:
-    from batik_utils import data
-    from batik_utils.duplicates import audit
+def _train(options: argparse.Namespace) -> int:
+    """Train the missing runs of a grid of recipes and seeds, for tables and figures."""
+    from batik_utils import experiments
 
-    if options.planted < 0:
-        raise BatikError(f"--planted must be 0 or a positive number, not {options.planted}.")
-    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
-    found = audit.run(
-        dataset,
-        data.results_root(options.results),
-        per_kind=options.planted,
-        weights_directory=options.weights or None,
-    )
-    _say(found)
+    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
+    settings = {"epochs": options.epochs, "n_train": options.n_train}
+    _say(experiments.run_grid(setup, options.recipes, options.seeds, **settings))
+    _say(setup.store.folder)
     return 0
 
 
-def _explain(options: argparse.Namespace) -> int:
-    from batik_utils import data, splits
-    from batik_utils import training as engine
-    from batik_utils.evaluation import shortcuts
+def _search(options: argparse.Namespace) -> int:
+    """Search a recipe's settings, scored on the training pictures alone."""
+    from batik_utils import recipes
+    from batik_utils.evaluation import search
 
-    engine.choose_device(options.device)
-    names = [name.strip() for name in options.recipes.split(",") if name.strip()]
-    shortcuts.check_recipes(names)
-    dataset = data.load(options.data, options.root)
-    results = data.results_root(options.results) / dataset.name
-    folder = results / "cv"
-    found = shortcuts.run(
-        dataset,
-        splits.open_or_make_folds(dataset, folder / "folds.csv", results / "duplicate_groups.csv"),
-        folder,
-        names,
-        watermarked=shortcuts.read_watermarks(results / "watermarks_by_eye.csv", dataset),
-        weights_directory=options.weights or None,
-        device=options.device,
+    name = recipes.get(options.recipes).name
+    setup = _setup(options)
+    settings = {"folds": options.folds or 4, "seed": options.seed}
+    _say(search.summary(search.search(setup, name, options.trials, **settings)))
+    _say(setup.store.folder / "tuning" / f"{name}.csv")
+    return 0
+
+
+def _audit(options: argparse.Namespace) -> int:
+    """List near-duplicates, doubtful labels and shortcuts of a data set."""
+    from batik_utils import data
+    from batik_utils.duplicates import audit
+
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    _say(audit.run(dataset, data.results_root(options.results), options.weights or None))
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    """Test the making of the deployed model by cross-validation, and make it from all pictures."""
+    from batik_utils import data
+    from batik_utils.classifier import build
+
+    found = build.run(
+        data.load(options.data, options.root, options.classes),
+        data.results_root(options.results),
+        options.weights or None,
+        output=_path(options.output) if options.output else None,
+        evaluate_only=options.evaluate,
     )
     _say(found)
     return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Name the motif of pictures, or of folders of pictures."""
     from batik_utils.app import command
 
     return command.predict(
@@ -205,344 +232,139 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _app(options: argparse.Namespace) -> int:
-    if options.export_space:
-        from batik_utils.app import space
+    """Start the application: a page, and an API for programs."""
+    from batik_utils.app import predict, server
 
-        _say(space.export(Path(options.export_space), options.model or None))
-        return 0
-    from batik_utils.app import predict
-    from batik_utils.app import server as app
-
-    for chatty in ("httpx", "httpcore", "uvicorn.access"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
-    predictor = predict.Predictor.load(options.model or None, threads=options.threads)
-    app.serve(predictor, host=options.host, port=options.port, share=options.share)
-    return 0
-
-
-def _web(options: argparse.Namespace) -> int:
-    from batik_utils.app import web
-
-    _say(web.build(Path(options.output), options.model or None))
-    return 0
-
-
-def _build(options: argparse.Namespace) -> int:
-    from batik_utils import data
-    from batik_utils.classifier import build
-
-    dataset = data.load(options.data, options.root, options.classes)
-    found = build.run(
-        dataset,
-        data.results_root(options.results),
-        options.weights or None,
-        output=Path(options.output) if options.output else None,
-        evaluate_only=options.evaluate,
-    )
-    _say(found)
+    # several answers at once, one core each: more answers a second than all cores for each
+    predictor = predict.Predictor.load(options.model or None, threads=1)
+    server.serve(predictor, host=options.host, port=options.port, share=options.share)
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
-    from batik_utils.classifier import formats
+    """Write the deployed model in other formats, as a static page (web) or a Space (space)."""
+    from batik_utils.classifier import export
 
-    known = formats.FORMATS
-    names = [name.strip() for name in options.format.split(",") if name.strip()]
-    if not names or set(names) - set(known):
-        raise BatikError(f"Unknown format '{options.format}': name some of {', '.join(known)}.")
-    output = Path(options.output)
-    made = formats.write(output, names, options.model or None)
-    for path in made:
+    for path in export.write(_path(options.output), options.format, options.model or None):
         _say(path)
     return 0
 
 
 def _bench(options: argparse.Namespace) -> int:
+    """Measure how close the code comes to the limit of this machine, and what recipes cost."""
     from batik_utils import data
-    from batik_utils.scale import benchmark as bench
-    from batik_utils.scale import timing
+    from batik_utils.scale import benchmark
 
-    results = data.results_root(options.results)
-    output = Path(options.output) if options.output else results / "bench"
-    model = Path(options.model) if options.model else None
     dataset = data.load(options.data, options.root)
-    groups = results / dataset.name / "duplicate_groups.csv"
-    table = bench.run(
-        dataset,
-        output,
-        groups=groups if groups.is_file() else None,
-        model=model,
-        weights_directory=options.weights or None,
-        size=bench.QUICK if options.quick else bench.FULL,
-    )
-    _say(timing.summary(table))
+    output = _path(options.output) if options.output else data.results_root("") / "bench"
+    _say(benchmark.run(dataset, output, model=options.model or None, ray=options.ray))
     _say(output)
     return 0
 
 
-def _say(line: object) -> None:
-    sys.stdout.write(f"{line}\n")
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
 
 
-class _Parameter(argparse.Action):
-    """Collect ``-p NAME VALUE`` as pairs."""
+_MOTIFS = "betawi,sidoluhur,tambal"
+_WORD: dict = {"type": str.lower}  # "Folder" and "CPU" are meant well
+_COUNT: dict = {"type": int, "metavar": "N"}
+_ON: dict = {"action": "store_true"}
 
-    def __call__(self, parser, namespace, values, option_string=None):
-        pairs = [*getattr(namespace, self.dest), tuple(values)]
-        setattr(namespace, self.dest, pairs)
-
-
-_PREDICT_HELP = """\
-The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs, and
---model takes it.
-
-columns of --csv: file; verdict (sure, unsure, none: no motif of the model, refused: no usable
-  picture); motif; p_<motif>, probability if it is one of the motifs; familiarity, higher is more
-  like the motifs; reason
-keys of --json: path, motif, verdict, probability, probabilities, familiarity, rejected, reason;
-  with --details also level (motif, other_cloth, no_cloth), words (sure, probably, either), kind of
-  a refusal, and evidence (rows of a grid over the picture: what each place adds to the motif)
-exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a setting is wrong
-"""
+#: Every option once: its settings of argparse and its help.
+OPTIONS: dict[str, tuple[dict, str]] = {
+    "-p": (
+        {"nargs": 2, "action": "append", "dest": "parameter", "metavar": ("NAME", "VALUE")},
+        "notebook parameter, e.g. -p EPOCHS 3 or -p EPOCHS=3 (may be repeated)",
+    ),
+    "--smoke": (_ON, "minutes: ten pictures a motif, one epoch, one seed"),
+    "--full": (_ON, "hours: every recipe, with as many seeds as the committed results have"),
+    "--refresh": (_ON, "run with defaults and keep the outputs in place"),
+    "--output": ({}, "file or folder to write"),
+    "--data": ({"default": "auto", **_WORD}, "auto, folder, kaggle or synthetic"),
+    "--root": ({}, "folder of the pictures, one folder for each motif, for --data folder"),
+    "--results": ({}, "results folder (default: the project's, or BATIK_RESULTS_DIR)"),
+    "--classes": ({"default": _MOTIFS}, "motifs, or 'all': every folder of --root"),
+    "--limit": ({"default": 0, **_COUNT}, "pictures a motif, 0 for all"),
+    "--weights": ({}, "folder of pretrained weights (default: BATIK_WEIGHTS_DIR)"),
+    "--grid": (
+        {"default": "course", **_WORD},
+        "split: course, stratified-<seed>, cv (folds that keep near-duplicates together) or "
+        "cv-ungrouped",
+    ),
+    "--recipes": ({"default": "all", **_WORD}, "recipes or families, comma separated"),
+    "--seeds": ({"default": 3, **_COUNT}, "seeds a recipe; of cv, its repeats"),
+    "--epochs": ({"default": 0, **_COUNT}, "0: as each recipe says"),
+    "--n-train": ({"default": 0, **_COUNT}, "at most N training pictures a motif, 0 for all"),
+    "--folds": ({"default": 0, **_COUNT}, "folds, 0: as there are, or the usual number"),
+    "--device": ({"default": "auto", **_WORD}, "auto, cpu, cuda, cuda:1 or mps"),
+    "--precision": ({"default": "float32", **_WORD}, "float32 or bfloat16"),
+    "--devices": ({"default": 1, **_COUNT}, "GPUs or processes that share each batch (Fabric)"),
+    "--ray": ({"metavar": "ADDRESS"}, "compute on a Ray cluster: auto, local or HOST:PORT"),
+    "--trials": ({"default": 30, **_COUNT}, "finished trials there should be"),
+    "--seed": ({"default": 0, **_COUNT}, "of the search"),
+    "--evaluate": (_ON, "only the cross-validation"),
+    "--model": ({}, "model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)"),
+    "--csv": ({}, "write the answers to this table instead"),
+    "--json": (_ON, "print one JSON object a picture, refused ones too"),
+    "--resume": (_ON, "go on with the table of an interrupted call"),
+    "--details": (_ON, "also print level, words and the evidence map"),
+    "--host": ({"default": "127.0.0.1"}, "address to listen on, 0.0.0.0 for all"),
+    "--port": ({"default": 7860, **_COUNT}, "0: a free one"),
+    "--share": (_ON, "also a public link through gradio.live, for 72 hours"),
+    "--format": ({"default": "onnx", **_WORD}, "some of web, space, onnx, safetensors, pt"),
+}
+_DATA = "--data --root --results"
+_TRAINING = f"{_DATA} --classes --limit --grid --device --precision --weights --recipes --folds"
+#: What each command does, its options, and defaults of its own.
+COMMANDS: dict[Callable, tuple[str, dict]] = {
+    _run: ("-p --smoke --refresh --output", {}),
+    _report: (f"{_DATA} -p --smoke --full", {}),
+    _train: (f"{_TRAINING} --seeds --epochs --n-train --ray --devices", {}),
+    _search: (f"{_TRAINING} --trials --seed --ray", {"recipes": "scratch_small"}),
+    _audit: (f"{_DATA} --classes --limit --weights", {"classes": "all"}),
+    _build: (f"{_DATA} --classes --weights --output --evaluate", {}),
+    _predict: ("--csv --json --resume --details --model --ray", {}),
+    _app: ("--model --host --port --share", {}),
+    _export: ("--format --output --model", {"output": "build/export"}),
+    _bench: ("--data --root --model --output --ray", {}),
+}
+_POSITIONAL = {
+    _run: ("notebook", "*", "path, name or number, e.g. 02"),
+    _predict: ("file", "+", "picture, folder, pattern such as '*.jpg', or - for standard input"),
+}
+_EPILOGUE = {_predict: PREDICT, _train: OWN_MOTIFS, _build: OWN_MOTIFS}
 
 
 def _parser() -> argparse.ArgumentParser:
+    shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
-        prog="python -m batik_utils", description="Batik image classification."
+        prog="python -m batik_utils",
+        description="Batik image classification.",
+        epilog=f"{OWN_MOTIFS}\nPaths are relative to the folder that you stand in.",
+        formatter_class=shape,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, function, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.set_defaults(command=function)
-        return command
-
-    def add_parameters(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "-p",
-            "--parameter",
-            nargs=2,
-            action=_Parameter,
-            default=[],
-            metavar=("NAME", "VALUE"),
-            help="notebook parameter, e.g. -p EPOCHS 3 (may be repeated)",
+    for function, (options, defaults) in COMMANDS.items():
+        name = function.__name__[1:]
+        settings = {"description": function.__doc__, "epilog": _EPILOGUE.get(function, "")}
+        command = commands.add_parser(
+            name, help=function.__doc__, formatter_class=shape, **settings
         )
-        command.add_argument("--smoke", action="store_true", help="minutes: few pictures, 1 epoch")
-
-    def add_data(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "--data", default="auto", help="auto, folder, kaggle or synthetic (default: auto)"
-        )
-        command.add_argument("--root", default="", help="folder of the pictures, for 'folder'")
-        command.add_argument("--results", default="", help="results folder (default: results)")
-
-    def add_ray(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "--ray",
-            default="",
-            metavar="ADDRESS",
-            help="compute on a Ray cluster: auto, local or HOST:PORT (needs the extra 'scale')",
-        )
-
-    command = add("run", _run, "Execute notebooks headless (all five if none is named).")
-    command.add_argument("notebook", nargs="*", help="path, name or number, e.g. 02")
-    command.add_argument("--output", default="", help="folder for the executed copies")
-    command.add_argument(
-        "--refresh", action="store_true", help="run with defaults and keep the outputs in place"
-    )
-    command.add_argument(
-        "--sweep",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="run once with each value, e.g. --sweep EPOCHS 5 10 20; several make all combinations",
-    )
-    command.add_argument(
-        "--parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="so many at a time, each in a process of its own; they must not need each other",
-    )
-    add_parameters(command)
-
-    command = add("report", _report, "Run notebooks 01 to 04 and write report.html.")
-    add_data(command)
-    add_parameters(command)
-
-    def add_training(command: argparse.ArgumentParser) -> None:
-        command.add_argument(
-            "--grid",
-            default="course",
-            help="split: course, stratified-<seed>, cv (folds, twins together) or cv-ungrouped "
-            "(default: course)",
-        )
-        command.add_argument(
-            "--classes", default="betawi,sidoluhur,tambal", help="motifs, or 'all'"
-        )
-        command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
-        command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-        command.add_argument("--precision", default="float32", help="float32 or bfloat16")
-        command.add_argument("--weights", default="", help="folder of pretrained weights")
-        add_data(command)
-
-    command = add("train", _train, "Train the missing runs of a grid of recipes and seeds.")
-    command.add_argument(
-        "--recipes", default="all", help="recipes or families, comma separated (default: all)"
-    )
-    command.add_argument(
-        "--seeds", type=int, default=3, help="seeds a recipe; of cv, its repeats (default: 3)"
-    )
-    command.add_argument("--epochs", type=int, default=0, help="0: as each recipe says (default)")
-    command.add_argument(
-        "--n-train",
-        type=int,
-        default=0,
-        help="at most so many training pictures a motif, 0 for all",
-    )
-    command.add_argument(
-        "--folds", type=int, default=0, help="folds of cv; 0: as there are, or 10 (default)"
-    )
-    command.add_argument(
-        "--devices",
-        type=int,
-        default=1,
-        help="GPUs (or processes) that share each batch of one run (default: 1)",
-    )
-    add_ray(command)
-    add_training(command)
-
-    command = add("tune", _tune, "Search a recipe's settings on the training pictures alone.")
-    command.add_argument("--recipe", required=True, help="recipe to start from")
-    command.add_argument(
-        "--trials", type=int, default=30, help="finished trials there should be (default: 30)"
-    )
-    command.add_argument("--folds", type=int, default=4, help="inner folds (default: 4)")
-    command.add_argument("--seed", type=int, default=0, help="of the whole search (default: 0)")
-    add_training(command)
-
-    command = add("cost", _cost, "Measure what recipes cost in use: milliseconds and megabytes.")
-    command.add_argument(
-        "--recipes", default="all", help="recipes or families, comma separated (default: all)"
-    )
-    add_training(command)
-
-    command = add("audit", _audit, "List near-duplicates and doubtful labels of a data set.")
-    command.add_argument("--classes", default="all", help="motifs, or 'all' (default)")
-    command.add_argument("--limit", type=int, default=0, help="pictures a motif, 0 for all")
-    command.add_argument(
-        "--planted", type=int, default=24, help="planted copies a kind, 0 for none (default: 24)"
-    )
-    command.add_argument("--weights", default="", help="folder of pretrained weights")
-    add_data(command)
-
-    command = add("explain", _explain, "Show what fixed networks look at, on masked pictures.")
-    command.add_argument(
-        "--recipes",
-        default="mobilenet_v2_probe,efficientnet_lite0",
-        help="recipes with a fixed backbone, comma separated (default: %(default)s)",
-    )
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
-    command.add_argument("--weights", default="", help="folder of pretrained weights")
-    add_data(command)
-
-    def add_model(command: argparse.ArgumentParser, *, threads: bool = True) -> None:
-        command.add_argument(
-            "--model",
-            default="",
-            help="model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)",
-        )
-        if threads:
-            command.add_argument(
-                "--threads",
-                type=int,
-                default=0,
-                help="of one run of the model, 0: all cores; one for folders and 'app'",
-            )
-
-    command = add("predict", _predict, "Name the motif of pictures, or of folders of pictures.")
-    command.epilog = _PREDICT_HELP
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument(
-        "file", nargs="+", help="picture, folder, pattern such as '*.jpg', or - for standard input"
-    )
-    command.add_argument("--csv", default="", help="write the answers to this table instead")
-    command.add_argument(
-        "--json", action="store_true", help="print one JSON object a picture, refused ones too"
-    )
-    command.add_argument(
-        "--resume", action="store_true", help="go on with the table of an interrupted call"
-    )
-    command.add_argument(
-        "--details", action="store_true", help="also print level, words and the evidence map"
-    )
-    add_ray(command)
-    add_model(command, threads=False)
-
-    command = add("app", _app, "Start the application: a page, and an API for programs.")
-    command.add_argument(
-        "--host", default="127.0.0.1", help="address, 0.0.0.0 for all (default: 127.0.0.1)"
-    )
-    command.add_argument("--port", type=int, default=7860, help="0: a free one (default: 7860)")
-    command.add_argument(
-        "--share", action="store_true", help="also a public link through gradio.live, for 72 hours"
-    )
-    command.add_argument(
-        "--export-space",
-        default="",
-        metavar="DIR",
-        help="write a Hugging Face Space of package and model to this folder, and do nothing else",
-    )
-    add_model(command)
-    # several answers at once, one core each: more answers a second than all cores for each
-    command.set_defaults(threads=1)
-
-    command = add("web", _web, "Build the page that classifies in the browser alone (needs npm).")
-    command.add_argument(
-        "--output", default="build/web", help="folder for the page (default: build/web)"
-    )
-    add_model(command, threads=False)
-
-    command = add("export", _export, "Write the deployed model in other formats, and check them.")
-    command.add_argument(
-        "--format",
-        default="safetensors,pt",
-        help="some of onnx, safetensors, pt (default: %(default)s)",
-    )
-    command.add_argument(
-        "--output", default="build/formats", help="folder for them (default: build/formats)"
-    )
-    add_model(command, threads=False)
-    add_data(command)
-
-    command = add("build", _build, "Test the final model's making, and make it from all pictures.")
-    command.add_argument(
-        "--output", default="", help="folder of the model (default: <results>/<data set>/model)"
-    )
-    command.add_argument(
-        "--evaluate", action="store_true", help="only the tests, which go to cv/final"
-    )
-    command.add_argument(
-        "--classes",
-        default="betawi,sidoluhur,tambal",
-        help="motifs, or 'all': a model of its own, in model-all and cv-all",
-    )
-    command.add_argument("--weights", default="", help="folder of pretrained weights")
-    add_data(command)
-
-    command = add("bench", _bench, "Measure how many times faster this is than the published way.")
-    command.add_argument(
-        "--output", default="", help="folder of the tables (default: <results>/bench)"
-    )
-    command.add_argument(
-        "--quick", action="store_true", help="only show that it runs; the times mean nothing"
-    )
-    command.add_argument("--weights", default="", help="folder of pretrained weights")
-    add_model(command, threads=False)
-    add_data(command)
-
+        if function in _POSITIONAL:
+            word, number, text = _POSITIONAL[function]
+            command.add_argument(word, nargs=number, metavar=word.upper(), help=text)
+        for option in options.split():
+            how, text = OPTIONS[option]
+            own = {"default": defaults.get(option[2:], how.get("default", ""))}
+            if how is not _ON and option != "-p":
+                shown = text if own["default"] in ("", 0) else f"{text} (default: %(default)s)"
+                how, text = how | own, shown
+            elif option == "-p":
+                how = how | {"default": []}
+            command.add_argument(option, help=text, **how)
+        command.set_defaults(function=function, name=name)
     return parser
 
 
