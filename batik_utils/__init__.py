@@ -1,22 +1,20 @@
-"""Helpers behind the batik notebooks: find pictures, train recipes, score and show them.
+"""Batik image classification: the helper package behind five notebooks.
 
-A picture travels one way, and the modules stand in that order::
+The modules in this folder are the course; the folders go beyond it::
 
-    errors, motifs, files, synthetic, data, array_cache
-    features, planted, duplicates, duplicate_check, splits
-    preprocessing, onnx_session, transforms, weights, recipes, scratch, models
-    linear, engine, distributed, published, baselines
-    metrics, out_of_fold, calibration, significance, plots, plots_cv, plots_bench, plots_formats
-    masking, explain, shortcuts, plots_explain
-    checkpoints, results, tracking, cluster, cluster_tuning
-    experiments, tuning, cost, audit, comparison, cross_validation
-    views, embedding, feature_files, rejection, selection, foreign, export, final
-    ablation, fine_tuning, model_card, build, all_motifs
-    predict, bulk, scaling, formats, quantised
-    timing, bench, bench_scale, bench_tried, occlusion, texts, app, space, web
-    parameters, run, colab, __main__
+    data, splits, transforms              pictures, their division, tensors        notebook 01
+    models, weights, recipes              networks, pretrained weights, all runs   notebooks 02, 03
+    training, baselines                   the loop; classifiers without a network  notebooks 02, 03
+    experiments, checkpoints              runs and grids; result files             notebooks 02, 03
+    metrics, plots                        scores with intervals; figures           notebooks 01 to 04
+    notebook, errors, __main__            Colab, headless runs; the command line
+    images                                image files, resizing, motif names, drawn cloth
+    duplicates, evaluation                near-duplicates; tables of the report    notebook 04
+    classifier, app                       the deployed model; prediction, web app  notebook 05
+    scale                                 Ray, Fabric, MLflow, the benchmark
 
-No module imports one to its right. ``import batik_utils`` itself loads nothing heavy.
+Imports: errors <- images <- root modules <- duplicates, evaluation <- classifier <- scale; app
+imports errors and images alone. ``import batik_utils`` loads nothing else.
 """
 
 __version__ = "0.1.0"

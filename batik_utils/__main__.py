@@ -1,7 +1,6 @@
 """The command line: ``python -m batik_utils --help``."""
 
 import argparse
-import contextlib
 import logging
 import os
 import re
@@ -73,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("papermill", "traitlets", "matplotlib", "fontTools", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    if getattr(options, "results", ""):  # like every path of the command line, from where one is
+        options.results = str(_path(options.results).resolve())
     try:
         return options.function(options)
     except BatikError as error:
@@ -115,9 +116,10 @@ def _pairs(words: Sequence[str]) -> list[str]:
 
 def _run(options: argparse.Namespace) -> int:
     """Execute notebooks headless (all five if none is named)."""
-    from batik_utils import data, notebook
+    from batik_utils import notebook
 
     paths, given = notebook.find(options.notebook), dict(options.parameter)
+    output = _path(options.output or notebook.PROJECT / "results" / "notebooks")
     if options.refresh:
         if given or options.smoke or options.output:
             raise BatikError("--refresh runs notebooks as they are: no parameters, no output.")
@@ -126,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     if options.smoke:
         given = notebook.where_declared(notebook.SMOKE, paths) | given
-    for copy in notebook.execute(paths, given, _path(options.output or "results/notebooks")):
+    for copy in notebook.execute(paths, given, output):
         _say(copy)
     return 0
 
@@ -170,8 +172,10 @@ def _train(options: argparse.Namespace) -> int:
     """Train the missing runs of a grid of recipes and seeds, for tables and figures."""
     from batik_utils import experiments
 
-    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
-    settings = {"epochs": options.epochs, "n_train": options.n_train}
+    setup = _setup(
+        options, folds=options.folds, repeats=max(options.seeds, 5), devices=options.devices
+    )
+    settings = {"epochs": options.epochs, "n_train": options.n_train, "ray": options.ray}
     _say(experiments.run_grid(setup, options.recipes, options.seeds, **settings))
     _say(setup.store.folder)
     return 0
@@ -196,7 +200,8 @@ def _audit(options: argparse.Namespace) -> int:
     from batik_utils.duplicates import audit
 
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
-    _say(audit.run(dataset, data.results_root(options.results), options.weights or None))
+    results = data.results_root(options.results)
+    _say(audit.run(dataset, results, weights_directory=options.weights or None))
     return 0
 
 
@@ -243,10 +248,21 @@ def _app(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """Write the deployed model in other formats, as a static page (web) or a Space (space)."""
-    from batik_utils.classifier import export
+    names = [name.strip() for name in options.format.split(",") if name.strip()]
+    output, model = _path(options.output), options.model or None
+    for name in names:
+        if name == "web":
+            from batik_utils.app import web
 
-    for path in export.write(_path(options.output), options.format, options.model or None):
-        _say(path)
+            _say(web.build(output, model))
+        elif name == "space":
+            from batik_utils.app import space
+
+            _say(space.export(output, model))
+        else:
+            from batik_utils.classifier import formats
+
+            _say(*formats.write(output, [name], model))
     return 0
 
 
@@ -256,13 +272,13 @@ def _bench(options: argparse.Namespace) -> int:
     from batik_utils.scale import benchmark
 
     dataset = data.load(options.data, options.root)
-    output = _path(options.output) if options.output else data.results_root("") / "bench"
-    _say(benchmark.run(dataset, output, model=options.model or None, ray=options.ray))
+    output = _path(options.output) if options.output else data.results_root() / "bench"
+    _say(benchmark.run(dataset, output, model=_path(options.model) if options.model else None))
     _say(output)
     return 0
 
 
-def _path(text: str) -> Path:
+def _path(text: str | Path) -> Path:
     return Path(text).expanduser()
 
 
