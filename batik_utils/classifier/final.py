@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from batik_utils import linear
-from batik_utils.classifier import embedding, rejection, selection, views
+from batik_utils.classifier import embedding, rejection, selection
 from batik_utils.classifier.embedding import Branch
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
-from batik_utils.images import cache
+from batik_utils.images import cache, changes
 
 #: All places where maps are read before anything is chosen.
 BRANCHES = (
@@ -434,7 +434,7 @@ def changed_copy(picture: Image.Image, copy: int, place: int) -> Image.Image:
         copy: its number, from 1.
         place: of the picture in its data set.
     """
-    return views.changed(picture, np.random.default_rng([copy, place]))
+    return changes.changed(picture, np.random.default_rng([copy, place]))
 
 
 def _copier(copy: int, lot: Sequence[int]) -> Callable[[Image.Image, int], Image.Image]:

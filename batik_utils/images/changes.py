@@ -1,32 +1,49 @@
-"""The same cloth, photographed otherwise: changed copies of a picture to learn from and to test on.
+"""Changed copies of an image: cropped, turned, recoloured, with a watermark.
 
-    >>> from batik_utils.classifier import views
-    >>> other = views.changed(picture, np.random.default_rng([seed, number]))
+    >>> from batik_utils.images import changes
+    >>> other = changes.changed(image, np.random.default_rng([seed, number]))
 
-What a shop does to its pictures must not tell the motif: its watermark, its white background, the
-distance, the light. A copy is cropped, put on another ground, turned a little, printed over,
-mirrored or given quarter turns, recoloured and blurred, each by chance. A motif survives all of
-it: a person still names it (strong changes of colour, which betawi is known by, are rare).
+A classifier learns from such copies and is tested on them, because watermark, background, distance
+and light belong to the shop and not to the motif.
 """
 
 import numpy as np
 from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont
 
+Colour = tuple[int, int, int, int]  # RGBA
+
 _LETTERS = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLM0123456789.@ ")
+_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
-def changed(picture: Image.Image, rng: Generator) -> Image.Image:
-    """Return a changed copy.
+def watermark(
+    image: Image.Image,
+    words: str,
+    at: tuple[float, float],
+    size: float,
+    ink: Colour,
+    band: tuple[float, float, Colour] | None = None,
+    anchor: str = "la",
+) -> None:
+    """Print words onto an RGB image in place, or onto a clear RGBA one as an overlay.
 
-    Args:
-        picture: mode RGB.
-        rng: decides everything; equal states give equal copies.
-
-    Returns:
-        RGB picture of another size.
+    ``size`` is the font's in px, 6 at least; ``band`` is a strip over the whole width: top, bottom
+    (px) and colour; ``anchor`` is Pillow's: which point of the words lies ``at``.
     """
-    picture = picture.copy()
+    draw = ImageDraw.Draw(image, "RGBA")
+    if band:
+        top, bottom, colour = band
+        draw.rectangle((0, top, image.width, bottom), fill=colour)
+    draw.text(at, words, fill=ink, font=ImageFont.load_default(max(6, size)), anchor=anchor)
+
+
+def changed(image: Image.Image, rng: Generator) -> Image.Image:
+    """Return a changed copy of an RGB image, of another size; ``rng`` decides everything.
+
+    Each change comes by chance, and a person still recognises the motif in what results.
+    """
+    picture = image.copy()
     picture.thumbnail((1024, 1024), Image.Resampling.BICUBIC)  # more is never seen
     if rng.random() < 0.2:
         picture = _on_another_ground(picture, rng)
@@ -46,9 +63,6 @@ def changed(picture: Image.Image, rng: Generator) -> Image.Image:
             ImageFilter.GaussianBlur(rng.uniform(0.002, 0.005) * picture.width)
         )
     return picture
-
-
-_TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 
 
 def _colour(rng: Generator) -> tuple[int, int, int]:
@@ -84,28 +98,23 @@ def _cropped(picture: Image.Image, rng: Generator) -> Image.Image:
 def _printed_over(picture: Image.Image, rng: Generator) -> Image.Image:
     """A strip with words, words alone, or a round seal; often two of them."""
     width, height = picture.size
-    draw = ImageDraw.Draw(picture, "RGBA")
     words = "".join(rng.choice(_LETTERS, rng.integers(6, 24)))
     kind = rng.random()
     if kind < 0.5:
         thick, top = height * rng.uniform(0.04, 0.08), height * rng.uniform(0.05, 0.9)
         grey = int(rng.integers(0, 80) if rng.random() < 0.7 else rng.integers(180, 256))
-        draw.rectangle(
-            (0, top, width, top + thick), fill=(grey, grey, grey, int(rng.integers(90, 200)))
-        )
-        font = ImageFont.load_default(max(6, 0.7 * thick))
+        band = (top, top + thick, (grey, grey, grey, int(rng.integers(90, 200))))
         place = (rng.uniform(0, 0.4) * width, top)
-        draw.text(place, words, fill=(255 - grey,) * 3 + (200,), font=font)
+        watermark(picture, words, place, 0.7 * thick, (255 - grey,) * 3 + (200,), band)
     elif kind < 0.8:
-        font = ImageFont.load_default(max(6, height * rng.uniform(0.04, 0.12)))
+        size = height * rng.uniform(0.04, 0.12)
         place = (rng.uniform(0, 0.4) * width, rng.uniform(0, 0.9) * height)
-        draw.text(place, words, fill=(*_colour(rng), int(rng.integers(110, 256))), font=font)
+        watermark(picture, words, place, size, (*_colour(rng), int(rng.integers(110, 256))))
     if kind > 0.6:
         r, x, y = (rng.uniform(a, b) for a, b in ((0.05, 0.12), (0.05, 0.95), (0.05, 0.95)))
         r, x, y = r * height, x * width, y * height
-        draw.ellipse(
-            (x - r, y - r, x + r, y + r), fill=(*_colour(rng), int(rng.integers(100, 230)))
-        )
+        colour = (*_colour(rng), int(rng.integers(100, 230)))
+        ImageDraw.Draw(picture, "RGBA").ellipse((x - r, y - r, x + r, y + r), fill=colour)
     return picture
 
 
