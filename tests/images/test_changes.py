@@ -45,4 +45,4 @@ def test_a_watermark_covers_its_band_and_an_overlay_stays_clear_beside_it():
     assert image.getpixel((0, 30)) == (255, 0, 0)
     assert overlay.getpixel((0, 15)) == (0, 0, 0, 128)
     assert overlay.getpixel((0, 30)) == (0, 0, 0, 0)
-    assert np.asarray(overlay)[10:20].max() == 255  # the words
+    assert np.asarray(overlay)[10:20].max() > 200  # the words
