@@ -242,7 +242,14 @@ def _app(options: argparse.Namespace) -> int:
 
     # several answers at once, one core each: more answers a second than all cores for each
     predictor = predict.Predictor.load(options.model or None, threads=1)
-    server.serve(predictor, host=options.host, port=options.port, share=options.share)
+    server.serve(
+        predictor,
+        host=options.host,
+        port=options.port,
+        share=options.share,
+        gallery=options.gallery,
+        root_path=options.root_path,
+    )
     return 0
 
 
@@ -328,6 +335,8 @@ OPTIONS: dict[str, tuple[dict, str]] = {
     "--host": ({"default": "127.0.0.1"}, "address to listen on, 0.0.0.0 for all"),
     "--port": ({"default": 7860, **_COUNT}, "0: a free one"),
     "--share": (_ON, "also a public link through gradio.live, for 72 hours"),
+    "--gallery": ({"metavar": "DIR"}, "own photographs for the page; captions are the file names"),
+    "--root-path": ({"metavar": "PATH"}, "path of the page behind a proxy, e.g. /batik"),
     "--format": ({"default": "onnx", **_WORD}, "some of web, space, onnx, safetensors, pt"),
 }
 _DATA = "--data --root --results"
@@ -341,7 +350,7 @@ COMMANDS: dict[Callable, tuple[str, dict]] = {
     _audit: (f"{_DATA} --classes --limit --weights", {"classes": "all"}),
     _build: (f"{_DATA} --classes --weights --output --evaluate", {}),
     _predict: ("--csv --json --resume --details --model --ray", {}),
-    _app: ("--model --host --port --share", {}),
+    _app: ("--model --host --port --share --gallery --root-path", {}),
     _export: ("--format --output --model", {"output": "build/export"}),
     _bench: ("--data --root --model --output --ray", {}),
 }

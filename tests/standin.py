@@ -39,8 +39,8 @@ def features(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([part.transpose(0, 3, 1, 2).reshape(n, -1) for part in parts], axis=1)
 
 
-def write(folder: Path, *, framing: Framing | None = None) -> Path:
-    """Write the model folder and return it."""
+def write(folder: Path, *, framing: Framing | None = None, old: bool = False) -> Path:
+    """Write the model folder and return it; ``old``: without cloth and evidence."""
     framing = framing or Framing(SIZE, "squash", "bilinear")
     drawn = list(examples())
     x = features(np.stack([frame(picture, framing) for _, _, picture in drawn]))
@@ -84,6 +84,17 @@ def write(folder: Path, *, framing: Framing | None = None) -> Path:
         helper.make_node("ReduceSum", ["rest2", "one"], ["length"], keepdims=0),
         helper.make_node("Neg", ["length"], ["familiarity"]),
     ]
+    if not old:
+        nodes += [
+            helper.make_node("Identity", ["familiarity"], ["cloth"]),
+            helper.make_node("Reshape", ["centred", "by_place"], ["places"]),
+            helper.make_node("Mul", ["places", "weights_by_place"], ["products"]),
+            helper.make_node("ReduceSum", ["products", "one"], ["added"], keepdims=0),
+            helper.make_node("Transpose", ["added"], ["by_motif"], perm=[0, 2, 1]),
+            helper.make_node("ReduceMean", ["by_motif"], ["mean_added"], axes=[1], keepdims=1),
+            helper.make_node("Sub", ["by_motif", "mean_added"], ["less_mean"]),
+            helper.make_node("Reshape", ["less_mean", "as_grid"], ["evidence"]),
+        ]
     graph = helper.make_graph(
         nodes,
         "stand-in",
@@ -91,6 +102,14 @@ def write(folder: Path, *, framing: Framing | None = None) -> Path:
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3]),
             helper.make_tensor_value_info("familiarity", TensorProto.FLOAT, ["N"]),
+            *(
+                []
+                if old
+                else [
+                    helper.make_tensor_value_info("cloth", TensorProto.FLOAT, ["N"]),
+                    helper.make_tensor_value_info("evidence", TensorProto.FLOAT, ["N", 3, 8, 8]),
+                ]
+            ),
         ],
         [
             constant("255", 255),
@@ -99,6 +118,9 @@ def write(folder: Path, *, framing: Framing | None = None) -> Path:
             constant("axes", axes),
             constant("axes_t", axes.T),
             constant("one", [1], np.int64),
+            constant("weights_by_place", weights.reshape(6, 64, 3)),
+            constant("by_place", [-1, 6, 64, 1], np.int64),
+            constant("as_grid", [-1, 3, 8, 8], np.int64),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -106,6 +128,8 @@ def write(folder: Path, *, framing: Framing | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")
     labels = {"classes": list(MOTIFS), "familiarity_threshold": threshold, "opset": 17}
+    if not old:
+        labels |= {"cloth_threshold": 3 * threshold, "sure_from": 0.8, "probably_from": 0.6}
     (folder / "labels.json").write_text(json.dumps(labels))
     (folder / "preprocessing.json").write_text(json.dumps(framing.as_dict()))
     (folder / "metrics.json").write_text(json.dumps({"note": "a stand-in for tests"}))

@@ -145,6 +145,8 @@ class Predictor:
         known = {output.name for output in session.get_outputs()}
         #: Whether the model says what each place of a picture adds to the answer.
         self.explains = "evidence" in known
+        #: Whether it tells other cloth from no cloth.
+        self.tells_cloth = "cloth" in known and not math.isnan(rules.cloth)
         self._asked = ["probabilities", "familiarity", *(["cloth"] if "cloth" in known else [])]
 
     @classmethod
@@ -264,14 +266,18 @@ class Predictor:
                 yield Prediction(name, None, "refused", {}, math.nan, sentence, opened.kind)
             else:
                 k = next(row)
-                yield self.judge(name, *(None if one is None else one[k] for one in found))
+                evidence = None if found.evidence is None else found.evidence[k]
+                cloth = math.nan if found.cloth is None else found.cloth[k]
+                yield self.judge(
+                    name, found.probabilities[k], found.familiarity[k], cloth, evidence
+                )
 
     def judge(
         self,
         name: str,
         probabilities: np.ndarray,
         familiarity: float,
-        cloth: float | None = None,
+        cloth: float = math.nan,
         evidence: np.ndarray | None = None,
     ) -> Prediction:
         """Turn the model's numbers (K,), familiarity, cloth and evidence (K, H, W) to an answer."""
@@ -287,11 +293,9 @@ class Predictor:
             sentence = (
                 f"None of these: the picture does not look like the {count}motifs this model knows."
             )
-            tells = cloth is not None and not math.isnan(rules.cloth)
-            level = "no_cloth" if tells and not float(cloth) >= rules.cloth else "other_cloth"
-            return Prediction(
-                name, None, "none", shares, familiarity, sentence, level=level, evidence=heat
-            )
+            bare = self.tells_cloth and not float(cloth) >= rules.cloth
+            level = "no_cloth" if bare else "other_cloth"
+            return Prediction(name, None, "none", shares, familiarity, sentence, level=level)
         if shares[best] >= rules.sure_from:
             return Prediction(
                 name, best, "sure", shares, familiarity, level="motif", words="sure", evidence=heat

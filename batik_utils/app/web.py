@@ -1,13 +1,14 @@
-"""Build the page that classifies in the browser alone: pictures never leave the visitor's machine.
+"""The static page, which classifies in the browser alone: pictures never leave the machine.
 
-    python -m batik_utils web --output build/web
+    python -m batik_utils export --format web --output build/web
     python -m http.server --directory build/web
 
-A folder for any static web server: the page, its one script, the model, and onnxruntime-web
-(WebAssembly), which npm fetches when the page is built. The script resizes as Pillow does, so that
-its answers agree with Python's. Introduced in notebook 05.
+A folder for any static web server: the page of the application, the model, and onnxruntime-web
+(WebAssembly), which npm fetches at export. Both are compressed, because many servers do not. After
+the first visit it works without internet. Introduced in notebook 05.
 """
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -16,73 +17,128 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from batik_utils.app import predict, texts
+from batik_utils.app import page
+from batik_utils.app.predict import Predictor
 from batik_utils.errors import BatikError
-from batik_utils.images import cloth as synthetic
 from batik_utils.images import files
 
 #: onnxruntime-web from npm (MIT licence): version, and SHA-256 of its package file.
 RUNTIME = "1.30.0"
 RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
-_RUNTIME_FILES = (
-    "ort.wasm.min.js",
-    "ort-wasm-simd-threaded.mjs",
-    "ort-wasm-simd-threaded.wasm",
-)
-_PAGE = Path(__file__).with_name("web_page")
-#: Cloth drawn for visitors without a picture: motif and seed.
-EXAMPLES = (("betawi", 2), ("sidoluhur", 4), ("tambal", 1))
+#: What browsers open; TIFF is not among it.
+FORMATS = tuple(name for name in files.FORMATS if name != "TIFF")
+
+_SCRIPTS = ("app.js", "browser.js", "worker.js", "style.css", "icon.svg", "ornament.svg")
+_ICONS = ("icon-192.png", "icon-512.png")
+_RUNTIME_SCRIPTS = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs")
+_RUNTIME_WASM = "ort-wasm-simd-threaded.wasm"
+_MANIFEST = '<link rel="manifest" href="manifest.webmanifest">'
 
 
-def build(folder: Path, model: Path | str | None = None, package: Path | None = None) -> Path:
-    """Write the page.
+def build(
+    folder: Path,
+    model: Path | str | None = None,
+    package: Path | None = None,
+    gallery: Path | str = "",
+) -> Path:
+    """Write the page to a folder and return it; files of an earlier build are replaced.
 
-    Args:
-        folder: where to; made if it is not there. Files of an earlier build are replaced.
-        model: model folder; None takes `predict.default_folder`.
-        package: onnxruntime-web's npm package file; None has npm fetch it.
-
-    Returns:
-        The folder.
+    ``package`` is onnxruntime-web's npm package file; None has npm fetch it. ``gallery`` is a
+    folder of photographs.
 
     Raises:
         BatikError: the model is not whole, or onnxruntime-web cannot be had.
     """
-    predictor = predict.Predictor.load(model)
-    folder.mkdir(parents=True, exist_ok=True)
+    predictor = Predictor.load(model)
+    framing = predictor.framing
+    if framing.fit != "squash" or framing.interpolation == "box":
+        raise BatikError(f"The static page cannot resize as {predictor.folder} asks for it.")
+    photographs = page.gallery(Path(gallery), predictor.classes) if gallery else []
+    inside = folder / "page"
+    for name in ("drawn", "gallery"):
+        shutil.rmtree(inside / name, ignore_errors=True)
+        (inside / name).mkdir(parents=True)
+    for name in (*_SCRIPTS, *_ICONS):
+        shutil.copyfile(page.FILES / name, inside / name)
     with tempfile.TemporaryDirectory() as scratch:
-        _unpack(package or _fetch(Path(scratch)), folder)
-    for name in ("index.html", "page.js"):
-        shutil.copyfile(_PAGE / name, folder / name)
-    shutil.copyfile(predictor.folder / "model.onnx", folder / "model.onnx")
-    examples = []
-    for number, (motif, seed) in enumerate(EXAMPLES, 1):
-        examples.append(f"example-{number}.png")
-        synthetic.draw(motif, seed).save(folder / examples[-1])
-    content = {
-        "classes": predictor.classes,
-        "threshold": predictor.threshold,
-        "sureFrom": predict.SURE_FROM,
-        "framing": predictor.framing.as_dict(),
-        "limits": {
-            "bytes": files.MAX_BYTES,
-            "pixels": files.MAX_PIXELS,
-            "side": predict.MIN_SIDE,
-            "spread": predict.MIN_SPREAD,
+        wasm = _unpack(package or _fetch(Path(scratch)), inside)
+    network = (predictor.folder / "model.onnx").read_bytes()
+    large = [_pack(inside / "runtime.bin", wasm), _pack(inside / "model.bin", network)]
+    version = f"batik-{hashlib.sha256(wasm + network).hexdigest()[:12]}"
+    rules = predictor.rules
+    card = predictor.folder / "MODEL_CARD.md"
+    data = page.content(
+        predictor,
+        max_bytes=files.MAX_BYTES,
+        at_once=1,
+        gallery=photographs,
+        card=card.name if card.is_file() else "",
+        formats=FORMATS,
+        model={"cache": version, "framing": framing.as_dict(), "files": large},
+        rules={
+            "familiarity": rules.familiarity,
+            "cloth": rules.cloth if predictor.tells_cloth else None,
+            "sureFrom": rules.sure_from,
+            "probablyFrom": rules.probably_from,
         },
-        "examples": examples,
-        "texts": {
-            code: {
-                "name": name,
-                "say": texts.all_said(code),
-                "motifs": texts.MOTIFS[code],
-                "sources": {motif: texts.sources_html(code, motif) for motif in texts.SOURCES},
-            }
-            for code, name in texts.LANGUAGES.items()
-        },
-    }
-    (folder / "data.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    )
+    for addresses in data["drawn"].values():
+        for address in addresses:
+            (folder / address).write_bytes(page.drawn(Path(address).name))
+    for entry in photographs:
+        (folder / entry["src"]).write_bytes(page.photograph(entry))
+    if card.is_file():
+        shutil.copyfile(card, folder / card.name)
+    text = page.render(data, "browser", manifest=_MANIFEST)
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    _write_manifest(folder, data)
+    _write_worker(folder, data, version)
     return folder
+
+
+def _pack(path: Path, content: bytes) -> dict:
+    # not named .gz: some servers would tell the browser to unpack it by itself
+    packed = gzip.compress(content, 9, mtime=0)
+    path.write_bytes(packed)
+    return {"url": path.name, "bytes": len(packed)}
+
+
+def _write_manifest(folder: Path, data: dict) -> None:
+    title = data["languages"]["en"]["say"]["title"]
+    icons = [{"src": "page/icon.svg", "sizes": "any", "type": "image/svg+xml"}]
+    for name in _ICONS:
+        side = name.split("-")[1].removesuffix(".png")
+        icons.append({"src": f"page/{name}", "sizes": f"{side}x{side}", "type": "image/png"})
+    manifest = {
+        "name": title,
+        "short_name": "Batik",
+        "start_url": "./",
+        "scope": "./",
+        "display": "standalone",
+        "background_color": "#fbf6ea",
+        "theme_color": "#8a4b20",
+        "icons": icons,
+    }
+    path = folder / "manifest.webmanifest"
+    path.write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
+
+
+def _write_worker(folder: Path, data: dict, version: str) -> None:
+    """Write the service worker with the list of what it keeps, and a version of its content."""
+    small = [path for path in folder.rglob("*") if path.is_file() and path.name != "sw.js"]
+    names = sorted(path.relative_to(folder).as_posix() for path in small)
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + (folder / name).read_bytes())
+    version = f"{version}-{digest.hexdigest()[:8]}"
+    # the page keeps the two large files itself, counted, under the same name
+    index = folder / "index.html"
+    index.write_text(
+        index.read_text(encoding="utf-8").replace(data["model"]["cache"], version), encoding="utf-8"
+    )
+    text = (page.FILES / "sw.js").read_text(encoding="utf-8")
+    text = text.replace("{{version}}", version).replace("{{files}}", json.dumps(["./", *names]))
+    (folder / "sw.js").write_text(text, encoding="utf-8")
 
 
 def _fetch(folder: Path) -> Path:
@@ -97,10 +153,15 @@ def _fetch(folder: Path) -> Path:
     return found[0]
 
 
-def _unpack(package: Path, folder: Path) -> None:
+def _unpack(package: Path, folder: Path) -> bytes:
+    """Write onnxruntime-web's scripts to a folder; return its WebAssembly."""
     if hashlib.sha256(package.read_bytes()).hexdigest() != RUNTIME_SHA256:
         raise BatikError(f"{package} is not the tested onnxruntime-web {RUNTIME}: fetch it again.")
     with tarfile.open(package) as archive:
-        for name in _RUNTIME_FILES:
+        found = {}
+        for name in (*_RUNTIME_SCRIPTS, _RUNTIME_WASM):
             with archive.extractfile(f"package/dist/{name}") as source:
-                (folder / name).write_bytes(source.read())
+                found[name] = source.read()
+    for name in _RUNTIME_SCRIPTS:
+        (folder / name).write_bytes(found[name])
+    return found[_RUNTIME_WASM]

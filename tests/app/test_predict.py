@@ -107,7 +107,7 @@ def test_an_answer_can_be_unsure(predictor):
     answer = predictor.judge("x", middling, predictor.threshold + 1)
     assert (answer.motif, answer.verdict) == ("betawi", "unsure")
     assert answer.reason == "Not sure: betawi is likeliest, with 45%."
-    edge = predictor.judge("x", np.array([0.7, 0.2, 0.1]), predictor.threshold)
+    edge = predictor.judge("x", np.array([0.8, 0.1, 0.1]), predictor.threshold)
     assert edge.verdict == "sure"
     assert predictor.judge("x", middling, math.nan).verdict == "none"
     with pytest.raises(AttributeError):

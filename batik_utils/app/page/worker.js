@@ -1,0 +1,216 @@
+// The classifier in the browser: a picture is opened, resized as Pillow does and judged here.
+"use strict";
+
+importScripts("ort.wasm.min.js");
+
+const FILTERS = {
+  bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
+  bicubic: [2, (x) => {
+    const a = -0.5;
+    x = Math.abs(x);
+    if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    return x < 2 ? (((x - 5) * x + 8) * x - 4) * a : 0;
+  }],
+};
+const BITS = 2 ** 22; // Pillow's fixed-point precision for 8-bit pictures
+
+class Refused extends Error {}
+
+// Weights of every output pixel, as Pillow's precompute_coeffs (src/libImaging/Resample.c) has them.
+function weights(inSize, outSize, method) {
+  const [reach, filter] = FILTERS[method];
+  const scale = inSize / outSize;
+  const stretch = Math.max(1, scale);
+  const support = reach * stretch;
+  return Array.from({ length: outSize }, (_, k) => {
+    const centre = (k + 0.5) * scale;
+    const first = Math.max(0, Math.trunc(centre - support + 0.5));
+    const last = Math.min(inSize, Math.trunc(centre + support + 0.5));
+    const raw = [];
+    for (let x = first; x < last; x++) raw.push(filter((x - centre + 0.5) / stretch));
+    const sum = raw.reduce((a, b) => a + b, 0);
+    const whole = raw.map((w) => {
+      const share = sum ? w / sum : w;
+      return Math.trunc(share * BITS + (share < 0 ? -0.5 : 0.5));
+    });
+    return [first, whole];
+  });
+}
+
+const clip = (sum) => Math.min(255, Math.max(0, Math.floor((sum + BITS / 2) / BITS)));
+
+// Pillow's Image.resize with antialiasing: columns first, then rows, rounded to 8 bit in between.
+// pixels: {data: RGBA bytes, width, height}; returns RGB bytes of a square.
+function resize(pixels, size, method) {
+  const { data, width, height } = pixels;
+  const across = weights(width, size, method);
+  const down = weights(height, size, method);
+  const middle = new Uint8Array(height * size * 3);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < size; x++) {
+      const [first, w] = width === size ? [x, [BITS]] : across[x];
+      let r = 0, g = 0, b = 0;
+      for (let k = 0, at = (y * width + first) * 4; k < w.length; k++, at += 4) {
+        r += data[at] * w[k];
+        g += data[at + 1] * w[k];
+        b += data[at + 2] * w[k];
+      }
+      const to = (y * size + x) * 3;
+      middle[to] = clip(r);
+      middle[to + 1] = clip(g);
+      middle[to + 2] = clip(b);
+    }
+  }
+  const out = new Uint8Array(size * size * 3);
+  const line = size * 3;
+  for (let y = 0; y < size; y++) {
+    const [first, w] = height === size ? [y, [BITS]] : down[y];
+    for (let x = 0; x < line; x++) {
+      let sum = 0;
+      for (let k = 0, at = first * line + x; k < w.length; k++, at += line) sum += middle[at] * w[k];
+      out[y * line + x] = clip(sum);
+    }
+  }
+  return out;
+}
+
+// What a file is, by its first bytes: a word of `refused` in the texts, or "" for what is opened.
+function kindOf(head) {
+  const text = String.fromCharCode(...head);
+  const brand = text.slice(4, 8) === "ftyp" ? text.slice(8, 12) : "";
+  const lower = text.trimStart().toLowerCase();
+  if (/^(\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF....WEBP)/s.test(text)) return "";
+  if (/^(hei|hev|mif1|msf1)/.test(brand)) return "heic";
+  if (/^avi/.test(brand)) return "avif";
+  if (brand === "jp2 " || text.startsWith("\0\0\0\x0cjP  ")) return "jpeg2000";
+  if (/^crx/.test(brand)) return "raw";
+  if (brand) return "video";
+  if (text.startsWith("8BPS")) return "psd";
+  if (/^(II\*\0|MM\0\*)/.test(text)) return "tiff";
+  if (lower.startsWith("%pdf")) return "pdf";
+  if (/^<(!doctype html|html)/.test(lower)) return "html";
+  if (/^<(\?xml|svg)/.test(lower)) return "svg";
+  return "format";
+}
+
+// Open a file upright, on white, without colour management, as the package does.
+async function open(file) {
+  const kind = kindOf(new Uint8Array(await file.slice(0, 64).arrayBuffer()));
+  if (kind) throw new Refused(kind);
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, {
+      imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none",
+    });
+  } catch {
+    throw new Refused("damaged");
+  }
+  const { width, height } = bitmap;
+  if (Math.min(width, height) < limits.side) throw new Refused("small");
+  if (width * height > limits.pixels) throw new Refused("pixels");
+  const pen = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  if (!pen) throw new Refused("pixels");
+  pen.fillStyle = "white";
+  pen.fillRect(0, 0, width, height);
+  pen.drawImage(bitmap, 0, 0);
+  bitmap.close();
+  return pen.getImageData(0, 0, width, height);
+}
+
+// Largest standard deviation of a channel, 0 to 255.
+function spread(rgb) {
+  return Math.max(...[0, 1, 2].map((channel) => {
+    let sum = 0, squares = 0;
+    for (let k = channel; k < rgb.length; k += 3) {
+      sum += rgb[k];
+      squares += rgb[k] ** 2;
+    }
+    const n = rgb.length / 3;
+    return Math.sqrt(Math.max(0, squares / n - (sum / n) ** 2));
+  }));
+}
+
+let session, limits, classes, rules, model;
+
+// The same words as Predictor.judge.
+function judge(p, familiarity, cloth, evidence) {
+  const best = p.indexOf(Math.max(...p));
+  const probabilities = Object.fromEntries(classes.map((motif, k) => [motif, p[k]]));
+  if (!(familiarity >= rules.familiarity)) {
+    const level = cloth !== undefined && !(cloth >= rules.cloth) ? "no_cloth" : "other_cloth";
+    return { verdict: "none", motif: null, level, words: null, probabilities, familiarity };
+  }
+  const words = p[best] >= rules.sureFrom ? "sure" : p[best] >= rules.probablyFrom ? "probably" : "either";
+  let grid = null;
+  if (evidence) {
+    const [, , rows, columns] = evidence.dims;
+    const map = evidence.data.slice(best * rows * columns, (best + 1) * rows * columns);
+    grid = Array.from({ length: rows }, (_, y) => Array.from(map.slice(y * columns, (y + 1) * columns)));
+  }
+  return {
+    verdict: words === "sure" ? "sure" : "unsure", motif: classes[best], level: "motif", words,
+    probabilities, familiarity, evidence: grid,
+  };
+}
+
+async function classify(file) {
+  try {
+    const { size, interpolation } = model.framing;
+    const pixels = resize(await open(file), size, interpolation);
+    if (spread(pixels) < limits.spread) throw new Refused("plain");
+    const found = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, size, size, 3]) });
+    return judge(Array.from(found.probabilities.data), found.familiarity.data[0], found.cloth?.data[0], found.evidence);
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    return { verdict: "refused", kind: error.message, motif: null, level: null, probabilities: {} };
+  }
+}
+
+// Fetch a file with its bytes counted, or take it from the cache of an earlier visit.
+async function load({ url, bytes }, count) {
+  const cache = self.caches ? await caches.open(model.cache).catch(() => null) : null;
+  const kept = await cache?.match(url);
+  const found = kept || await fetch(url);
+  if (!found.ok) throw new Error(`${url}: ${found.status}`);
+  const parts = [];
+  for (const reader = found.body.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    count(value.length);
+  }
+  const whole = new Blob(parts);
+  const content = new Uint8Array(await whole.arrayBuffer());
+  if (content[0] === 0x1f && content.length !== bytes) throw new Error(`${url}: ${content.length} of ${bytes} bytes`);
+  if (cache && !kept) await cache.put(url, new Response(whole)).catch(() => {});
+  if (content[0] !== 0x1f || content[1] !== 0x8b) return content; // the server had it unpacked
+  const plain = whole.stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(plain).arrayBuffer());
+}
+
+async function start(settings) {
+  ({ limits, classes, rules, model } = settings);
+  let loaded = 0;
+  const all = model.files.reduce((sum, file) => sum + file.bytes, 0);
+  const count = (bytes) => {
+    loaded += bytes;
+    postMessage({ progress: Math.min(99, Math.floor((100 * loaded) / all)) });
+  };
+  const [wasm, network] = await Promise.all(model.files.map((file) => load(file, count)));
+  ort.env.wasm.wasmBinary = wasm.buffer;
+  ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm-simd-threaded.mjs", location.href).href };
+  ort.env.wasm.numThreads = 1;
+  session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] });
+  postMessage({ ready: true });
+}
+
+self.onmessage = async ({ data: message }) => {
+  const { id } = message;
+  try {
+    if (message.start) await start(message.start);
+    else if (message.file) postMessage({ id, answer: await classify(message.file) });
+    else postMessage({ id, answer: resize(...message.resize) });
+  } catch (error) {
+    postMessage(message.start ? { failed: String(error) } : { id, error: String(error) });
+  }
+};
