@@ -170,15 +170,31 @@ def _setup(options: argparse.Namespace, **settings: int):
 
 def _train(options: argparse.Namespace) -> int:
     """Train the missing runs of a grid of recipes and seeds, for tables and figures."""
-    from batik_utils import experiments
+    from batik_utils import experiments, recipes
 
-    setup = _setup(
-        options, folds=options.folds, repeats=max(options.seeds, 5), devices=options.devices
-    )
-    settings = {"epochs": options.epochs, "n_train": options.n_train, "ray": options.ray}
-    _say(experiments.run_grid(setup, options.recipes, options.seeds, **settings))
+    recipes.select(options.recipes)  # a wrong word must not wait for the pictures to be read
+    setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
+    with contextlib.ExitStack() as stack:
+        elsewhere = {}
+        if os.environ.get("MLFLOW_TRACKING_URI"):
+            from batik_utils.scale import mlflow_runs
+
+            elsewhere["on_run"] = mlflow_runs.logger()
+        if options.devices != 1:
+            from batik_utils.scale import fabric
+
+            elsewhere["fit"] = fabric.Fit(options.devices, setup.device)
+        if options.ray:
+            from batik_utils.scale import ray_cluster
+
+            gpus = options.devices if setup.device.type == "cuda" else 0
+            stack.enter_context(ray_cluster.connected(options.ray))
+            elsewhere["map"] = ray_cluster.map_on(gpus=gpus)
+        settings = {"epochs": options.epochs, "n_train": options.n_train} | elsewhere
+        outcome = experiments.run_grid(setup, options.recipes, options.seeds, **settings)
+    _say(outcome)
     _say(setup.store.folder)
-    return 0
+    return 1 if outcome.failed else 0
 
 
 def _search(options: argparse.Namespace) -> int:

@@ -1,40 +1,147 @@
-"""Save a trained network as a ``.pt`` file, and open one without trusting it.
+"""What runs leave: rows in result files, and trained networks as ``.pt`` files.
 
-Introduced in notebook 05, section "The saved model".
+``<results>/<data set>/<split>/`` holds ``runs.csv`` (one row a run), ``predictions.csv`` (one row a
+run and test picture), ``history.csv`` (one row a run and epoch) and ``not_run.csv`` (recipes whose
+weights could not be had). A run's row in ``runs.csv`` is written last, so an interrupted run is not
+a finished one. Introduced in notebooks 02 (result files) and 05 (section "The saved model").
 """
 
-import os
+import contextlib
 import pickle
 import struct
 import warnings
 import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import pandas as pd
 import torch
+from torch import nn
 
-from batik_utils import __version__, models
-from batik_utils.errors import BatikError
+from batik_utils import __version__, data, models
+from batik_utils.errors import BatikError, locked, replacing
 from batik_utils.images.resize import Preprocessing
-from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 
-_FORMAT = "batik-checkpoint-1"
-_KEYS = {"format", "recipe", "classes", "preprocessing", "dataset", "versions", "state"}
+RUN_COLUMNS = (
+    *("run", "recipe", "family", "weights", "split", "fold", "seed", "epochs", "n_train", "n_test"),
+    *("accuracy", "precision_macro", "recall_macro", "f1_macro", "nll", "brier"),
+    *("train_seconds", "train_images_per_second", "params", "device", "precision"),
+    *("torch", "torchvision", "git", "started", "dataset"),
+)
+_COLUMNS = {
+    "runs": RUN_COLUMNS,
+    "predictions": ("run", "path", "label", "predicted"),
+    "history": ("run", "epoch"),
+    "not_run": ("recipe", "reason", "remedy"),
+}
+
+
+class Store:
+    """The result files of one data set and split; the folder is made when something is written."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Return ``runs``, ``predictions``, ``history`` or ``not_run``; empty if not written yet.
+
+        Raises:
+            BatikError: the file is damaged.
+        """
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            return pd.DataFrame(columns=list(_COLUMNS[name]))
+        return data.read_table(path, _COLUMNS[name])
+
+    def finished(self, dataset_digest: str, runs: Iterable[str]) -> set[str]:
+        """Return which of these runs are finished.
+
+        Raises:
+            BatikError: one is there, but for other pictures.
+        """
+        there = self.read("runs").set_index("run")["dataset"]
+        there = there[there.index.isin(list(runs))]
+        if len(odd := there[there != dataset_digest]):
+            raise BatikError(
+                f"{self.folder / 'runs.csv'} holds run '{odd.index[0]}' of other pictures (digest "
+                f"{odd.iloc[0][:8]}…, now {dataset_digest[:8]}…): move {self.folder} away, or "
+                f"choose another results folder."
+            )
+        return set(there.index)
+
+    def add(self, row: dict, predictions: pd.DataFrame, history: pd.DataFrame) -> None:
+        """Write one finished run: values for ``RUN_COLUMNS``, test predictions and history.
+
+        Raises:
+            BatikError: a column is missing or unknown.
+        """
+        if set(row) != set(RUN_COLUMNS):
+            odd = sorted(set(row) ^ set(RUN_COLUMNS))
+            raise BatikError(f"A run's row needs exactly the columns of RUN_COLUMNS; odd: {odd}.")
+        with self._locked():
+            self._append("predictions", row["run"], predictions)
+            self._append("history", row["run"], history)
+            self._append("runs", row["run"], pd.DataFrame([row])[list(RUN_COLUMNS[1:])])
+
+    def note_not_run(self, recipe: str, reason: str, remedy: str) -> None:
+        """Remember that a recipe could not be run, and what would help."""
+        with self._locked():
+            table = self.read("not_run")
+            row = pd.DataFrame([[recipe, reason, remedy]], columns=list(_COLUMNS["not_run"]))
+            self._put("not_run", pd.concat([table[table["recipe"] != recipe], row]))
+
+    def forget_not_run(self, recipe: str) -> None:
+        """Drop the note, once the recipe did run."""
+        if recipe in set(self.read("not_run")["recipe"]):
+            with self._locked():
+                table = self.read("not_run")
+                self._put("not_run", table[table["recipe"] != recipe])
+
+    def _append(self, name: str, run: str, rows: pd.DataFrame) -> None:
+        rows = rows.assign(run=run)[["run", *rows.columns]]
+        path = self.folder / f"{name}.csv"
+        before = path.read_bytes() if path.exists() else b""
+        header = ",".join(rows.columns) + "\n"
+        # the usual case, without taking a long table apart and putting it together again
+        if (
+            before.startswith(header.encode())
+            and before.endswith(b"\n")
+            and f"\n{run},".encode() not in before
+        ):
+            self._put(name, rows, before)
+            return
+        # rows of an interrupted or repeated run of this name make way
+        table = self.read(name)
+        kept = table[table["run"] != run]
+        self._put(name, pd.concat([kept, rows]) if len(kept) else rows)
+
+    def _put(self, name: str, table: pd.DataFrame, before: bytes = b"") -> None:
+        text = table.to_csv(
+            index=False,
+            header=not before,
+            float_format="%.6g",
+            na_rep="nan",
+            lineterminator="\n",
+        )
+        with replacing(self.folder / f"{name}.csv") as partial:
+            partial.write_bytes(before + text.encode())
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock", 60):
+            yield
+
+
+# --- trained networks ---------------------------------------------------------------------------
+
+_FORMAT = "batik-checkpoint-2"
 # what torch and its unpickler raise on damaged bytes and on values of another kind
 _DAMAGE = (
-    RuntimeError,
-    EOFError,
-    ValueError,
-    OSError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    zipfile.BadZipFile,
-    struct.error,
+    *(RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError, AttributeError),
+    *(AssertionError, OverflowError, MemoryError, zipfile.BadZipFile, struct.error),
 )
 
 
@@ -43,56 +150,34 @@ class CheckpointError(BatikError):
 
 
 class OutdatedCheckpoint(CheckpointError):
-    """A checkpoint of ours that another version of the recipe table wrote."""
+    """A checkpoint of ours that another version wrote."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained network with all that is needed to use it.
+    """A trained network in evaluation mode, on the CPU, with all that is needed to use it."""
 
-    Attributes:
-        model: the network, in evaluation mode, on the CPU.
-        recipe: how it was trained.
-        classes: motifs in class order.
-        preprocessing: what it expects.
-        dataset: digest of the data set it was trained on.
-        versions: of this package, torch and torchvision at saving time.
-    """
-
-    model: Classifier
+    model: nn.Module
     recipe: Recipe
     classes: tuple[str, ...]
     preprocessing: Preprocessing
+    #: Digest of the data set it was trained on.
     dataset: str
+    #: Of this package, torch and torchvision at saving time.
     versions: dict[str, str]
 
 
 def save(
     path: Path,
-    model: Classifier,
+    model: nn.Module,
     recipe: Recipe,
     classes: tuple[str, ...],
     preprocessing: Preprocessing,
     dataset: str,
 ) -> Path:
-    """Write a checkpoint; the file appears whole or not at all.
-
-    Args:
-        path: ends in ``.pt``.
-        model: trained network.
-        recipe: how it was trained.
-        classes: motifs in class order.
-        preprocessing: what it expects.
-        dataset: digest of the data set.
-
-    Returns:
-        The path.
-    """
+    """Write a checkpoint; the file appears whole or not at all."""
     import torchvision
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # the process number keeps two writers apart
-    partial = path.with_suffix(f".partial{os.getpid()}")
     content = {
         "format": _FORMAT,
         "recipe": asdict(recipe),
@@ -106,29 +191,42 @@ def save(
         },
         "state": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
     }
-    try:
+    with replacing(path) as partial:
         torch.save(content, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
 def load(path: Path) -> Checkpoint:
     """Open a checkpoint. Nothing in the file is executed.
 
-    Args:
-        path: file written by `save`.
-
-    Returns:
-        The checkpoint.
-
     Raises:
-        OutdatedCheckpoint: saved by another version of the recipe table.
+        OutdatedCheckpoint: saved by another version.
         CheckpointError: missing, damaged, foreign, or holding anything but plain values and
             tensors (as a malicious pickle would).
     """
     path = Path(path)
+    content = _content(path)
+    if content["format"] != _FORMAT or set(content["recipe"]) != {f.name for f in fields(Recipe)}:
+        raise OutdatedCheckpoint(
+            f"{path} was saved by another version of this project: remove it and train again."
+        )
+    recipe = Recipe(**content["recipe"])
+    try:
+        preprocessing = Preprocessing.from_dict(content["preprocessing"])
+        model = models.build_untrained(recipe, len(content["classes"]))
+        model.load_state_dict(content["state"])
+    except BatikError as error:
+        raise CheckpointError(f"{path} does not fit this version: {error}") from error
+    except _DAMAGE as error:
+        raise CheckpointError(
+            f"{path}: the saved values do not fit recipe '{recipe.name}' ({_first_line(error)})"
+        ) from error
+    classes, dataset = tuple(content["classes"]), content["dataset"]
+    return Checkpoint(model.eval(), recipe, classes, preprocessing, dataset, content["versions"])
+
+
+def _content(path: Path) -> dict:
+    """Return the plain values of a file of any version of ours."""
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
     try:
@@ -146,42 +244,15 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({_first_line(error)}): train or copy it again."
         ) from error
+    kinds = {"format": str, "recipe": dict, "classes": list, "preprocessing": dict, "state": dict}
     if (
         not isinstance(content, dict)
-        or content.get("format") != _FORMAT
-        or set(content) != _KEYS
-        or not isinstance(content["recipe"], dict)
-        or not isinstance(content["preprocessing"], dict)
-        or not isinstance(content["classes"], list)
-        or not isinstance(content["state"], dict)
+        or set(content) != {*kinds, "dataset", "versions"}
+        or not all(isinstance(content[name], kind) for name, kind in kinds.items())
+        or not content["format"].startswith("batik-checkpoint-")
     ):
-        raise CheckpointError(
-            f"{path} is a file of another project or version: only '{_FORMAT}' can be opened."
-        )
-    known = {f.name for f in fields(Recipe)}
-    if set(content["recipe"]) != known:
-        raise OutdatedCheckpoint(
-            f"{path} was saved by another version of the recipe table: remove it and train again."
-        )
-    recipe = Recipe(**content["recipe"])
-    try:
-        preprocessing = Preprocessing.from_dict(content["preprocessing"])
-        model = models.build_untrained(recipe, len(content["classes"]))
-        model.load_state_dict(content["state"])
-    except BatikError as error:
-        raise CheckpointError(f"{path} does not fit this version: {error}") from error
-    except _DAMAGE as error:
-        raise CheckpointError(
-            f"{path}: the saved values do not fit recipe '{recipe.name}' ({_first_line(error)})"
-        ) from error
-    return Checkpoint(
-        model=model.eval(),
-        recipe=recipe,
-        classes=tuple(content["classes"]),
-        preprocessing=preprocessing,
-        dataset=content["dataset"],
-        versions=content["versions"],
-    )
+        raise CheckpointError(f"{path} is a file of another project: train one first.")
+    return content
 
 
 def _first_line(error: Exception) -> str:

@@ -1,39 +1,258 @@
-"""A recipe becomes a network: a backbone that gives features, and a head that gives logits.
+"""Networks: those trained from random weights, and pretrained ones with a new head.
 
     >>> from batik_utils import models, recipes
     >>> model, provenance = models.build(recipes.get("scratch1"), n_classes=3)
     >>> models.count_parameters(model)
     51387363
 
-Introduced in notebooks 02 and 03, section "The architecture".
+Every network has two parts: ``backbone``, from pictures (N, 3, S, S) to features (N, F), and
+``head``, from features to logits (N, K). Introduced in notebooks 02 and 03, section "The
+architecture".
 """
 
 import hashlib
+import math
+import operator
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from batik_utils import scratch
 from batik_utils import weights as pretrained
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 
 FROZEN = ("no", "parameters", "backbone")
-Parts = tuple[nn.Module, int, Callable[[int], nn.Module] | None]
 
 
-class Classifier(nn.Module):
-    """A backbone and a head.
+# --- networks from random weights ---------------------------------------------------------------
 
-    Args:
-        backbone: (N, 3, S, S) normalised pictures to (N, F) features.
-        head: (N, F) features to (N, K) logits.
-        frozen: see `recipes.Recipe`.
+
+def _dropout(probability: float) -> list[nn.Module]:
+    return [nn.Dropout(probability)] if probability else []
+
+
+class TwoConvNet(nn.Module):
+    """Two convolutions and a hidden layer, as published; pictures of 224 px.
+
+    ``early_dropout`` follows the convolutions' ReLUs, ``dropout`` the hidden layer's.
     """
+
+    def __init__(self, n_classes, filters=(16, 32), n_hidden=512, dropout=0.0, early_dropout=0.0):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            *self._convolution(3, filters[0], early_dropout),
+            *self._convolution(*filters, early_dropout),
+            nn.Flatten(),
+        )
+        self.head = nn.Sequential(
+            nn.Linear(filters[1] * 56 * 56, n_hidden),
+            nn.ReLU(),
+            *_dropout(dropout),
+            nn.Linear(n_hidden, n_classes),
+        )
+
+    @staticmethod
+    def _convolution(n_in: int, n_out: int, dropout: float) -> list[nn.Module]:
+        convolution = nn.Conv2d(n_in, n_out, 3, padding=1)
+        if dropout:
+            return [convolution, nn.ReLU(), nn.Dropout(dropout), nn.MaxPool2d(2)]
+        # published as ReLU, then pool: they commute, and ReLU on a quarter of the values is faster
+        return [convolution, nn.MaxPool2d(2), nn.ReLU()]
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits (N, K)."""
+        return self.head(self.backbone(batch))
+
+
+class SmallResNet(nn.Module):
+    """ResNet-18 of basic blocks [2, 2, 2, 2]; dropout, if any, at the end of each block.
+
+    Source: He et al., Deep Residual Learning for Image Recognition, 2016
+    (https://arxiv.org/abs/1512.03385).
+    """
+
+    def __init__(self, n_classes: int, dropout: float = 0.0):
+        from torchvision.models.resnet import BasicBlock, ResNet
+
+        super().__init__()
+        self.backbone = ResNet(BasicBlock, [2, 2, 2, 2])
+        self.backbone.fc = nn.Identity()
+        if dropout:
+            for name in ("layer1", "layer2", "layer3", "layer4"):
+                blocks = getattr(self.backbone, name)
+                dropped = (nn.Sequential(block, nn.Dropout(dropout)) for block in blocks)
+                setattr(self.backbone, name, nn.Sequential(*dropped))
+        self.head = nn.Linear(512, n_classes)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits (N, K)."""
+        return self.head(self.backbone(batch))
+
+
+class OurConvNet(nn.Module):
+    """Four convolutions with batch norm and global pooling: 62,000 parameters, for 120 pictures.
+
+    Sources: Ioffe and Szegedy, Batch Normalization, 2015 (https://arxiv.org/abs/1502.03167); Lin
+    et al., Network in Network, 2014 (https://arxiv.org/abs/1312.4400), for global pooling.
+    """
+
+    def __init__(self, n_classes: int, dropout: float = 0.0):
+        super().__init__()
+        self.backbone = nn.Sequential(
+            *self._normed(3, 16, size=5, stride=2),
+            nn.MaxPool2d(2),
+            *self._normed(16, 32),
+            nn.MaxPool2d(2),
+            *self._normed(32, 64),
+            nn.MaxPool2d(2),
+            *self._normed(64, 64),
+            MeanAndMaximum(),
+        )
+        self.head = nn.Sequential(*_dropout(dropout), nn.Linear(128, n_classes))
+
+    @staticmethod
+    def _normed(n_in: int, n_out: int, size: int = 3, stride: int = 1) -> list[nn.Module]:
+        # batch norm brings the bias
+        convolution = nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=False)
+        return [convolution, nn.BatchNorm2d(n_out), nn.ReLU()]
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits (N, K)."""
+        return self.head(self.backbone(batch))
+
+
+class MeanAndMaximum(nn.Module):
+    """Global pooling (N, C, H, W) to (N, 2 C): how common a shape is, and whether it occurs."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return means, then maxima, over all positions."""
+        return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
+
+
+#: Octaves of `TextureNet`; directions of its Gabor filters, and their side (px).
+OCTAVES, DIRECTIONS, FILTER_SIDE = 4, 6, 9
+#: Wavelength of the filters and standard deviation of their window (px).
+WAVE, WINDOW = 4.5, 2.0
+#: Uniform local binary patterns: 0 to 8 brighter neighbours side by side, or any other.
+PATTERNS = 10
+
+
+class TextureNet(nn.Module):
+    """Statistics of texture by fixed filters, and one linear layer that learns.
+
+    Sources: Bruna and Mallat, Invariant Scattering Convolution Networks, 2013
+    (https://arxiv.org/abs/1203.1513), for filters that are not learned; Manjunath and Ma, Texture
+    features for browsing and retrieval of image data, 1996, for mean and deviation of Gabor
+    filters.
+    """
+
+    def __init__(self, n_classes: int):
+        super().__init__()
+        self.backbone = TextureStatistics().requires_grad_(False)
+        self.head = nn.Linear(OCTAVES * 3 * (2 * DIRECTIONS + PATTERNS), n_classes)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits (N, K)."""
+        return self.head(self.backbone(batch))
+
+
+class TextureStatistics(nn.Module):
+    """Strength of edges by direction and shares of small patterns: (N, 3, S, S) to (N, F)."""
+
+    def __init__(self):
+        super().__init__()
+        #: Brightness and two opponent colours from red, green and blue.
+        self.opponent = nn.Conv2d(3, 3, 1, bias=False)
+        colours = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, -1 / 2, 0.0), (1 / 4, 1 / 4, -1 / 2))
+        with torch.no_grad():
+            self.opponent.weight.copy_(torch.tensor(colours).view(3, 3, 1, 1))
+        self.energies = nn.ModuleList(OrientedEnergy() for _ in range(OCTAVES))
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return float32 features of normalised pictures."""
+        maps = self.opponent(batch).float().contiguous()
+        parts = []
+        for energies in self.energies:  # each octave has half the side of the one before
+            energy = energies(maps)
+            deviation = (energy.flatten(2).var(2, unbiased=False) + 1e-10).sqrt()
+            # light multiplies a strength, so it only shifts its logarithm; 4e-3 is hardly any
+            parts += [(energy.mean((2, 3)) + 4e-3).log(), (deviation + 4e-3).log()]
+            parts.append(local_patterns(maps).sqrt())
+            maps = functional.avg_pool2d(maps, 2)
+        return torch.cat(parts, 1)
+
+
+class OrientedEnergy(nn.Module):
+    """Strength of edges in each direction: (N, C, H, W) to (N, C * ``DIRECTIONS``, H, W).
+
+    The length of the answers of two Gabor filters, a quarter wave apart, does not depend on where
+    in the wave a pixel lies. Source: Adelson and Bergen, Spatiotemporal energy models, 1985.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.filters = nn.Conv2d(
+            1, 2 * DIRECTIONS, FILTER_SIDE, padding="same", padding_mode="replicate", bias=False
+        )
+        with torch.no_grad():
+            self.filters.weight.copy_(gabor_filters())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the strengths, float32."""
+        _, channels, height, width = maps.shape
+        strengths = []
+        # a few pictures at once: the answers take 24 times the memory of the maps
+        for part in maps.split(4):
+            answers = self.filters(part.reshape(-1, 1, height, width)).float()
+            pairs = answers.reshape(-1, channels * DIRECTIONS, 2, height, width)
+            strengths.append((pairs.square().sum(2) + 1e-8).sqrt())
+        return torch.cat(strengths)
+
+
+def gabor_filters() -> Tensor:
+    """Return the filters (2 * ``DIRECTIONS``, 1, side, side): of each direction cosine and sine.
+
+    Each has sum 0, so a plain area gives no answer, and length 1.
+    """
+    steps = torch.arange(FILTER_SIDE) - FILTER_SIDE // 2
+    y, x = torch.meshgrid(steps.float(), steps.float(), indexing="ij")
+    window = torch.exp(-(x.square() + y.square()) / (2 * WINDOW**2))
+    filters = []
+    for k in range(DIRECTIONS):
+        angle = math.pi * k / DIRECTIONS
+        phase = 2 * math.pi / WAVE * (x * math.cos(angle) + y * math.sin(angle))
+        even, odd = window * phase.cos(), window * phase.sin()
+        even = even - window * (even.sum() / window.sum())
+        filters += [even / even.norm(), odd / odd.norm()]
+    return torch.stack(filters).unsqueeze(1)
+
+
+def local_patterns(maps: Tensor) -> Tensor:
+    """Return the shares of uniform local binary patterns: (N, C, H, W) to (N, C * ``PATTERNS``).
+
+    Source: Ojala, Pietikäinen and Mäenpää, 2002 (https://doi.org/10.1109/TPAMI.2002.1017623); as
+    scikit-image's ``local_binary_pattern(method="uniform")``, but with the square's own corners.
+    """
+    height, width = maps.shape[2] - 2, maps.shape[3] - 2
+    middle = maps[:, :, 1:-1, 1:-1]
+    around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
+    brighter = torch.stack([maps[:, :, y : y + height, x : x + width] > middle for y, x in around])
+    changes = (brighter != brighter.roll(1, 0)).sum(0, dtype=torch.uint8)
+    count = brighter.sum(0, dtype=torch.uint8)
+    pattern = torch.where(changes <= 2, count, PATTERNS - 1).flatten(2)
+    return torch.cat([(pattern == k).float().mean(2) for k in range(PATTERNS)], 1)
+
+
+# --- pretrained networks ------------------------------------------------------------------------
+
+
+class TransferClassifier(nn.Module):
+    """A pretrained backbone with a new head."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, frozen: str = "no"):
         super().__init__()
@@ -41,53 +260,127 @@ class Classifier(nn.Module):
         self.head = head
         self.freeze(frozen)
 
-    def freeze(self, frozen: str) -> None:
-        """Change what of the backbone is frozen; see `recipes.Recipe`.
+    def freeze(self, how: str) -> None:
+        """Freeze the backbone in one of three ways, or not.
+
+        - ``no``: all is trained.
+        - ``parameters``: the backbone's parameters are fixed, but batch-norm statistics and
+          drop-connect stay active in training, as published.
+        - ``backbone``: the backbone stays in evaluation mode: a fixed function of the picture.
 
         Raises:
             BatikError: unknown value.
         """
-        if frozen not in FROZEN:
-            raise BatikError(f"Unknown value frozen='{frozen}': use one of {', '.join(FROZEN)}.")
-        self.frozen = frozen
-        self.backbone.requires_grad_(frozen == "no")
+        if how not in FROZEN:
+            raise BatikError(f"Unknown value frozen='{how}': use one of {', '.join(FROZEN)}.")
+        self.frozen = how
+        self.backbone.requires_grad_(how == "no")
         self.train(self.training)
 
-    def features(self, batch: Tensor) -> Tensor:
-        """Return (N, F) features of a batch (N, 3, S, S)."""
-        if self.frozen == "no":
-            return self.backbone(batch)
-        with torch.no_grad():
-            return self.backbone(batch)
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return (N, K) logits of a batch (N, 3, S, S)."""
-        return self.head(self.features(batch))
-
-    def train(self, mode: bool = True) -> "Classifier":
-        """Set training mode; a ``frozen="backbone"`` stays in evaluation mode, batch norm too."""
-        if self.frozen != "backbone":
-            return super().train(mode)
-        # an epoch of a head takes milliseconds; so does a walk through all of a backbone
-        self.training = mode
-        self.head.train(mode)
-        if self.backbone.training:
+    def train(self, mode: bool = True) -> "TransferClassifier":
+        """Set training mode, of the head alone if the whole backbone is frozen."""
+        super().train(mode)
+        if self.frozen == "backbone":
             self.backbone.eval()
         return self
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits (N, K)."""
+        return self.head(self.backbone(batch))
+
+
+# Libraries are imported when a recipe needs them: each takes a second or more.
+
+
+def _torchvision(name: str, n_features: int) -> tuple[nn.Module, int]:
+    from torchvision import models as zoo
+
+    backbone = nn.Sequential()
+    backbone.add_module("features", getattr(zoo, name)(weights=None).features)
+    backbone.add_module("pool", nn.AdaptiveAvgPool2d(1))
+    backbone.add_module("flatten", nn.Flatten())
+    return backbone, n_features
+
+
+def _efficientnet_pytorch(name: str, n_features: int) -> tuple[nn.Module, int]:
+    # its drop-connect of up to 0.2, and for B2 its padding for 260 px, belong to the publication
+    from efficientnet_pytorch import EfficientNet
+
+    backbone = EfficientNet.from_name(name, include_top=False)
+    # without its top the library gives (N, F, 1, 1); the identity gives the last maps a layer of
+    # their own for Grad-CAM, as the activation before it is used twice
+    backbone._avg_pooling = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return backbone, n_features
+
+
+def _timm(name: str, **settings: float) -> tuple[nn.Module, int]:
+    import timm
+
+    backbone = timm.create_model(name, pretrained=False, num_classes=0, **settings)
+    return backbone, backbone.num_features
+
+
+#: Heads by name: (F, K, dropout) to a module from (N, F) features to (N, K) logits.
+HEADS: dict[str, Callable[[int, int, float], nn.Module]] = {
+    "linear": lambda f, k, p: nn.Sequential(nn.Dropout(p), nn.Linear(f, k)),
+    "modified": lambda f, k, p: nn.Sequential(nn.Dropout(p), nn.BatchNorm1d(f), nn.Linear(f, k)),
+    "modified_hidden": lambda f, k, p: nn.Sequential(
+        nn.Linear(f, 1280), nn.ReLU(), *HEADS["modified"](1280, k, p)
+    ),
+}
+
+
+def transfer(backbone: Callable[..., tuple[nn.Module, int]], *arguments, **settings):
+    """Return a row of ``ARCHITECTURES``: a backbone with F features and the recipe's head."""
+
+    def build_transfer(recipe: Recipe, n_classes: int) -> TransferClassifier:
+        if recipe.head not in HEADS:
+            raise BatikError(
+                f"Unknown head '{recipe.head}' in recipe '{recipe.name}': choose from "
+                f"{', '.join(HEADS)}."
+            )
+        network, n_features = backbone(*arguments, **settings)
+        head = HEADS[recipe.head](n_features, n_classes, recipe.dropout)
+        return TransferClassifier(network, head, recipe.frozen)
+
+    return build_transfer
+
+
+#: Networks by name: a recipe and the number of motifs K to a module. Sources: Sandler et al.,
+#: MobileNetV2, 2018 (https://arxiv.org/abs/1801.04381); Tan and Le, EfficientNet, 2019
+#: (https://arxiv.org/abs/1905.11946); Xie et al., Noisy Student, 2020
+#: (https://arxiv.org/abs/1911.04252); EfficientNet-Lite is without squeeze-and-excitation.
+ARCHITECTURES: dict[str, Callable[[Recipe, int], nn.Module]] = {
+    "scratch1": lambda recipe, k: TwoConvNet(k, (16, 32), 512, recipe.dropout),
+    "scratch2": lambda recipe, k: SmallResNet(k, recipe.dropout),
+    # published: the first two dropouts are always 0.2; the base variants are named for none
+    "scratch3": lambda recipe, k: TwoConvNet(
+        k, (32, 64), 128, recipe.dropout, 0.2 if recipe.dropout else 0.0
+    ),
+    "scratch_ours": lambda recipe, k: OurConvNet(k, recipe.dropout),
+    "scratch_texture": lambda recipe, k: TextureNet(k),
+    "mobilenet_v2": transfer(_torchvision, "mobilenet_v2", 1280),
+    "efficientnet_b0": transfer(_efficientnet_pytorch, "efficientnet-b0", 1280),
+    "efficientnet_b2": transfer(_efficientnet_pytorch, "efficientnet-b2", 1408),
+    "efficientnet_b2_torchvision": transfer(_torchvision, "efficientnet_b2", 1408),
+    # drop-connect and batch-norm momentum as in efficientnet_b2, so that only weights differ
+    "noisy_student_b2": transfer(_timm, "tf_efficientnet_b2", drop_path_rate=0.2, bn_momentum=0.01),
+    "efficientnet_lite0": transfer(_timm, "tf_efficientnet_lite0"),
+    "efficientnet_lite1": transfer(_timm, "tf_efficientnet_lite1"),
+    "efficientnet_lite2": transfer(_timm, "tf_efficientnet_lite2"),
+}
+
+
+# --- from a recipe to a network -----------------------------------------------------------------
 
 
 def build(
     recipe: Recipe, n_classes: int, weights_directory: str | Path | None = None
-) -> tuple[Classifier, str]:
-    """Build a recipe's network; random parts come from torch's current random state.
+) -> tuple[nn.Module, str]:
+    """Return a recipe's network and where its weights come from.
 
-    Args:
-        recipe: what to build.
-        n_classes: number of motifs K.
-        weights_directory: folder to look for pretrained weights first.
-
-    Returns:
-        The network, and where its weights come from (``"random"`` or the file and its hash).
+    Random parts follow torch's global random state. The second value is ``"random"`` or the
+    weights file and its hash; ``weights_directory`` is searched first for it.
 
     Raises:
         BatikError: unknown architecture or head.
@@ -103,12 +396,8 @@ def build(
     return model, pretrained.label(file)
 
 
-def build_untrained(recipe: Recipe, n_classes: int) -> Classifier:
-    """Build a recipe's network with random weights, to be filled from a checkpoint.
-
-    Args:
-        recipe: what to build.
-        n_classes: number of motifs K.
+def build_untrained(recipe: Recipe, n_classes: int) -> nn.Module:
+    """Return a recipe's network with random weights.
 
     Raises:
         BatikError: unknown architecture or head.
@@ -118,17 +407,7 @@ def build_untrained(recipe: Recipe, n_classes: int) -> Classifier:
             f"Unknown architecture '{recipe.architecture}' in recipe '{recipe.name}': choose from "
             f"{', '.join(ARCHITECTURES)}."
         )
-    backbone, n_features, own_head = ARCHITECTURES[recipe.architecture](recipe)
-    if own_head is not None:
-        head = own_head(n_classes)
-    elif recipe.head in HEADS:
-        head = HEADS[recipe.head](n_features, n_classes, recipe.dropout)
-    else:
-        raise BatikError(
-            f"Unknown head '{recipe.head}' in recipe '{recipe.name}': choose from "
-            f"{', '.join(HEADS)}."
-        )
-    return Classifier(backbone, head, recipe.frozen)
+    return ARCHITECTURES[recipe.architecture](recipe, n_classes)
 
 
 def stages(recipe: Recipe) -> list[tuple[Recipe, Preprocessing]]:
@@ -136,8 +415,7 @@ def stages(recipe: Recipe) -> list[tuple[Recipe, Preprocessing]]:
 
     One step for most recipes. With ``fine_tune_epochs`` a second one follows at ``fine_tune_size``,
     where only the head and the batch-norm statistics learn: the train-test resolution fix of
-    Touvron et al., 2019 (https://arxiv.org/abs/1906.06423). Theirs mends object sizes too, which
-    random crops change and squashing does not; here it is the finer cloth that is left to gain.
+    Touvron et al., 2019 (https://arxiv.org/abs/1906.06423).
     """
     # the published 224 px ImageNet one without any weights
     expected = pretrained.WEIGHTS[recipe.weights].preprocessing if recipe.weights else IMAGENET
@@ -169,156 +447,27 @@ def fingerprint(module: nn.Module) -> str:
     return found.hexdigest()
 
 
-# --- pretrained backbones ---------------------------------------------------------------------
-
-
-# Each builder turns a recipe into a backbone, its number of features F, and None: the head comes
-# from HEADS. Libraries are imported when a recipe needs them, as each takes a second or more.
-
-
-def _torchvision(name: str, n_features: int) -> Callable[[Recipe], Parts]:
-    """Return a builder of torchvision's convolutional layers with global average pooling.
-
-    Sources: Sandler et al., MobileNetV2, 2018 (https://arxiv.org/abs/1801.04381); Tan and Le,
-    EfficientNet, 2019 (https://arxiv.org/abs/1905.11946).
-    """
-
-    def build_torchvision(recipe: Recipe) -> Parts:
-        from torchvision import models as zoo
-
-        backbone = nn.Sequential()
-        backbone.add_module("features", getattr(zoo, name)(weights=None).features)
-        backbone.add_module("pool", nn.AdaptiveAvgPool2d(1))
-        backbone.add_module("flatten", nn.Flatten())
-        return backbone, n_features, None
-
-    return build_torchvision
-
-
-def _efficientnet_pytorch(name: str, n_features: int) -> Callable[[Recipe], Parts]:
-    """Return a builder of lukemelas' EfficientNet (Tan and Le, 2019).
-
-    Two of its habits belong to the publication and stay: drop-connect of up to 0.2 in training
-    mode, and for B2 a padding computed for 260 px though the pictures have 224.
-    """
-
-    def build_efficientnet(recipe: Recipe) -> Parts:
-        from efficientnet_pytorch import EfficientNet
-
-        backbone = EfficientNet.from_name(name, include_top=False)
-        # without its top the library pools to (N, F, 1, 1) and stops there; the identity gives
-        # the last maps a place of their own, as the activation before it is used twice (explain)
-        backbone._avg_pooling = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        return backbone, n_features, None
-
-    return build_efficientnet
-
-
-def _timm(name: str, **settings: float) -> Callable[[Recipe], Parts]:
-    """Return a builder of timm's network without its classifier."""
-
-    def build_timm(recipe: Recipe) -> Parts:
-        import timm
-
-        backbone = timm.create_model(name, pretrained=False, num_classes=0, **settings)
-        return backbone, backbone.num_features, None
-
-    return build_timm
-
-
-#: What a file may hold beside the backbone, by key style: its maker's ImageNet classifier.
-_CLASSIFIER_KEYS = {
-    "torchvision": {"classifier.1.weight", "classifier.1.bias"},
-    "efficientnet_pytorch": {"_fc.weight", "_fc.bias"},
-    "timm": {"classifier.weight", "classifier.bias"},
-    "lite": {"_fc.weight", "_fc.bias"},
-}
-
-
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], key_style: str) -> None:
-    """Fill a backbone; the file's own classifier is the only thing that may be left over.
+    """Fill a backbone; only the file's own ImageNet classifier may be left over.
 
     Raises:
         BatikError: a tensor is missing, has another shape, or belongs to no part of the network.
     """
+    classifier = {"torchvision": "classifier.1.", "timm": "classifier."}.get(key_style, "_fc.")
+    given = {k: v for k, v in state.items() if not k.startswith(classifier)}
     wanted = backbone.state_dict()
-    given = {k: v for k, v in state.items() if k not in _CLASSIFIER_KEYS[key_style]}
-    if key_style == "lite":
-        given = _renamed_in_order(given, wanted)
+    kinds = ([name.rsplit(".", 1)[-1] for name in names] for names in (given, wanted))
+    if key_style == "lite" and operator.eq(*kinds):
+        given = dict(zip(wanted, given.values(), strict=True))  # other names, the same order
+    try:
+        missing, surplus = backbone.load_state_dict(given, strict=False)
+    except RuntimeError as error:  # another shape
+        missing, surplus = [str(error).splitlines()[-1].strip()], []
     # some old files lack the batch counters, which no evaluation reads
-    missing = [k for k in wanted if k not in given and not k.endswith("num_batches_tracked")]
-    unfit = [k for k in wanted if k in given and given[k].shape != wanted[k].shape]
-    surplus = [k for k in given if k not in wanted]
-    if missing or unfit or surplus:
+    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+    if missing or surplus:
         raise BatikError(
-            f"The weights file does not fit the architecture: {len(missing)} tensors are missing, "
-            f"{len(unfit)} have another shape and {len(surplus)} belong nowhere (first: "
-            f"{(missing + unfit + surplus)[0]}). Nothing was loaded; get the file that belongs to "
-            f"this recipe."
+            f"The weights file does not fit the architecture: {len(missing)} tensors are missing "
+            f"or of another shape and {len(surplus)} belong nowhere (first: "
+            f"{(missing + surplus)[0]}). Get the file that belongs to this recipe."
         )
-    backbone.load_state_dict({k: given.get(k, wanted[k]) for k in wanted})
-
-
-def _renamed_in_order(given: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors the names of the wanted ones in the same place.
-
-    A name that ends otherwise than its place's (weight, bias, running_mean...), or that has no
-    place, stays as it is, and the caller finds it left over.
-    """
-    renamed = {}
-    for index, (name, tensor) in enumerate(given.items()):
-        place = list(wanted)[index] if index < len(wanted) else name
-        same_kind = name.rsplit(".", 1)[-1] == place.rsplit(".", 1)[-1]
-        renamed[place if same_kind else name] = tensor
-    return renamed
-
-
-# --- heads ------------------------------------------------------------------------------------
-
-
-def _linear(n_features: int, n_classes: int, dropout: float) -> nn.Sequential:
-    """The library's own head with new outputs."""
-    return nn.Sequential(nn.Dropout(dropout), nn.Linear(n_features, n_classes))
-
-
-def _modified(n_features: int, n_classes: int, dropout: float) -> nn.Sequential:
-    """The publication's head for its modified EfficientNets."""
-    return nn.Sequential(
-        nn.Dropout(dropout), nn.BatchNorm1d(n_features), nn.Linear(n_features, n_classes)
-    )
-
-
-def _modified_hidden(n_features: int, n_classes: int, dropout: float) -> nn.Sequential:
-    """The publication's head for its modified MobileNetV2: a hidden layer of 1280 units."""
-    return nn.Sequential(
-        nn.Linear(n_features, 1280), nn.ReLU(), *_modified(1280, n_classes, dropout)
-    )
-
-
-#: Builders by name: a recipe to (backbone, number of features F, own head builder or None).
-ARCHITECTURES: dict[str, Callable[[Recipe], Parts]] = {
-    "scratch1": scratch.scratch1,
-    "scratch2": scratch.scratch2,
-    "scratch3": scratch.scratch3,
-    "scratch_ours": scratch.scratch_ours,
-    "scratch_texture": scratch.scratch_texture,
-    "mobilenet_v2": _torchvision("mobilenet_v2", 1280),
-    "efficientnet_b0": _efficientnet_pytorch("efficientnet-b0", 1280),
-    "efficientnet_b2": _efficientnet_pytorch("efficientnet-b2", 1408),
-    "efficientnet_b2_torchvision": _torchvision("efficientnet_b2", 1408),
-    # drop-connect and batch-norm momentum as in efficientnet_b2, so that recipes with the one and
-    # the other differ in their weights, and only by a pixel in padding, which timm fits to the
-    # picture; Xie et al., Noisy Student, 2020 (https://arxiv.org/abs/1911.04252)
-    "noisy_student_b2": _timm("tf_efficientnet_b2", drop_path_rate=0.2, bn_momentum=0.01),
-    # Google's EfficientNet without squeeze-and-excitation and with ReLU6
-    "efficientnet_lite0": _timm("tf_efficientnet_lite0"),
-    "efficientnet_lite1": _timm("tf_efficientnet_lite1"),
-    "efficientnet_lite2": _timm("tf_efficientnet_lite2"),
-}
-
-#: Heads by name: (F, K, dropout) to a module from (N, F) features to (N, K) logits.
-HEADS: dict[str, Callable[[int, int, float], nn.Module]] = {
-    "linear": _linear,
-    "modified": _modified,
-    "modified_hidden": _modified_hidden,
-}

@@ -1,37 +1,35 @@
-"""Train a network and predict with it: seeded, one bar, metrics counted over pictures.
+"""The training loop: one step, one pass of evaluation, and both repeated over epochs.
+
+    >>> from batik_utils import training
+    >>> with training.seeded(0) as generator:
+    ...     model, _ = models.build(recipe, n_classes=3)
+    ...     batches = training.batches(pixels, labels, recipe, preprocessing, generator)
+    ...     history = training.fit(model, recipe, batches)
 
 Introduced in notebook 02, section "Training".
 """
 
 import contextlib
 import math
-import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from batik_utils import linear
+from batik_utils import transforms
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
-from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
-from batik_utils.transforms import EvalPreset, TrainPreset
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("float32", "bfloat16")
-#: Views that are drawn of each picture when a fixed backbone runs on augmented pictures.
-AUGMENTED_VIEWS = 8
-#: The same for a head in closed form, which also learns from the pictures as they are.
-CHANGED_COPIES = 2
 #: Share of the steps in which the schedule ``cosine`` warms up.
 WARM_UP = 0.1
 HISTORY_COLUMNS = (
@@ -48,33 +46,26 @@ class Diverged(BatikError):
 
 
 class Examples(NamedTuple):
-    """Pictures and their labels.
-
-    Attributes:
-        pixels: uint8 tensor (N, 3, S, S); (0, 3, S, S) where features take their place.
-        labels: int64 tensor (N,) of class indices.
-    """
+    """Pixels, uint8 (N, 3, S, S), and their class indices, int64 (N,)."""
 
     pixels: Tensor
     labels: Tensor
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on.
-
-    Args:
-        name: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``mps``.
+    """Return the device to compute on: ``auto`` is a GPU where there is one.
 
     Raises:
         BatikError: unknown name, or a GPU that is not there.
     """
-    if name not in DEVICES:
-        raise BatikError(f"Unknown device '{name}': choose one of {', '.join(DEVICES)}.")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.mps.is_available()}
+    kind, _, number = name.partition(":")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
     if name == "auto":
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
-    if not there[name]:
-        raise BatikError(f"No {name} device here: use device 'auto' or 'cpu'.")
+    if kind not in there or (number and not number.isdigit()):
+        raise BatikError(f"Unknown device '{name}': choose auto, cpu, cuda, cuda:1 or mps.")
+    if int(number or 0) >= there[kind]:
+        raise BatikError(f"No device {name} here: use device 'auto' or 'cpu'.")
     return torch.device(name)
 
 
@@ -82,60 +73,250 @@ def choose_device(name: str = "auto") -> torch.device:
 def seeded(seed: int) -> Iterator[torch.Generator]:
     """Make everything random inside depend on the seed, and nothing outside.
 
-    Yields:
-        A generator for what takes one; torch's global state (initial weights, dropout) is seeded
-        too, and put back afterwards.
+    Yields a generator for what takes one. Torch's global state (initial weights, dropout) is seeded
+    too, and restored afterwards.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
 
 
-def fit(
-    model: Classifier,
+@dataclass
+class Batches:
+    """Inputs (N, ...) and labels (N,) a batch at a time, like a ``DataLoader`` on tensors.
+
+    With a ``generator`` each pass has a random order of its own; without, the order of the inputs.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    size: int
+    prepare: Callable[[Tensor], Tensor]
+    device: torch.device
+    generator: torch.Generator | None = None
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = len(self.labels)
+        order = torch.randperm(n, generator=self.generator) if self.generator else torch.arange(n)
+        for chosen in order.split(self.size):
+            inputs = self.inputs[chosen.to(self.inputs.device)].to(self.device)
+            yield self.prepare(inputs), self.labels[chosen].to(self.device)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.labels) / self.size)
+
+
+def batches(
+    examples: Examples,
     recipe: Recipe,
     preprocessing: Preprocessing,
-    train: Examples,
-    validation: Examples | None,
+    generator: torch.Generator | None = None,
+    device: torch.device | str = "cpu",
+) -> Batches:
+    """Return a recipe's batches: with a generator shuffled and augmented, else as they are."""
+    if generator is None:
+        prepare = partial(transforms.normalise, preprocessing=preprocessing)
+        return Batches(*examples, 64, prepare, torch.device(device))
+    settings = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
+    prepare = partial(transforms.augment, **settings)
+    return Batches(*examples, recipe.batch_size, prepare, torch.device(device), generator)
+
+
+def train_step(
+    model: nn.Module,
+    batch: Tensor,
+    labels: Tensor,
+    optimiser: torch.optim.Optimizer,
     *,
-    generator: torch.Generator,
+    label_smoothing: float = 0.0,
     precision: str = "float32",
-    progress: bool = True,
+) -> tuple[float, int]:
+    """Take one step of gradient descent; return the summed loss (nats) and the number right."""
+    with autocast(batch.device, precision):
+        logits = model(batch)
+    loss = functional.cross_entropy(logits.float(), labels, label_smoothing=label_smoothing)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    return loss.item() * len(labels), int((logits.argmax(1) == labels).sum())
+
+
+def evaluate(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "float32"
+) -> tuple[float, float]:
+    """Return mean loss (nats) and accuracy over all pictures, in evaluation mode."""
+    model.eval()
+    loss_sum = right = total = 0
+    with torch.inference_mode():
+        for batch, labels in batches:
+            with autocast(batch.device, precision):
+                logits = model(batch).double()
+            loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
+            right += int((logits.argmax(1) == labels).sum())
+            total += len(labels)
+    return loss_sum / total, right / total
+
+
+def adam(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
+    """Return Adam over the parameters that are trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    # fused: all parameters in one pass; a rate of 0 is a published mistake, see recipes.py
+    return torch.optim.Adam(
+        trained,
+        recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        fused=trained[0].device.type != "mps",
+    )
+
+
+def fit(
+    model: nn.Module,
+    recipe: Recipe,
+    train: Batches,
+    validation: Batches | None = None,
+    *,
+    precision: str = "float32",
     on_epoch: Callable[[dict], None] | None = None,
-    views: Tensor | None = None,
-    watched: Tensor | None = None,
-    fabric: "Fabric | None" = None,
+    optimiser: torch.optim.Optimizer | None = None,
+    step: Callable[..., tuple[float, int]] = train_step,
 ) -> pd.DataFrame:
-    """Train a network in place.
+    """Train a network in place; nothing is chosen by the validation pictures.
 
     Args:
-        model: the network, on the device to train on.
-        recipe: epochs, batch size, learning rate and so on.
-        preprocessing: what the network expects.
-        train: pictures to learn from, on the CPU.
-        validation: pictures to watch; nothing is chosen by them. None for none: the history's
-            validation columns are empty then.
-        generator: order of pictures and augmentation; initial weights and dropout follow torch's
-            global state (see `seeded`).
-        precision: ``float32``, or ``bfloat16`` for mixed precision (weights stay float32).
-        progress: show a bar over epochs with loss and validation accuracy.
-        on_epoch: called with each history row, e.g. to stop a search early by raising.
-        views: `views_of` the training pictures, where they are at hand already.
-        watched: `features` (N, F) of the validation pictures of a network with a fixed backbone,
-            where they are at hand already.
-        fabric: what this process shares every batch with, where it is one of several; see
-            `distributed.fit`. None for a process that trains alone.
+        model: the network, or a head with batches of features.
+        recipe: epochs, rate, schedule and label smoothing.
+        train: batches to learn from.
+        validation: batches to evaluate after each epoch; None leaves these columns empty.
+        precision: ``float32``, or ``bfloat16`` for mixed precision.
+        on_epoch: called with each row of the history; may raise, to stop early.
+        optimiser: in place of `adam`.
+        step: in place of `train_step`.
 
     Returns:
-        History, one row an epoch, with ``HISTORY_COLUMNS``; losses are mean cross-entropy (nats)
-        over pictures, accuracies are shares of pictures. Training figures are gathered while the
-        weights change, with dropout, augmentation and label smoothing on.
+        One row an epoch with ``HISTORY_COLUMNS``: means over pictures. Training figures are
+        gathered while the weights change, with dropout, augmentation and label smoothing on.
 
     Raises:
         Diverged: the loss is no longer a number.
-        BatikError: no training pictures, or a setting of the recipe is wrong.
+        BatikError: no pictures, or a setting of the recipe is wrong.
     """
-    if not len(train.labels) or (validation is not None and not len(validation.labels)):
+    _check(model, recipe, train, validation)
+    optimiser = optimiser or adam(model, recipe)
+    n, n_steps = len(train.labels), recipe.epochs * len(train)
+    rate = SCHEDULES[recipe.schedule]
+    schedule = LambdaLR(optimiser, lambda k: rate(k / n_steps))
+    rows = []
+    bar = tqdm(range(1, recipe.epochs + 1), desc=recipe.name, unit="epoch", leave=False)
+    for epoch in bar:
+        model.train()
+        loss_sum = right = 0.0
+        for batch, labels in train:
+            loss, correct = step(
+                model,
+                batch,
+                labels,
+                optimiser,
+                label_smoothing=recipe.label_smoothing,
+                precision=precision,
+            )
+            schedule.step()
+            loss_sum, right = loss_sum + loss, right + correct
+        found = (
+            evaluate(model, validation, precision)
+            if validation is not None
+            else (math.nan, math.nan)
+        )
+        # the last step of an epoch shows only in the validation
+        if not math.isfinite(loss_sum) or (validation is not None and not math.isfinite(found[0])):
+            raise Diverged(
+                f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
+                f"number): use a smaller learning rate than {recipe.learning_rate}, or precision "
+                f"'float32'."
+            )
+        values = (epoch, loss_sum / n, right / n, *found)
+        rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
+        bar.set_postfix(loss=f"{loss_sum / n:.3f}", validation=f"{found[1]:.0%}")
+        if on_epoch:
+            on_epoch(rows[-1])
+    return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
+
+
+def predict(
+    model: nn.Module,
+    preprocessing: Preprocessing | None,
+    inputs: Tensor,
+    *,
+    precision: str = "float32",
+) -> np.ndarray:
+    """Return class probabilities, float64 (N, K), in evaluation mode.
+
+    ``inputs`` are pixels, uint8 (N, 3, S, S); without ``preprocessing`` they go to the model as
+    they are.
+    """
+    logits = _run(model, preprocessing, inputs, precision)
+    return logits.double().softmax(1).cpu().numpy()
+
+
+def features(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    pixels: Tensor,
+    *,
+    precision: str = "float32",
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return the features (N, F) of a network's backbone in evaluation mode, on its device.
+
+    ``prepare`` turns pixels into the network's input in place of `transforms.normalise`.
+    """
+    return _run(model.eval().backbone, preprocessing, pixels, precision, prepare).float()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context of a forward pass in float32 or mixed precision.
+
+    Raises:
+        BatikError: unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise BatikError(f"Unknown precision '{precision}': use one of {', '.join(PRECISIONS)}.")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def _run(model, preprocessing, inputs, precision, prepare=None) -> Tensor:
+    model.eval()
+    device = next(model.parameters()).device
+    if prepare is None and preprocessing is not None:
+        prepare = partial(transforms.normalise, preprocessing=preprocessing)
+    parts = []
+    with torch.no_grad(), autocast(device, precision):
+        for part in inputs.split(64):
+            part = part.to(device)
+            parts.append(model(prepare(part) if prepare else part))
+    return torch.cat(parts)
+
+
+def cosine(progress: float) -> float:
+    """Return a factor that rises in a straight line, then falls to 0 along half a cosine.
+
+    Sources: Loshchilov and Hutter, SGDR, 2017 (https://arxiv.org/abs/1608.03983); Goyal et al.,
+    2017 (https://arxiv.org/abs/1706.02677) for the warm-up.
+    """
+    if progress < WARM_UP:
+        return 0.1 + 0.9 * progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+#: From the share of the steps that are done to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": cosine,
+}
+
+
+def _check(model: nn.Module, recipe: Recipe, train: Batches, validation: Batches | None) -> None:
+    n = len(train.labels)
+    if not n or (validation is not None and not len(validation.labels)):
         raise BatikError("Training needs at least one training and one validation picture.")
     if recipe.schedule not in SCHEDULES:
         raise BatikError(
@@ -146,344 +327,10 @@ def fit(
         raise BatikError(
             f"The label smoothing must be at least 0 and below 1, not {recipe.label_smoothing}."
         )
-    n_processes = 1 if fabric is None else fabric.world_size
-    last_batch = (len(train.labels) % recipe.batch_size or recipe.batch_size) // n_processes
-    if not last_batch:
+    head = getattr(model, "head", model)
+    normed = any(isinstance(module, nn.BatchNorm1d) for module in head.modules())
+    if normed and (n % train.size or train.size) == 1:
         raise BatikError(
-            f"The last batch has fewer pictures than there are processes ({n_processes}): "
-            f"{len(train.labels)} training pictures with batch size {recipe.batch_size}. Use "
-            f"another batch size, or fewer devices."
+            f"A last batch of one picture would break batch norm: {n} training pictures with batch "
+            f"size {train.size}. Use another batch size."
         )
-    if last_batch == 1 and _has_batch_norm(model.head):
-        raise BatikError(
-            f"A last batch of one picture would break batch norm: {len(train.labels)} training "
-            f"pictures with batch size {recipe.batch_size}. Use another batch size."
-        )
-    device = next(model.parameters()).device
-    model.to(memory_format=torch.channels_last)
-    if recipe.ridge:
-        if views is None:
-            views = views_of(model, preprocessing, train.pixels, recipe, generator, precision)
-        row = {"epoch": 1} | _fit_discriminant(model, recipe, views, train.labels)
-        row |= _validate(model, preprocessing, validation, precision, watched)
-        if on_epoch:
-            on_epoch(row)
-        return pd.DataFrame([row], columns=list(HISTORY_COLUMNS))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    # a rate of 0 is a published mistake that is repeated on purpose; see recipes.py
-    optimiser = torch.optim.Adam(
-        trained, recipe.learning_rate, weight_decay=recipe.weight_decay, fused=device.type != "mps"
-    )
-    if model.frozen == "backbone":
-        if views is None:
-            views = views_of(model, preprocessing, train.pixels, recipe, generator, precision)
-        forward, batches = model.head, _from_views(views, train.labels, recipe, generator)
-    else:
-        forward, batches = model, _from_pixels(preprocessing, train, recipe, generator, device)
-    if fabric is not None:
-        forward, optimiser = fabric.setup(forward, optimiser)
-    rows = []
-    step, n_steps = 0, recipe.epochs * math.ceil(len(train.labels) / recipe.batch_size)
-    bar = tqdm(
-        range(1, recipe.epochs + 1),
-        desc=recipe.name,
-        unit="epoch",
-        leave=False,
-        disable=not progress,
-    )
-    for epoch in bar:
-        model.train()
-        loss_sum = right = 0.0
-        for inputs, labels in batches():
-            for group in optimiser.param_groups:
-                group["lr"] = recipe.learning_rate * SCHEDULES[recipe.schedule](step / n_steps)
-            step += 1
-            optimiser.zero_grad()
-            n_batch = len(labels)
-            if fabric is not None:
-                mine = slice(fabric.global_rank, None, n_processes)
-                inputs, labels = inputs[mine], labels[mine]
-            with _autocast(device, precision):
-                logits = forward(inputs)
-            loss = functional.cross_entropy(
-                logits.float(), labels, label_smoothing=recipe.label_smoothing
-            )
-            if fabric is None:
-                loss.backward()
-            else:
-                # gradients are averaged over processes, whose parts may differ by one picture
-                fabric.backward(loss * (len(labels) * n_processes / n_batch))
-            optimiser.step()
-            loss_sum += loss.item() * len(labels)
-            right += (logits.argmax(1) == labels).sum().item()
-        scores = _validate(model, preprocessing, validation, precision, watched)
-        if fabric is not None:
-            sums = torch.tensor([loss_sum, right], dtype=torch.float64, device=device)
-            loss_sum, right = fabric.all_reduce(sums, reduce_op="sum").tolist()
-            scores = fabric.broadcast(scores)
-        # the last step of an epoch shows only in the validation
-        losses = [loss_sum] if validation is None else [loss_sum, scores["validation_loss"]]
-        if not np.isfinite(losses).all():
-            raise Diverged(
-                f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
-                f"number): use a smaller learning rate than {recipe.learning_rate}, or precision "
-                f"'float32'."
-            )
-        row = {
-            "epoch": epoch,
-            "train_loss": loss_sum / len(train.labels),
-            "train_accuracy": right / len(train.labels),
-            **scores,
-        }
-        rows.append(row)
-        bar.set_postfix(
-            loss=f"{row['train_loss']:.3f}", validation=f"{row['validation_accuracy']:.0%}"
-        )
-        if on_epoch:
-            on_epoch(row)
-    return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
-
-
-@torch.inference_mode()
-def predict(
-    model: nn.Module,
-    preprocessing: Preprocessing,
-    pixels: Tensor,
-    *,
-    precision: str = "float32",
-    batch_size: int = 64,
-) -> np.ndarray:
-    """Return class probabilities.
-
-    Args:
-        model: network to logits.
-        preprocessing: what the network expects.
-        pixels: uint8 tensor (N, 3, S, S).
-        precision: as in `fit`.
-        batch_size: pictures a pass.
-
-    Returns:
-        float64 array (N, K); rows sum to 1.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    prepare = EvalPreset(preprocessing)
-    parts = []
-    for batch in pixels.split(batch_size):
-        with _autocast(device, precision):
-            logits = model(prepare(batch.to(device)))
-        parts.append(logits.double().softmax(1).cpu())
-    return torch.cat(parts).numpy()
-
-
-@torch.inference_mode()
-def predict_head(model: Classifier, features: Tensor, *, precision: str = "float32") -> np.ndarray:
-    """Return class probabilities (N, K) from `features` (N, F); see `predict`."""
-    model.eval()
-    with _autocast(features.device, precision):
-        logits = model.head(features)
-    return logits.double().softmax(1).cpu().numpy()
-
-
-def features(
-    model: Classifier,
-    preprocessing: Preprocessing,
-    pixels: Tensor,
-    *,
-    precision: str = "float32",
-    prepare: Callable[[Tensor], Tensor] | None = None,
-) -> Tensor:
-    """Return the backbone's features in evaluation mode.
-
-    Args:
-        model: the network.
-        preprocessing: what the network expects.
-        pixels: uint8 tensor (N, 3, S, S).
-        precision: as in `fit`.
-        prepare: in place of `EvalPreset`: a batch of pixels to the network's input.
-
-    Returns:
-        float32 tensor (N, F), on the network's device.
-    """
-    model.eval()
-    device = next(model.parameters()).device
-    prepare = prepare or EvalPreset(preprocessing)
-    parts = []
-    for batch in pixels.split(64):
-        with torch.no_grad(), _autocast(device, precision):
-            parts.append(model.features(prepare(batch.to(device))).float())
-    return torch.cat(parts)
-
-
-def views_of(
-    model: Classifier,
-    preprocessing: Preprocessing,
-    pixels: Tensor,
-    recipe: Recipe,
-    generator: torch.Generator,
-    precision: str = "float32",
-) -> Tensor:
-    """Run a fixed backbone once on every view of each picture that its head will learn from.
-
-    Without augmentation these are the picture and its mirror image, so that the head learns
-    exactly what it would learn from pixels. With augmentation there are ``AUGMENTED_VIEWS`` views,
-    drawn beforehand: fewer than fresh ones in every epoch would be, at a fraction of the cost.
-    A head in closed form learns from the picture as it is and ``CHANGED_COPIES`` such views.
-
-    Args:
-        model: network with ``frozen="backbone"``.
-        preprocessing: what the network expects.
-        pixels: uint8 tensor (N, 3, S, S).
-        recipe: gives ``flip`` and ``augment``.
-        generator: what the views are drawn by.
-        precision: as in `fit`.
-
-    Returns:
-        float32 tensor (V, N, F), on the network's device.
-    """
-    if not recipe.augment:
-        both = (pixels, pixels.flip(-1))
-        return torch.stack([features(model, preprocessing, p, precision=precision) for p in both])
-    augment = TrainPreset(preprocessing, recipe.flip, recipe.augment)
-    plain = [features(model, preprocessing, pixels, precision=precision)] if recipe.ridge else []
-    drawn = [
-        features(
-            model,
-            preprocessing,
-            pixels,
-            precision=precision,
-            prepare=lambda batch: augment(batch, generator),
-        )
-        for _ in range(n_views(recipe) - len(plain))
-    ]
-    return torch.stack(plain + drawn)
-
-
-def n_views(recipe: Recipe) -> int:
-    """Return V of `views_of`."""
-    if not recipe.augment:
-        return 2
-    return 1 + CHANGED_COPIES if recipe.ridge else AUGMENTED_VIEWS
-
-
-def _fit_discriminant(
-    model: Classifier, recipe: Recipe, views: Tensor, labels: Tensor
-) -> dict[str, float]:
-    """Fit a linear head in closed form, see `linear.fit`; return how well it knows the views.
-
-    Args:
-        model: a fixed backbone and one linear layer.
-        recipe: gives the ridge.
-        views: (V, N, F), the pictures as they are first.
-        labels: (N,).
-
-    Raises:
-        BatikError: the backbone learns, the head is no linear layer, or a motif has no picture.
-    """
-    if model.frozen != "backbone" or not isinstance(model.head, nn.Linear):
-        raise BatikError(
-            f"Recipe '{recipe.name}' asks for a head in closed form (ridge {recipe.ridge}): that "
-            f"needs frozen='backbone' and a head that is one linear layer."
-        )
-    rows = views.cpu().double().numpy()
-    scaler = linear.Scaler.of(rows[0])
-    known = labels.repeat(len(rows))
-    head = linear.Head("lda", recipe.ridge)
-    fitted = linear.fit(rows.reshape(len(known), -1), known.numpy(), head, scaler)
-    with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(fitted.weight.T))
-        model.head.bias.copy_(torch.from_numpy(fitted.bias))
-        logits = model.head(views.flatten(0, 1)).cpu()
-    return {
-        "train_loss": functional.cross_entropy(logits, known).item(),
-        "train_accuracy": (logits.argmax(1) == known).double().mean().item(),
-    }
-
-
-def seconds_since(start: float) -> float:
-    """Return the seconds since a `time.perf_counter` reading, in milliseconds, at least one."""
-    return max(0.001, round(time.perf_counter() - start, 3))
-
-
-def _cosine(progress: float) -> float:
-    """Rise in a straight line, then fall to 0 along half a cosine.
-
-    Sources: Loshchilov and Hutter, SGDR, 2017 (https://arxiv.org/abs/1608.03983); Goyal et al.,
-    2017 (https://arxiv.org/abs/1706.02677) for the warm-up.
-    """
-    if progress < WARM_UP:
-        return 0.1 + 0.9 * progress / WARM_UP
-    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-
-
-#: From the share of the steps that are done, 0 to below 1, to a factor of the learning rate.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": _cosine,
-}
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
-    if precision not in PRECISIONS:
-        raise BatikError(f"Unknown precision '{precision}': use one of {', '.join(PRECISIONS)}.")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def _validate(
-    model: Classifier,
-    preprocessing: Preprocessing,
-    validation: Examples | None,
-    precision: str,
-    watched: Tensor | None = None,
-) -> dict[str, float]:
-    if validation is None:
-        return {"validation_loss": math.nan, "validation_accuracy": math.nan}
-    if watched is None:
-        given = predict(model, preprocessing, validation.pixels, precision=precision)
-    else:
-        given = predict_head(model, watched, precision=precision)
-    probabilities, labels = torch.from_numpy(given), validation.labels
-    return {
-        "validation_loss": functional.nll_loss(probabilities.clamp_min(1e-12).log(), labels).item(),
-        "validation_accuracy": (probabilities.argmax(1) == labels).double().mean().item(),
-    }
-
-
-def _from_pixels(
-    preprocessing: Preprocessing,
-    train: Examples,
-    recipe: Recipe,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    augment = TrainPreset(preprocessing, recipe.flip, recipe.augment)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(train.labels), generator=generator)
-        for chosen in order.split(recipe.batch_size):
-            inputs = augment(train.pixels[chosen].to(device), generator)
-            yield inputs, train.labels[chosen].to(device)
-
-    return batches
-
-
-def _from_views(
-    views: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
-) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
-    """Serve one view of each picture an epoch; without augmentation as `_from_pixels` draws it."""
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(labels), generator=generator)
-        for chosen in order.split(recipe.batch_size):
-            if recipe.augment:
-                view = torch.randint(len(views), (len(chosen),), generator=generator)
-            else:
-                view = (torch.rand(len(chosen), generator=generator) < recipe.flip).long()
-            chosen = chosen.to(views.device)
-            yield views[view.to(views.device), chosen], labels.to(views.device)[chosen]
-
-    return batches
-
-
-def _has_batch_norm(module: nn.Module) -> bool:
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())

@@ -1,13 +1,13 @@
-"""Pictures as tensors: decoded once, then augmented and normalised a batch at a time.
+"""Pictures to tensors: decoded once, then augmented and normalised a batch at a time.
 
 Introduced in notebook 02, section "From pictures to tensors".
 """
 
 import itertools
 import os
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,28 +22,19 @@ from batik_utils.errors import BatikError
 from batik_utils.images import cache as array_cache
 from batik_utils.images import files
 from batik_utils.images.resize import Preprocessing, to_pixels
+from batik_utils.recipes import Recipe
 
-#: Raised when the same file would become other pixels, or other augmented views by the same seed,
-#: so that nothing is taken from the cache folder that is not what would be computed now.
+#: Part of every cache key: to be raised when the same file or seed gives other pixels than before.
 VERSION = 1
 #: Pictures that are decoded ahead of the file they are written to.
 _AHEAD = 32
 
 
-def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: bool = True) -> Tensor:
-    """Decode every picture once, and never again: the pixels stay in the cache folder.
+def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
+    """Return every picture squashed to the input size, uint8 (N, 3, S, S), in manifest order.
 
-    They are named by the content of the pictures, in order, by size and interpolation and by the
-    version of Pillow, which resizes; see `array_cache` for what happens meanwhile. JPEG files are
-    decoded in full: at a reduced size (``draft``) they would give other pixels.
-
-    Args:
-        dataset: the data set.
-        preprocessing: gives size and interpolation.
-        progress: show a bar.
-
-    Returns:
-        uint8 tensor of shape (N, 3, size, size), in manifest order.
+    Pixels stay in the cache folder, named by the content of the pictures, size, interpolation and
+    the version of Pillow, which resizes.
 
     Raises:
         BatikError: a picture that could be opened before cannot be opened now.
@@ -64,7 +55,6 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing, *, progress: boo
             total=len(dataset.manifest),
             desc=f"Decoding to {preprocessing.size} px",
             unit="picture",
-            disable=not progress,
         )
         with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
             while part := list(itertools.islice(paths, _AHEAD)):
@@ -84,80 +74,59 @@ def what_gives_pixels(dataset: Dataset, preprocessing: Preprocessing) -> tuple[s
     )
 
 
-@dataclass(frozen=True)
-class EvalPreset:
-    """Normalise a batch for evaluation; nothing random.
+def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Turn uint8 pixels (N, 3, S, S) into a float32 batch, channels last in memory."""
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
+    batch = pixels.float().sub_(mean).div_(std)
+    return batch.contiguous(memory_format=torch.channels_last)
 
-    Attributes:
-        preprocessing: gives mean and standard deviation.
+
+def augment(
+    pixels: Tensor, preprocessing: Preprocessing, recipe: Recipe, generator: torch.Generator
+) -> Tensor:
+    """Change pixels (N, 3, S, S) at random as a recipe says, and normalise them.
+
+    Mirroring, ``shape`` and ``colour`` draw from ``generator`` itself, which lies on the CPU. Every
+    further change of ``recipe.extra`` has a generator of its own, so that adding or removing one
+    leaves all other draws as they are.
+
+    Raises:
+        BatikError: a strength is not 0 to 1, or a change is unknown.
     """
-
-    preprocessing: Preprocessing
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """Turn uint8 (N, 3, S, S) into float32 of the same shape, channels last in memory."""
-        mean = torch.tensor(self.preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
-        std = torch.tensor(self.preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
-        batch = pixels.float().sub_(mean).div_(std)
-        return batch.contiguous(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class TrainPreset:
-    """Augment and normalise a batch for training.
-
-    With a strength s above 0, each picture is also turned, cropped, tilted and recoloured by its
-    own random numbers. Cloth can be hung, folded, lit and photographed in all these ways and
-    keeps its motif; what would not keep it is left out (strong hue turns, cut-outs, blending).
-
-    - crop to 1 to 1 - 0.7 s of the area, sides stretched by up to (4/3)^s; anywhere inside
-    - rotation within 15 s degrees, perspective within 0.2 s; corners are filled by reflection
-    - upside down and quarter turn, each with probability s/2: at s = 1 (and ``flip`` 0.5) the eight
-      positions of a square are equally likely
-    - brightness, contrast and saturation by factors within 1 ± 0.4 s, hue within 18 s degrees
-
-    Attributes:
-        preprocessing: gives mean and standard deviation.
-        flip: probability that a picture is mirrored left to right.
-        augment: strength s of everything else, 0 (none) to 1.
-    """
-
-    preprocessing: Preprocessing
-    flip: float = 0.5
-    augment: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.augment <= 1:
-            raise BatikError(f"The augmentation strength must be 0 to 1, not {self.augment}.")
-
-    def __call__(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Turn uint8 (N, 3, S, S) into float32 of the same shape, channels last in memory.
-
-        Args:
-            pixels: a batch.
-            generator: source of every random number, on the CPU.
-        """
-        mirrored = torch.rand(len(pixels), generator=generator) < self.flip
-        mirrored = mirrored.to(pixels.device).view(-1, 1, 1, 1)
-        pixels = torch.where(mirrored, pixels.flip(-1), pixels)
-        if self.augment:
-            shape = torch.rand(len(pixels), 9, generator=generator).to(pixels.device)
-            colour = torch.rand(len(pixels), 4, generator=generator).to(pixels.device)
-            pixels = _recoloured(
-                _reshaped(pixels.float(), shape, self.augment), colour, self.augment
-            )
-        return EvalPreset(self.preprocessing)(pixels)
+    for name, strength in (("augment", recipe.augment), *recipe.extra):
+        if not 0 <= strength <= 1:
+            raise BatikError(f"The augmentation strength must be 0 to 1, not {name} {strength}.")
+        if name != "augment" and name not in AUGMENTATIONS:
+            raise BatikError(f"Unknown change '{name}': choose from {', '.join(AUGMENTATIONS)}.")
+    own = {name: _generator(name, generator) for name, _ in recipe.extra}
+    mirrored = torch.rand(len(pixels), generator=generator) < recipe.flip
+    mirrored = mirrored.to(pixels.device).view(-1, 1, 1, 1)
+    pixels = torch.where(mirrored, pixels.flip(-1), pixels).float()
+    if recipe.augment:
+        for name in ("shape", "colour"):
+            pixels = AUGMENTATIONS[name](pixels, recipe.augment, generator)
+    for name, strength in recipe.extra:
+        pixels = AUGMENTATIONS[name](pixels, strength, own[name])
+    return normalise(pixels, preprocessing)
 
 
-def _reshaped(pixels: Tensor, chance: Tensor, strength: float) -> Tensor:
-    """Return float (N, 3, S, S) seen through one projective map a picture.
+def _generator(name: str, generator: torch.Generator) -> torch.Generator:
+    """Return a generator that depends on a name and on another generator, which stays as it is."""
+    state = zlib.crc32(name.encode(), zlib.crc32(generator.get_state().numpy()))
+    return torch.Generator().manual_seed(state)
 
-    Args:
-        pixels: float (N, 3, S, S).
-        chance: (N, 9) uniform random numbers in [0, 1).
-        strength: see `TrainPreset`.
+
+def change_shape(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """See each picture through a projective map of its own.
+
+    With strength s: crop to 1 to 1 - 0.7 s of the area, sides stretched by up to (4/3)^s; rotation
+    within 15 s degrees and perspective within 0.2 s, corners filled by reflection; upside down and
+    quarter turn, each with probability s/2, so that at s = 1 and ``flip`` 0.5 the eight positions
+    of a square are equally likely. Cloth keeps its motif in all of these.
     """
     n, _, _, side = pixels.shape
+    chance = torch.rand(n, 9, generator=generator).to(pixels.device)
     spread = 2 * chance - 1
     # half the crop's height and width, on a scale where the picture reaches from -1 to 1
     area = 1 - 0.7 * strength * chance[:, 0]
@@ -168,7 +137,6 @@ def _reshaped(pixels: Tensor, chance: Tensor, strength: float) -> Tensor:
     cos, sin = angle.cos(), angle.sin()
     upside_down = torch.where(chance[:, 5] < strength / 2, -1.0, 1.0)
     quarter = (chance[:, 6] < strength / 2).view(-1, 1, 1)
-
     # output coordinates (x, y, 1) to input coordinates: turn and mirror, then scale and shift
     turn = torch.stack([cos, -sin, sin * upside_down, cos * upside_down], 1).view(n, 2, 2)
     turn = torch.where(quarter, turn.flip(2), turn)
@@ -184,20 +152,14 @@ def _reshaped(pixels: Tensor, chance: Tensor, strength: float) -> Tensor:
     return functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
 
 
-#: RGB to luma and two chroma axes (YIQ of NTSC television): hue is an angle, saturation a length.
-_YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+def change_colour(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Change the colours of each picture by a linear map of its own.
 
-
-def _recoloured(pixels: Tensor, chance: Tensor, strength: float) -> Tensor:
-    """Return float (N, 3, S, S) within 0 to 255, colours changed by one linear map a picture.
-
-    Args:
-        pixels: float (N, 3, S, S), 0 to 255.
-        chance: (N, 4) uniform random numbers in [0, 1).
-        strength: see `TrainPreset`.
+    With strength s: brightness, contrast and saturation by factors within 1 ± 0.4 s, hue within
+    18 s degrees, in the YIQ space, where hue is an angle and saturation a length.
     """
     n = len(pixels)
-    spread = strength * (2 * chance - 1)
+    spread = strength * (2 * torch.rand(n, 4, generator=generator).to(pixels.device) - 1)
     brightness, contrast, saturation = (1 + 0.4 * spread[:, :3]).unbind(1)
     hue = torch.deg2rad(18 * spread[:, 3])
     chroma = torch.zeros(n, 3, 3, device=pixels.device)
@@ -205,7 +167,8 @@ def _recoloured(pixels: Tensor, chance: Tensor, strength: float) -> Tensor:
     chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * hue.cos()
     chroma[:, 2, 1] = saturation * hue.sin()
     chroma[:, 1, 2] = -chroma[:, 2, 1]
-    yiq = torch.tensor(_YIQ, device=pixels.device)
+    yiq = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+    yiq = torch.tensor(yiq, device=pixels.device)
     gain = (brightness * contrast).view(n, 1, 1)
     flat = pixels.flatten(2)
     # contrast around the picture's mean luma
@@ -215,16 +178,16 @@ def _recoloured(pixels: Tensor, chance: Tensor, strength: float) -> Tensor:
     return changed.clamp_(0, 255).view_as(pixels)
 
 
+#: Changes in training by name: float pixels (N, 3, S, S) from 0 to 255, a strength from 0 to 1 and
+#: a generator, to pixels of the same shape. A new one is one line here; recipes name it in `extra`.
+AUGMENTATIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
+    "shape": change_shape,
+    "colour": change_colour,
+}
+
+
 def to_uint8(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Undo the normalisation, to look at what a network is shown.
-
-    Args:
-        batch: float (N, 3, S, S), as a preset returns it.
-        preprocessing: gives mean and standard deviation.
-
-    Returns:
-        uint8 tensor of the same shape.
-    """
+    """Undo the normalisation of a batch, to show it."""
     mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
     return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

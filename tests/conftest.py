@@ -80,7 +80,7 @@ def small_dataset(picture_tree) -> data.Dataset:
     return data.load("folder", picture_tree(), progress=False)
 
 
-def toy_parts(recipe: Recipe) -> tuple[nn.Module, int, None]:
+def toy_backbone() -> tuple[nn.Module, int]:
     """A backbone in the shape of the real ones: convolution, batch norm, pooling; 16 features."""
     backbone = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
@@ -89,14 +89,14 @@ def toy_parts(recipe: Recipe) -> tuple[nn.Module, int, None]:
         nn.AdaptiveAvgPool2d(2),
         nn.Flatten(),
     )
-    return backbone, 16, None
+    return backbone, 16
 
 
 @pytest.fixture
 def toy(monkeypatch) -> Recipe:
     """The recipe ``toy``, known to the package like any other, on 16 px pictures."""
     monkeypatch.setattr(models, "IMAGENET", Preprocessing(size=16))
-    monkeypatch.setitem(models.ARCHITECTURES, "toy", toy_parts)
+    monkeypatch.setitem(models.ARCHITECTURES, "toy", models.transfer(toy_backbone))
     recipe = Recipe("toy", "ours", "toy", head="linear", epochs=2, batch_size=8, learning_rate=0.01)
     monkeypatch.setitem(recipes.RECIPES, "toy", recipe)
     return recipe

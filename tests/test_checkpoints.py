@@ -1,21 +1,217 @@
-"""A checkpoint gives the same network back, and a file of anybody else does no harm."""
+"""Result files are read as written; a checkpoint gives its network back, others do no harm."""
 
 import contextlib
-import io
+import math
 import pickle
 import random
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from batik_utils import checkpoints, models
-from batik_utils import training as engine
-from batik_utils.checkpoints import CheckpointError
+from batik_utils import checkpoints, models, training
+from batik_utils.checkpoints import RUN_COLUMNS, CheckpointError, OutdatedCheckpoint, Store
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
+
+# --- result files -----------------------------------------------------------------------------
+
+DIGEST = "d" * 64
+
+
+def run_of(name: str, **changes) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
+    row = dict.fromkeys(RUN_COLUMNS, 1) | {
+        "run": name,
+        "recipe": "toy",
+        "weights": "random",
+        "accuracy": 13 / 15,
+        "torch": "2.10",
+        "git": "79e16dc",
+        "dataset": DIGEST,
+    }
+    predictions = pd.DataFrame(
+        {
+            "path": ["batik-betawi/1.jpg", 'odd, "quoted" é/2.jpg'],
+            "label": ["betawi", "tambal"],
+            "predicted": ["betawi", "betawi"],
+            "p_betawi": [0.75, 2 / 3],
+            "p_tambal": [0.25, 1 / 3],
+        }
+    )
+    history = pd.DataFrame({"epoch": [1, 2], "train_loss": [1.5, 0.5]})
+    return row | changes, predictions, history
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "results" / "kaggle" / "course")
+
+
+def test_nothing_is_there_and_nothing_made_before_the_first_run(store):
+    for name in ("runs", "predictions", "history", "not_run"):
+        assert store.read(name).empty
+    assert tuple(store.read("runs").columns) == RUN_COLUMNS
+    assert not store.finished(DIGEST, ["toy-s0"])
+    assert not store.folder.exists()
+
+
+def test_a_run_is_read_as_it_was_written(store):
+    row, predictions, history = run_of("toy-s0")
+    store.add(row, predictions, history)
+    runs = store.read("runs")
+    assert tuple(runs.columns) == RUN_COLUMNS
+    for name, value in runs.iloc[0].items():
+        wanted = pytest.approx(row[name], rel=1e-5) if name == "accuracy" else str(row[name])
+        assert (value if name == "accuracy" else str(value)) == wanted
+    for name, table in (("predictions", predictions), ("history", history)):
+        written = store.read(name)
+        assert set(written["run"]) == {"toy-s0"}
+        pd.testing.assert_frame_equal(
+            written.drop(columns="run"), table, rtol=1e-5, check_dtype=False
+        )
+    assert store.finished(DIGEST, ["toy-s0", "toy-s1"]) == {"toy-s0"}
+    assert {p.suffix for p in store.folder.iterdir()} <= {".csv", ""}
+    # and is no run of other pictures
+    with pytest.raises(BatikError, match=r"toy-s0.* of other pictures .*eeeeeeee"):
+        store.finished("e" * 64, ["toy-s0"])
+
+
+@pytest.mark.parametrize("text", ["1234e56", "0123456", "1e5", "", "true", "False", "NA"])
+def test_text_stays_text(store, text):
+    for name in ("a", "b"):
+        row, predictions, history = run_of(name, git=text, recipe=text)
+        store.add(row, predictions.assign(label=text, predicted=text), history)
+    runs, predictions = store.read("runs"), store.read("predictions")
+    assert list(runs["git"]) == list(runs["recipe"]) == [text] * 2
+    assert list(predictions["label"]) == list(predictions["predicted"]) == [text] * 4
+    assert list(runs["torch"]) == ["2.10", "2.10"]
+
+
+def test_rewriting_does_not_wear_numbers_down(store):
+    store.add(*run_of("first", accuracy=2 / 3, train_seconds=1234.567))
+    before = store.read("runs").iloc[0]
+    for k in range(5):
+        store.add(*run_of(f"other-{k}"))
+    assert store.read("runs").iloc[0].equals(before)
+    assert store.read("runs")["seed"].dtype.kind == "i"
+
+
+def test_a_number_that_is_none_stays_one(store):
+    row, predictions, history = run_of("toy-s0", nll=float("nan"))
+    store.add(row, predictions, history)
+    store.add(*run_of("toy-s1"))
+    values = store.read("runs")["nll"]
+    assert values.dtype.kind == "f"
+    assert math.isnan(values[0])
+
+
+def test_a_repeated_run_takes_its_old_rows_place(store):
+    store.add(*run_of("toy-s0", accuracy=0.25))
+    store.add(*run_of("toy-s1"))
+    store.add(*run_of("toy-s0", accuracy=0.75))
+    runs = store.read("runs").set_index("run")
+    assert runs["accuracy"].to_dict() == pytest.approx(
+        {"toy-s1": 13 / 15, "toy-s0": 0.75}, rel=1e-5
+    )
+    assert store.read("predictions").groupby("run").size().to_dict() == {"toy-s0": 2, "toy-s1": 2}
+    assert store.read("history").groupby("run").size().to_dict() == {"toy-s0": 2, "toy-s1": 2}
+
+
+def test_appended_rows_are_written_as_a_whole_table_would_be(store):
+    names = ["toy-s1", "toy-s10", "toy-s0"]  # the first is the beginning of the second
+    for name in names:
+        store.add(*run_of(name))
+    for name in ("runs", "predictions", "history"):
+        path = store.folder / f"{name}.csv"
+        appended = path.read_bytes()
+        whole = store.read(name).to_csv(index=False, float_format="%.6g", na_rep="nan")
+        assert whole.encode() == appended
+        assert list(store.read(name)["run"].unique()) == names
+
+
+def test_a_file_with_other_columns_or_a_broken_last_line_is_not_appended_to(store):
+    row, predictions, history = run_of("toy-s0")
+    store.add(row, predictions, history)
+    row, predictions, history = run_of("toy-s1")
+    store.add(row, predictions, history.assign(validation_loss=[0.5, 0.25]))
+    assert store.read("history")["validation_loss"].tolist()[2:] == [0.5, 0.25]
+    path = store.folder / "history.csv"
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    store.add(*run_of("toy-s2"))
+    assert store.read("history").groupby("run").size().tolist() == [2, 2, 2]
+
+
+def test_a_run_interrupted_while_writing_is_not_finished(store, monkeypatch):
+    """The row in runs.csv comes last; what is left of the others makes way."""
+    real = Store._append
+
+    def interrupted(self, name, run, rows):
+        if name == "runs":
+            raise KeyboardInterrupt
+        real(self, name, run, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_append", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.add(*run_of("toy-s0"))
+    assert len(store.read("predictions")) == 2
+    assert not store.finished(DIGEST, ["toy-s0"])
+    store.add(*run_of("toy-s0"))
+    assert (len(store.read("predictions")), len(store.read("history"))) == (2, 2)
+    assert store.finished(DIGEST, ["toy-s0"])
+
+
+def test_several_writers_lose_nothing(store):
+    names = [f"toy-s{seed}" for seed in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        # a store of its own for each, as in processes
+        list(pool.map(lambda name: Store(store.folder).add(*run_of(name)), names))
+    assert sorted(store.read("runs")["run"]) == sorted(names)
+    assert len(store.read("predictions")) == len(store.read("history")) == 24
+
+
+@pytest.mark.parametrize("change", [{"surplus": 1}, {"git": None, "gti": "x"}])
+def test_a_row_with_other_columns_is_refused(store, change):
+    row, predictions, history = run_of("toy-s0")
+    row |= change
+    if "gti" in change:
+        del row["git"]
+    with pytest.raises(BatikError, match="exactly the columns"):
+        store.add(row, predictions, history)
+    assert not store.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b'run,recipe\n"a', b"run,recipe\na,b,c\nd,e,f,g,h\n", b"\xff\xfe\x00", b"run\na\n"],
+)
+def test_a_damaged_file_is_refused_in_a_sentence(store, content):
+    store.folder.mkdir(parents=True)
+    (store.folder / "runs.csv").write_bytes(content)
+    with pytest.raises(BatikError, match=r"runs\.csv (is damaged|lacks the column)"):
+        store.read("runs")
+
+
+def test_recipes_not_run_are_noted_once_and_forgotten(store):
+    store.forget_not_run("toy")
+    assert not store.folder.exists()
+    store.note_not_run("toy", "no weights", "pip install nothing")
+    store.note_not_run("other", "no weights", "x")
+    store.note_not_run("toy", "no weights", "pip install something, or not")
+    table = store.read("not_run")
+    assert table.set_index("recipe")["remedy"].to_dict() == {
+        "other": "x",
+        "toy": "pip install something, or not",
+    }
+    store.forget_not_run("toy")
+    assert list(store.read("not_run")["recipe"]) == ["other"]
+
+
+# --- checkpoints ------------------------------------------------------------------------------
 
 CLASSES = ("betawi", "sidoluhur", "tambal")
 SETTINGS = Preprocessing(16, (0.5,) * 3, (0.25,) * 3, "bicubic")
@@ -23,7 +219,7 @@ SETTINGS = Preprocessing(16, (0.5,) * 3, (0.25,) * 3, "bicubic")
 
 @pytest.fixture
 def model(toy):
-    with engine.seeded(0):
+    with training.seeded(0):
         return models.build_untrained(toy, len(CLASSES)).eval()
 
 
@@ -41,20 +237,15 @@ def test_there_and_back(saved, model, toy):
     loaded = checkpoints.load(saved)
     assert not loaded.model.training
     pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
-    before = engine.predict(model, SETTINGS, pixels)
-    assert np.array_equal(engine.predict(loaded.model, loaded.preprocessing, pixels), before)
+    before = training.predict(model, SETTINGS, pixels)
+    assert np.array_equal(training.predict(loaded.model, loaded.preprocessing, pixels), before)
     assert loaded.recipe == toy
     assert loaded.classes == CLASSES
     assert loaded.preprocessing == SETTINGS
     assert loaded.dataset == "d" * 64
     assert loaded.versions["torch"] == torch.__version__
-    assert checkpoints.load(str(saved)).recipe == toy
-
-
-def test_saving_makes_the_folder_and_leaves_nothing_else(tmp_path, model, toy):
-    path = tmp_path / "new" / "folder" / "toy.pt"
-    assert checkpoints.save(path, model, toy, CLASSES, SETTINGS, "d") == path
-    assert list(path.parent.iterdir()) == [path]
+    content = torch.load(saved, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in content["state"].values())
 
 
 @pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
@@ -139,14 +330,22 @@ def test_damaged_bytes_give_a_network_or_a_refusal_and_nothing_else(saved):
 def test_a_file_of_another_project_is_refused(tmp_path, content):
     path = tmp_path / "other.pt"
     torch.save(content, path)
-    with pytest.raises(CheckpointError, match="of another project or version"):
+    with pytest.raises(CheckpointError, match="another project"):
         checkpoints.load(path)
+
+
+def test_an_older_checkpoint_must_be_trained_again(saved, toy):
+    older = {"format": "batik-checkpoint-1"}, {"recipe": asdict(toy) | {"note": ""}}
+    for changes in older:
+        with pytest.raises(OutdatedCheckpoint, match=r"toy\.pt.* train again"):
+            checkpoints.load(rewritten(saved, **changes))
+        rewritten(saved, format="batik-checkpoint-2")
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"format": "batik-checkpoint-0"},
+        {"format": 2},
         {"surplus": 1},
         {"classes": "betawi"},
         {"classes": ["betawi", "tambal"]},
@@ -215,12 +414,6 @@ def test_code_in_a_file_is_not_run(saved, tmp_path, hidden_in):
     with contextlib.suppress(RuntimeError):  # a plain pickle is no torch file, torch says later
         torch.load(saved, weights_only=False)
     assert target.exists()  # the trap is a real one
-
-
-def test_a_checkpoint_is_plain_values_and_tensors(saved):
-    content = torch.load(io.BytesIO(saved.read_bytes()), weights_only=True)
-    assert content["classes"] == list(CLASSES)
-    assert all(isinstance(value, torch.Tensor) for value in content["state"].values())
 
 
 def test_a_refused_file_gives_one_error_and_no_warning_beside_it(tmp_path, recwarn):

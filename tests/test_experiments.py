@@ -10,15 +10,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import toy_parts
+from conftest import toy_backbone
+from torch import nn
 
-from batik_utils import checkpoints, data, experiments, metrics, models, recipes, weights
-from batik_utils import training as engine
+from batik_utils import (
+    baselines,
+    checkpoints,
+    data,
+    experiments,
+    metrics,
+    models,
+    recipes,
+    training,
+    weights,
+)
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
 from batik_utils.weights import Weights, WeightsFile, WeightsNotFound
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
+#: What differs between two runs of the same thing.
+TIMES = ["train_seconds", "train_images_per_second", "started"]
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +48,25 @@ def setup(small_dataset, tmp_path, toy) -> experiments.Setup:
     )
 
 
+@pytest.fixture
+def add(monkeypatch, toy):
+    """Return a function that adds a recipe to the table, as `toy` with other values."""
+
+    def to_table(name: str, **change) -> recipes.Recipe:
+        recipe = replace(toy, name=name, **change)
+        monkeypatch.setitem(recipes.RECIPES, name, recipe)
+        return recipe
+
+    return to_table
+
+
 def grid(setup, names="toy", seeds=1, **settings) -> experiments.Outcome:
-    return experiments.run_grid(setup, names, seeds, progress=False, **settings)
+    return experiments.run_grid(setup, names, seeds, **settings)
+
+
+def tables(setup) -> list[pd.DataFrame]:
+    runs, *others = (setup.store.read(n) for n in ("runs", "predictions", "history"))
+    return [runs.drop(columns=TIMES), *others]
 
 
 # --- preparation ------------------------------------------------------------------------------
@@ -56,7 +85,7 @@ def test_manifest_and_split_are_written_once_and_kept(setup, small_dataset, tmp_
     "settings", [{"precision": "float16"}, {"device": "abacus"}, {"split": "none"}]
 )
 def test_wrong_settings_are_refused(small_dataset, tmp_path, settings):
-    with pytest.raises(BatikError, match="Unknown"):
+    with pytest.raises(BatikError, match=next(iter(settings.values()))):
         experiments.prepare(small_dataset, **{"split": "stratified-0"} | settings, results=tmp_path)
 
 
@@ -75,20 +104,6 @@ def test_results_of_other_pictures_are_refused(setup, small_dataset, tmp_path):
         grid(setup)
 
 
-def test_examples_are_the_pictures_of_a_subset(setup, small_dataset):
-    sizes = {}
-    for subset in ("train", "validation", "test"):
-        found = setup.examples(subset, Preprocessing(size=8))
-        wanted = setup.split["subset"] == subset
-        labels = [small_dataset.classes.index(m) for m in setup.split.loc[wanted, "motif"]]
-        assert found.labels.tolist() == labels
-        assert tuple(found.pixels.shape) == (len(labels), 3, 8, 8)
-        bare = setup.examples(subset, Preprocessing(size=8), pixels=False)
-        assert bare.labels.tolist() == labels and tuple(bare.pixels.shape) == (0, 3, 8, 8)
-        sizes[subset] = len(labels)
-    assert sizes == {"train": 18, "validation": 3, "test": 3}
-
-
 # --- what a run writes ------------------------------------------------------------------------
 
 
@@ -97,99 +112,90 @@ def test_the_three_files_agree_with_one_another(setup, small_dataset):
     assert outcome.trained == ("toy-e2-f0-s0", "toy-e2-f0-s1")
     runs, predictions, history = (setup.store.read(n) for n in ("runs", "predictions", "history"))
     assert list(runs["run"]) == list(outcome.trained)
-    assert set(runs["n_train"]) == {18}
-    assert set(runs["n_test"]) == {3}
-    assert set(runs["dataset"]) == {small_dataset.digest}
-    assert set(runs["split"]) == {"stratified-0"}
-    assert set(runs["weights"]) == {"random"}
-    assert set(runs["params"]) == {3 * 4 * 9 + 4 + 8 + 16 * 3 + 3}
-    assert (runs["train_seconds"] > 0).all()
+    constant = {
+        "n_train": 18,
+        "n_test": 3,
+        "dataset": small_dataset.digest,
+        "split": "stratified-0",
+        "weights": "random",
+        "params": 3 * 4 * 9 + 4 + 8 + 16 * 3 + 3,
+    }
+    assert {name: set(runs[name]) for name in constant} == {k: {v} for k, v in constant.items()}
     assert all(datetime.fromisoformat(started).tzinfo for started in runs["started"])
-    test_paths = list(setup.split.loc[setup.split["subset"] == "test", "path"])
+    test = setup.split[setup.split["subset"] == "test"]
     for row in runs.itertuples():
         mine = predictions[predictions["run"] == row.run]
-        assert list(mine["path"]) == test_paths
-        assert list(mine["label"]) == [path.split("/")[0][6:] for path in test_paths]
+        assert list(mine["path"]) == list(test["path"])
+        assert list(mine["label"]) == list(test["motif"])
         probabilities = mine[[f"p_{motif}" for motif in small_dataset.classes]].to_numpy()
-        np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-        labels = [small_dataset.classes.index(motif) for motif in mine["label"]]
         assert [small_dataset.classes[k] for k in probabilities.argmax(1)] == list(
             mine["predicted"]
         )
         probabilities /= probabilities.sum(1, keepdims=True)  # they were written with six digits
+        labels = [small_dataset.classes.index(motif) for motif in mine["label"]]
         for name, value in metrics.scores(labels, probabilities).items():
             assert getattr(row, name) == pytest.approx(value, rel=1e-4)
         assert list(history.loc[history["run"] == row.run, "epoch"]) == [1, 2]
     assert len(metrics.summarise(runs, predictions)) == 1
 
 
-def test_a_run_repeats_to_the_last_digit(setup):
-    _, first = experiments.train(setup, recipes.get("toy"), 3, progress=False)
-    before = setup.store.read("predictions")
-    torch.rand(7)
-    _, second = experiments.train(setup, recipes.get("toy"), 3, progress=False)
-    assert first.equals(second)
-    assert before.equals(setup.store.read("predictions"))
-    _, other = experiments.train(setup, recipes.get("toy"), 4, progress=False)
-    assert not first.equals(other)
-
-
 def test_test_pictures_are_scored_once_and_after_training(setup, monkeypatch):
-    test = setup.examples("test", models.IMAGENET).pixels
     calls = []
-    real = engine.predict
+    for name in ("evaluate", "predict"):
+        original = getattr(training, name)
 
-    def watched(model, preprocessing, pixels, **settings):
-        calls.append(torch.equal(pixels, test))
-        return real(model, preprocessing, pixels, **settings)
+        def spy(*given, name=name, original=original, **more):
+            calls.append(name)
+            return original(*given, **more)
 
-    monkeypatch.setattr(engine, "predict", watched)
+        monkeypatch.setattr(training, name, spy)
     grid(setup, epochs=4)
-    assert calls == [False] * 4 + [True]
+    assert calls == ["evaluate"] * 4 + ["predict"]
 
 
-def test_two_stages_are_one_run(setup, toy, monkeypatch):
-    staged = replace(toy, name="staged", fine_tune_size=24, fine_tune_epochs=3)
-    monkeypatch.setitem(recipes.RECIPES, "staged", staged)
-    model, history = experiments.train(setup, staged, 0, progress=False)
+def test_a_second_stage_is_the_same_run_at_another_size(setup, add):
+    staged = add("staged", fine_tune_size=24, fine_tune_epochs=3)
+    torch.manual_seed(0)
+    sizes = []
+
+    def fit(model, recipe, train, validation, **settings):
+        before = copy.deepcopy(model)
+        history = training.fit(model, recipe, train, validation, **settings)
+        moved = not torch.equal(before.backbone[0].weight, model.backbone[0].weight)
+        statistics = not torch.equal(
+            before.backbone[1].running_mean, model.backbone[1].running_mean
+        )
+        sizes.append((train.inputs.shape[-1], moved, statistics))
+        return history
+
+    model, history = experiments.train(setup, staged, 0, fit=fit)
+    # at 24 px the head and the batch-norm statistics learn, and nothing else
+    assert sizes == [(16, True, True), (24, False, True)]
     assert list(history["epoch"]) == [1, 2, 3, 4, 5]
-    assert model.frozen == "parameters"
-    assert len(setup.store.read("runs")) == 1
+    assert model.frozen == "parameters" and len(setup.store.read("runs")) == 1
 
 
 # --- grids ------------------------------------------------------------------------------------
 
 
-def test_runs_found_are_reused_and_not_trained_again(setup, toy, monkeypatch):
+def test_runs_found_are_reused_and_not_trained_again(setup, monkeypatch):
     grid(setup, seeds=2)
     before = {p.name: p.read_bytes() for p in setup.store.folder.glob("*.csv")}
-
-    def never(recipe):
-        raise AssertionError("trained again")
-
-    monkeypatch.setitem(models.ARCHITECTURES, "toy", never)
+    monkeypatch.setitem(models.ARCHITECTURES, "toy", None)  # it would fail
     outcome = grid(setup, seeds=2)
-    assert outcome.trained == ()
-    assert outcome.reused == ("toy-e2-f0-s0", "toy-e2-f0-s1")
-    assert str(outcome) == "0 runs trained, 2 found and reused"
+    assert (outcome.trained, outcome.reused) == ((), ("toy-e2-f0-s0", "toy-e2-f0-s1"))
     assert {p.name: p.read_bytes() for p in setup.store.folder.glob("*.csv")} == before
 
 
-def test_other_epochs_are_another_run(setup):
-    grid(setup)
-    assert grid(setup, epochs=1).trained == ("toy-e1-f0-s0",)
-    assert sorted(setup.store.read("runs")["epochs"]) == [1, 2]
-
-
-def test_an_interrupted_grid_goes_on_where_it_stopped(setup, toy, monkeypatch):
-    monkeypatch.setitem(recipes.RECIPES, "toy2", replace(toy, name="toy2", dropout=0.3))
+def test_an_interrupted_grid_goes_on_where_it_stopped(setup, add, monkeypatch, tmp_path):
+    add("toy2", dropout=0.3)
     built = []
 
-    def interrupted(recipe):
+    def interrupted(recipe, n_classes):
         built.append(recipe.name)
         if len(built) == 4:
             raise KeyboardInterrupt
-        return toy_parts(recipe)
+        return models.transfer(toy_backbone)(recipe, n_classes)
 
     with monkeypatch.context() as patch:
         patch.setitem(models.ARCHITECTURES, "toy", interrupted)
@@ -197,55 +203,63 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(setup, toy, monkeypatch):
             grid(setup, "toy,toy2", seeds=3)
     # seed by seed, so that every recipe has had its turn
     finished = ["toy-e2-f0-s0", "toy2-e2-f0-s0", "toy-e2-f0-s1"]
-    runs = setup.store.read("runs")
-    assert list(runs["run"]) == finished
+    assert list(setup.store.read("runs")["run"]) == finished
     outcome = grid(setup, "toy,toy2", seeds=3)
     assert list(outcome.reused) == finished
     assert list(outcome.trained) == ["toy2-e2-f0-s1", "toy-e2-f0-s2", "toy2-e2-f0-s2"]
-    after = setup.store.read("runs")
-    assert len(after) == 6
-    # a column of whole numbers is read as such until a fraction joins it
-    pd.testing.assert_frame_equal(after.iloc[:3], runs, check_dtype=False)
-    # the second call gave what an uninterrupted one would have given
-    _, history = experiments.train(setup, recipes.get("toy2"), 1, progress=False)
-    written = setup.store.read("history")
-    written = written[written["run"] == "toy2-e2-f0-s1"].drop(columns="run")
-    np.testing.assert_allclose(written, history, rtol=1e-5)
+    # the rows of a grid that was never interrupted
+    whole = experiments.prepare(setup.dataset, "stratified-0", results=tmp_path / "whole")
+    grid(whole, "toy,toy2", seeds=3)
+    for one, other in zip(tables(setup), tables(whole), strict=True):
+        pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_grid_goes_on_after_a_run_that_diverges(setup, add):
+    add("wild", learning_rate=1e30)
+    outcome = grid(setup, "wild,toy", seeds=2)
+    assert outcome.trained == ("toy-e2-f0-s0", "toy-e2-f0-s1")
+    assert list(outcome.failed) == ["wild-e2-f0-s0", "wild-e2-f0-s1"]
+    assert "wild-e2-f0-s1: failed" in str(outcome) and "diverged" in str(outcome)
+
+
+def test_a_map_computes_and_on_run_is_told_of_what_is_written(setup):
+    told, units = [], []
+
+    def apart(function, given):
+        """As a map that works in other processes."""
+        for unit in given:
+            units.append(unit)
+            yield pickle.loads(pickle.dumps(function))(pickle.loads(pickle.dumps(unit)))
+
+    outcome = grid(setup, "toy,majority", 2, map=apart, on_run=lambda *all: told.append(all))
+    assert [experiments.run_name(*unit) for unit in units] == list(outcome.trained)
+    assert [row["run"] for _, row, _, _ in told] == list(setup.store.read("runs")["run"])
+    assert [recipe.name for recipe, *_ in told] == ["majority", "toy"] * 2
 
 
 @pytest.fixture
-def without_weights(monkeypatch, toy) -> recipes.Recipe:
+def without_weights(monkeypatch, add) -> recipes.Recipe:
     """A recipe whose weights are nowhere to be had."""
     file = WeightsFile("none.pth", "0" * 64, "timm", "nobody", package="no-such-package-at-all")
     entry = Weights("none", "toy", Preprocessing(size=16), (file,))
     monkeypatch.setitem(weights.WEIGHTS, "none", entry)
-    recipe = replace(toy, name="pretrained", weights="none")
-    monkeypatch.setitem(recipes.RECIPES, "pretrained", recipe)
-    return recipe
+    return add("pretrained", weights="none")
 
 
 def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
-    setup, without_weights, toy, caplog, monkeypatch
+    setup, without_weights, caplog, monkeypatch
 ):
     with caplog.at_level(logging.WARNING):
         outcome = grid(setup, "pretrained,toy", seeds=2)
     assert outcome.trained == ("toy-e2-f0-s0", "toy-e2-f0-s1")
-    assert list(outcome.not_run) == ["pretrained"]
-    remedy = outcome.not_run["pretrained"]
-    assert "no-such-package-at-all" in remedy
-    assert f"pretrained: not run, weights not reachable. {remedy}" in str(outcome)
+    assert "no-such-package-at-all" in outcome.not_run["pretrained"]
+    assert outcome.not_run["pretrained"] in str(outcome)
     assert len([r for r in caplog.records if "none" in r.getMessage()]) == 1  # not once a seed
     note = setup.store.read("not_run").iloc[0]
-    assert note.to_dict() == {
-        "recipe": "pretrained",
-        "reason": "not run: weights not reachable",
-        "remedy": remedy,
-    }
-    assert set(setup.store.read("runs")["recipe"]) == {"toy"}
+    assert (note["recipe"], note["remedy"]) == ("pretrained", outcome.not_run["pretrained"])
     # never random weights in their place
     with pytest.raises(WeightsNotFound):
-        experiments.train(setup, without_weights, 0, progress=False)
-
+        experiments.train(setup, without_weights, 0)
     # once they can be had, the note goes
     monkeypatch.setitem(recipes.RECIPES, "pretrained", replace(without_weights, weights=""))
     assert len(grid(setup, "pretrained,toy", seeds=2).trained) == 2
@@ -253,7 +267,9 @@ def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
 
 
 @pytest.mark.parametrize(
-    "settings", [{"seeds": 0}, {"epochs": -1}, {"names": "toyy"}, {"names": " , "}]
+    "settings",
+    [{"seeds": 0}, {"epochs": -1}, {"names": "toyy"}, {"names": " , "}, {"n_train": -1}],
+    ids=str,
 )
 def test_a_wrong_grid_is_refused_before_anything_is_trained(setup, settings):
     with pytest.raises(BatikError):
@@ -266,49 +282,36 @@ def test_a_wrong_grid_is_refused_before_anything_is_trained(setup, settings):
 
 def test_a_network_is_trained_once_and_then_loaded(setup, monkeypatch):
     saved, history = experiments.train_or_load(setup, "toy", 1)
-    assert saved.classes == setup.dataset.classes
-    assert list(history["epoch"]) == [1, 2]
     path = setup.store.folder / "checkpoints" / "toy-e2-f0-s1.pt"
-    assert path.is_file()
-    predictions = setup.store.read("predictions")
-
-    monkeypatch.setattr(experiments, "train", None)  # it would fail
-    again, same_history = experiments.train_or_load(setup, "toy", 1)
-    np.testing.assert_allclose(same_history, history, rtol=1e-5)
+    files = {p: p.read_bytes() for p in setup.store.folder.glob("*.csv")}
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, "train", None)  # it would fail
+        again, same_history = experiments.train_or_load(setup, "toy", 1)
+    pd.testing.assert_frame_equal(same_history, history)
     test = setup.examples("test", again.preprocessing)
-    probabilities = engine.predict(again.model, again.preprocessing, test.pixels)
-    columns = [f"p_{motif}" for motif in setup.dataset.classes]
-    np.testing.assert_allclose(probabilities, predictions[columns], atol=1e-5)
+    probabilities = training.predict(again.model, again.preprocessing, test.pixels)
+    columns = [f"p_{motif}" for motif in saved.classes]
+    np.testing.assert_allclose(probabilities, setup.store.read("predictions")[columns], atol=1e-5)
+    # a finished run keeps its rows when only its network is missing
+    path.unlink()
+    experiments.train_or_load(setup, "toy", 1)
+    assert path.is_file()
+    assert {p: p.read_bytes() for p in setup.store.folder.glob("*.csv")} == files
 
 
-def test_a_network_of_other_pictures_is_refused(setup, toy):
+def test_a_network_of_other_pictures_is_refused_and_an_outdated_one_trained_again(
+    setup, toy, caplog
+):
     saved, _ = experiments.train_or_load(setup, "toy")
     path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
     checkpoints.save(path, saved.model, toy, saved.classes, saved.preprocessing, "e" * 64)
-    with pytest.raises(BatikError, match="trained on other pictures"):
+    with pytest.raises(BatikError, match=path.name):
         experiments.train_or_load(setup, "toy")
-
-
-def test_a_finished_run_keeps_its_rows_when_only_its_network_is_missing(setup):
-    experiments.train_or_load(setup, "toy")
-    files = {path: path.read_text() for path in setup.store.folder.glob("*.csv")}
-    path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
-    path.unlink()
-    experiments.train_or_load(setup, "toy")
-    assert path.is_file()
-    assert files == {path: path.read_text() for path in setup.store.folder.glob("*.csv")}
-
-
-def test_an_outdated_checkpoint_is_trained_again_and_says_so(setup, caplog):
-    experiments.train_or_load(setup, "toy")
-    path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
     content = torch.load(path, weights_only=True)
-    content["recipe"]["a_field_of_another_version"] = 1
-    torch.save(content, path)
+    torch.save(content | {"format": "batik-checkpoint-1"}, path)
     saved, _ = experiments.train_or_load(setup, "toy")
-    assert saved.recipe.name == "toy"
-    assert "another version of the recipe table" in caplog.text
-    assert "Training it again" in caplog.text
+    assert saved.dataset == setup.dataset.digest
+    assert path.name in caplog.text
 
 
 # --- folds ------------------------------------------------------------------------------------
@@ -348,6 +351,8 @@ def test_a_grid_of_folds_tests_every_picture_once_a_repeat_and_resumes(folded, s
     history = folded.store.read("history")
     assert set(history["run"]) == {r for r in runs["run"] if r.startswith("toy")}
     assert history["validation_loss"].isna().all()
+    with pytest.raises(BatikError, match=r"folds.csv has 2 repeats.*3 seeds"):
+        grid(folded, "toy", seeds=3)
 
 
 def test_a_thinner_grid_has_names_of_its_own(folded):
@@ -355,104 +360,10 @@ def test_a_thinner_grid_has_names_of_its_own(folded):
     thin = grid(folded, "toy", n_train=2)
     assert thin.trained[0] == "toy-e2-f0-s0-n2" and not thin.reused
     assert set(folded.store.read("runs")["n_train"]) == {18}
-    runs = experiments.Store(folded.store.folder / "learning").read("runs")
+    runs = checkpoints.Store(folded.store.folder / "learning").read("runs")
     assert runs["run"].tolist() == list(thin.trained)
     assert set(runs["n_train"]) == {6}
     assert len(grid(folded, "toy", n_train=2).reused) == 4
-    with pytest.raises(BatikError, match="-1"):
-        grid(folded, "toy", n_train=-1)
-
-
-def test_more_repeats_than_the_folds_have_are_refused(folded):
-    with pytest.raises(BatikError, match=r"folds.csv has 2 repeats.*3 seeds"):
-        grid(folded, "toy", seeds=3)
-
-
-@pytest.mark.parametrize("augment", [0.0, 0.5])
-def test_a_fixed_backbone_runs_once_for_all_folds(folded, toy, monkeypatch, augment):
-    fixed = replace(toy, name="fixed", frozen="backbone", augment=augment)
-    monkeypatch.setitem(recipes.RECIPES, "fixed", fixed)
-    # as after loading weights: the same backbone in each run, whatever the seed
-    weightless = models.build_untrained(fixed, 3)
-    monkeypatch.setattr(models, "build", lambda *_: (copy.deepcopy(weightless), "same"))
-    calls = []
-    original = engine.views_of
-    monkeypatch.setattr(
-        engine, "views_of", lambda *given, **more: calls.append(1) or original(*given, **more)
-    )
-    grid(folded, "fixed", seeds=2)
-    assert len(calls) == (2 if augment else 1)
-    if not augment:  # the same losses as without sharing
-        shared = folded.store.read("history")
-        here = folded.at(1, 2)
-        here.folds = None
-        _, alone = experiments.train(here, fixed, 1, record=False, progress=False)
-        mine = shared.loc[shared["run"] == "fixed-e2-f2-s1", "train_loss"]
-        np.testing.assert_allclose(mine, alone["train_loss"], rtol=1e-4)
-
-
-@pytest.fixture
-def fixed(toy, monkeypatch):
-    fixed = replace(toy, name="fixed", frozen="backbone")
-    monkeypatch.setitem(recipes.RECIPES, "fixed", fixed)
-    return fixed
-
-
-@pytest.mark.parametrize("augment", [0.0, 0.5])
-def test_answers_from_kept_features_are_those_of_the_slow_path(folded, fixed, augment):
-    """Views, history and predictions against the backbone run on pixels, to 1e-4."""
-    fixed = replace(fixed, augment=augment)
-    here = folded.at(1, 2)
-    model, _ = experiments.train(here, fixed, 1, progress=False)
-    seen = models.preprocessing_of(fixed)
-    test = here.examples("test", seen)
-    slow = engine.predict(model, seen, test.pixels)
-    fast = folded.store.read("predictions")[[f"p_{m}" for m in here.dataset.classes]]
-    np.testing.assert_allclose(fast, slow, atol=1e-4)
-    plain = engine.features(model, seen, here.pixels(seen))
-    np.testing.assert_allclose(here.plain(model, fixed, seen), plain, atol=1e-4)
-    generator = torch.Generator().manual_seed(1)
-    views = engine.views_of(model, seen, here.pixels(seen), fixed, generator)
-    np.testing.assert_allclose(here.views(model, fixed, seen, 1), views, atol=1e-4)
-
-
-def test_the_published_split_shares_features_too_with_the_same_history(setup, fixed, monkeypatch):
-    _, shared = experiments.train(setup, fixed, 0, progress=False)
-    monkeypatch.setattr(experiments, "_shared", lambda *_: False)
-    _, alone = experiments.train(setup, fixed, 0, progress=False)
-    np.testing.assert_allclose(shared, alone, rtol=1e-5)
-
-
-def test_features_stay_on_disk_for_the_next_process(setup, fixed, tmp_path, monkeypatch):
-    grid(setup, "fixed")
-    monkeypatch.setattr(engine, "views_of", lambda *_: pytest.fail("computed again"))
-    again = experiments.prepare(setup.dataset, "stratified-0", results=tmp_path / "other")
-    grid(again, "fixed")
-    pd.testing.assert_frame_equal(setup.store.read("predictions"), again.store.read("predictions"))
-
-
-def test_other_weights_have_other_features(setup, fixed):
-    """The toy's backbone is random, so another seed is another backbone."""
-    seen = models.preprocessing_of(fixed)
-    found = []
-    for seed in (0, 1):
-        with engine.seeded(seed):
-            model, _ = setup.built(fixed, seed)
-        found.append(setup.plain(model, fixed, seen))
-    assert not torch.allclose(*found)
-
-
-def test_a_network_is_built_once_for_all_folds_of_a_seed(folded, fixed, monkeypatch):
-    calls = []
-    original = models.build
-    monkeypatch.setattr(models, "build", lambda *given: calls.append(1) or original(*given))
-    grid(folded, "fixed", seeds=2)
-    assert len(calls) == 2
-    shared = folded.store.read("history")
-    monkeypatch.setattr(experiments.Setup, "built", lambda self, recipe, seed: original(recipe, 3))
-    _, alone = experiments.train(folded.at(1, 2), fixed, 1, record=False, progress=False)
-    mine = shared.loc[shared["run"] == "fixed-e2-f2-s1", "train_loss"]
-    np.testing.assert_allclose(mine, alone["train_loss"], rtol=1e-5)
 
 
 def test_a_baseline_leaves_a_row_like_any_other(folded):
@@ -460,18 +371,103 @@ def test_a_baseline_leaves_a_row_like_any_other(folded):
     row = folded.store.read("runs").iloc[0]
     assert (row["family"], row["weights"], row["params"]) == ("baseline", "none", 0)
     assert row["accuracy"] > 0.8  # the toy motifs differ in colour
-    assert row["train_seconds"] > 0
 
 
-def test_a_set_up_travels_with_its_pixels_and_without_features(folded, toy):
-    fixed = replace(toy, frozen="backbone")
-    folded.pixels(Preprocessing(size=16))
+# --- features of a fixed backbone -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{}, {"augment": 0.5}, {"extra": (("colour", 0.5),)}], ids=str)
+def test_a_fixed_backbone_runs_once_for_all_folds(folded, add, monkeypatch, change):
+    fixed = add("fixed", frozen="backbone", **change)
+    # as after loading weights: the same backbone in each run, whatever the seed
+    same = models.build_untrained(fixed, 3)
+    monkeypatch.setattr(models, "build", lambda *_: (copy.deepcopy(same), "same"))
+    calls = []
+    original = experiments.views_of
+    monkeypatch.setattr(
+        experiments, "views_of", lambda *given: calls.append(given[3]) or original(*given)
+    )
+    grid(folded, "fixed", seeds=2)
+    # augmented views are drawn by the seed; those of test pictures by none
+    assert len([c for c in calls if experiments.is_augmented(c)]) == (2 if change else 0)
+    assert len([c for c in calls if not experiments.is_augmented(c)]) == 1
+    # nor in the next process
+    calls.clear()
+    folded._memory.clear()
+    folded.store.folder.joinpath("runs.csv").unlink()
+    grid(folded, "fixed", seeds=2)
+    assert not calls
+
+
+@pytest.mark.parametrize("split", ["folded", "setup"])
+@pytest.mark.parametrize("augment", [0.0, 0.5])
+def test_answers_from_features_are_those_of_pixels(request, add, split, augment):
+    fixed = add("fixed", frozen="backbone", augment=augment)
+    here = request.getfixturevalue(split).at(0, 2)
+    model, history = experiments.train(here, fixed, 1)
+    seen = models.preprocessing_of(fixed)
+    slow = training.predict(model, seen, here.examples("test", seen).pixels)
+    fast = here.store.read("predictions")[[f"p_{m}" for m in here.dataset.classes]]
+    np.testing.assert_allclose(fast, slow, atol=1e-4)
+    if augment:
+        return
+    # without augmentation the head learns what it would learn from pixels
+    with training.seeded(1) as generator:
+        model, _ = models.build(fixed, 3)
+        batches = training.batches(here.examples("train", seen), fixed, seen, generator)
+        alone = training.fit(model, fixed, batches)
+    np.testing.assert_allclose(history["train_loss"], alone["train_loss"], rtol=1e-4)
+
+
+def test_other_weights_have_other_features(setup, add):
+    fixed = add("fixed", frozen="backbone")
+    seen = models.preprocessing_of(fixed)
+    networks = [models.build_untrained(fixed, 3) for _ in range(2)]
+    assert not torch.allclose(*(setup.plain("train", model, fixed, seen) for model in networks))
+
+
+def test_a_ridge_fits_the_head_in_closed_form(setup, add, monkeypatch):
+    monkeypatch.setitem(models.HEADS, "one", lambda f, k, p: nn.Linear(f, k))
+    ridge = add("ridge", frozen="backbone", ridge=0.5, augment=0.4, head="one")
+    model, history = experiments.train(setup, ridge, 0)
+    seen = models.preprocessing_of(ridge)
+    with training.seeded(0) as generator:
+        before, _ = models.build(ridge, 3)
+        pixels, labels = setup.examples("train", seen)
+        views = experiments.views_of(before, seen, pixels, ridge, generator)
+    assert views.shape == (1 + experiments.CHANGED_COPIES, 18, 16)
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(model.backbone.parameters(), before.backbone.parameters(), strict=True)
+    )
+    rows = views.double().numpy()
+    fitted = baselines.fit_linear(
+        rows.reshape(-1, 16),
+        np.tile(labels.numpy(), 3),
+        baselines.Head("lda", 0.5),
+        baselines.Scaler.of(rows[0]),
+    )
+    found = model.head(views[0]).detach().numpy()
+    np.testing.assert_allclose(found, fitted.logits(rows[0]), atol=1e-3, rtol=1e-3)
+    known = labels.repeat(3)
+    loss = nn.functional.cross_entropy(model.head(views.flatten(0, 1)), known).item()
+    assert history["train_loss"].tolist() == pytest.approx([loss], rel=1e-4)
+    for change in ({"frozen": "no"}, {"head": "linear"}):
+        wrong = replace(ridge, **change)
+        model = models.build_untrained(wrong, 3)
+        with pytest.raises(BatikError, match="closed form"):
+            experiments.fit_head(model, wrong, views, labels)
+
+
+def test_a_set_up_travels_with_its_pixels_and_without_features(folded, add):
+    fixed = add("fixed", frozen="backbone")
+    seen = Preprocessing(size=16)
     model = models.build_untrained(fixed, 3)
-    folded.views(model, fixed, Preprocessing(size=16), 0)
+    folded.views(model, fixed, seen, 0)
     again = pickle.loads(pickle.dumps(folded))
     pd.testing.assert_frame_equal(again.split, folded.split)
     assert again.git == folded.git and again.dataset.digest == folded.dataset.digest
-    assert torch.equal(*(s.pixels(Preprocessing(size=16)) for s in (again, folded)))
-    # views may lie on a device that the worker does not have, and are computed there once
-    assert folded._views and not again._views
-    assert again.at(0, 1)._pixels is again._pixels
+    assert torch.equal(*(s.pixels(seen) for s in (again, folded)))
+    # features may lie on a device that the worker does not have
+    assert {key[0] for key in folded._memory} == {"pixels", "features"}
+    assert {key[0] for key in again._memory} == {"pixels"}

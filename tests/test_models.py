@@ -6,7 +6,6 @@ import math
 import threading
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import timm
@@ -15,8 +14,7 @@ import torchvision
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 
-from batik_utils import experiments, models, recipes, scratch, weights
-from batik_utils import training as engine
+from batik_utils import models, recipes, training, weights
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images.resize import IMAGENET
 from batik_utils.recipes import RECIPES
@@ -192,15 +190,15 @@ def test_texture_statistics_do_not_depend_on_the_batch():
 
 
 def test_an_oriented_filter_sees_its_own_direction_and_no_plain_ground():
-    filters = scratch.gabor_filters()
+    filters = models.gabor_filters()
     torch.testing.assert_close(filters.sum((1, 2, 3)), torch.zeros(12), atol=1e-5, rtol=0)
     torch.testing.assert_close(filters.flatten(1).norm(dim=1), torch.ones(12))
-    energies = scratch.OrientedEnergy()
+    energies = models.OrientedEnergy()
     place = torch.arange(48.0)
     for k in range(6):
         angle = torch.pi * k / 6
         along = place.view(1, -1) * math.cos(angle) + place.view(-1, 1) * math.sin(angle)
-        grating = (2 * torch.pi / scratch.WAVE * along).cos().view(1, 1, 48, 48)
+        grating = (2 * torch.pi / models.WAVE * along).cos().view(1, 1, 48, 48)
         inside = energies(grating)[0, :, 8:-8, 8:-8]
         assert inside.mean((1, 2)).argmax() == k
         assert inside[k].std() < 0.1 * inside[k].mean()  # the same wherever in the wave
@@ -209,7 +207,7 @@ def test_an_oriented_filter_sees_its_own_direction_and_no_plain_ground():
 
 def test_local_patterns_of_known_maps():
     def shares(rows):
-        found = scratch.LocalPatterns()(torch.tensor([[rows]], dtype=torch.float32))[0]
+        found = models.local_patterns(torch.tensor([[rows]], dtype=torch.float32))[0]
         assert found.sum() == pytest.approx(1)
         return {k: round(share * 9) for k, share in enumerate(found.tolist()) if share}
 
@@ -262,7 +260,7 @@ def test_logits_at_the_input_size(architecture):
     model = models.build_untrained(recipe, n_classes=5).eval()
     batch = torch.randn(2, 3, size, size)
     with torch.inference_mode():
-        features, logits = model.features(batch), model(batch)
+        features, logits = model.backbone(batch), model(batch)
     assert features.ndim == 2 and len(features) == 2
     assert logits.shape == (2, 5)
     assert logits.isfinite().all()
@@ -277,18 +275,12 @@ def test_two_training_steps(recipe):
     size, n = (64, 4) if small else (224, 2)
     model = models.build_untrained(recipe, 3)
     pixels = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8)
-    examples = engine.Examples(pixels, torch.arange(n) % 3)
+    examples = training.Examples(pixels, torch.arange(n) % 3)
     before, state = parameters(model), buffers(model.backbone)
-    history = engine.fit(
-        model,
-        replace(recipe, epochs=2),
-        replace(models.preprocessing_of(recipe), size=size),
-        examples,
-        examples,
-        generator=torch.Generator().manual_seed(0),
-        progress=False,
-    )
-    assert len(history) == (1 if recipe.ridge else 2)  # a closed form has no second epoch
+    seen = replace(models.preprocessing_of(recipe), size=size)
+    generator = torch.Generator().manual_seed(0)
+    batches = training.batches(examples, recipe, seen, generator)
+    training.fit(model, replace(recipe, epochs=2), batches)
     moved = changed(before, parameters(model))
     if recipe.learning_rate == 0:
         assert not moved  # the published mistake
@@ -390,9 +382,9 @@ def test_a_frozen_backbone_stays_in_evaluation_mode():
     assert not any(m.training for m in model.backbone.modules())
     batch = torch.randn(4, 3, 64, 64)
     before = buffers(model.backbone)
-    assert torch.equal(model.features(batch), model.features(batch))
+    assert torch.equal(model.backbone(batch), model.backbone(batch))
     assert not changed(before, buffers(model.backbone))
-    assert not model.features(batch).requires_grad
+    assert not model.backbone(batch).requires_grad
 
 
 def test_frozen_parameters_leave_statistics_and_drop_connect_active():
@@ -401,9 +393,9 @@ def test_frozen_parameters_leave_statistics_and_drop_connect_active():
     assert not any(p.requires_grad for p in model.backbone.parameters())
     batch = torch.randn(4, 3, 64, 64)
     before = buffers(model.backbone)
-    assert not torch.equal(model.features(batch), model.features(batch))
+    assert not torch.equal(model.backbone(batch), model.backbone(batch))
     assert changed(before, buffers(model.backbone)) == set(before)
-    assert not model.features(batch).requires_grad
+    assert not model.backbone(batch).requires_grad
 
 
 def test_true_noisy_student_drops_and_averages_as_its_twin():
@@ -424,7 +416,6 @@ def test_freeze_can_be_changed_and_refuses_nonsense():
     model.freeze("no")
     assert all(p.requires_grad for p in model.parameters())
     assert model.backbone.training
-    assert model.features(torch.randn(2, 3, 64, 64)).requires_grad
     model.eval()
     model.freeze("parameters")
     assert not model.training and not model.backbone.training
@@ -449,31 +440,6 @@ def test_the_resolution_fix_has_a_second_stage():
     assert large == replace(IMAGENET, size=288) == models.preprocessing_of(recipe)
 
 
-def test_the_second_stage_moves_head_and_statistics_only():
-    recipe = replace(recipes.get("scratch2"), epochs=2, fine_tune_size=96, fine_tune_epochs=1)
-    model = models.build_untrained(recipe, 3)
-    seen, states = [], []
-
-    def examples(subset, preprocessing, *, pixels):
-        assert pixels  # nothing of this recipe is computed once
-        if subset == "train":
-            seen.append(preprocessing.size)
-            states.append((parameters(model), buffers(model)))
-        shape = (4, 3, preprocessing.size, preprocessing.size)
-        return engine.Examples(torch.randint(0, 256, shape, dtype=torch.uint8), torch.arange(4) % 3)
-
-    setup = SimpleNamespace(examples=examples, precision="float32", folds=None, devices=1)
-    generator = torch.Generator().manual_seed(0)
-    history = experiments._fit_stages(setup, recipe, model, generator, 0, progress=False)
-    assert seen == [224, 96]
-    assert list(history["epoch"]) == [1, 2, 3]
-    assert list(history.columns) == list(engine.HISTORY_COLUMNS)
-    (before, _), (between, statistics) = states
-    assert any(name.startswith("backbone.") for name in changed(before, between))
-    assert changed(between, parameters(model)) == {"head.weight", "head.bias"}
-    assert changed(statistics, buffers(model)) == set(statistics)
-
-
 # --- pretrained weights -----------------------------------------------------------------------
 
 
@@ -487,7 +453,7 @@ def test_a_served_checkpoint_fills_the_backbone(name, hub, publish):
     model, provenance = models.build(recipe, 3)
     assert provenance == f"{file.filename} (sha256 {file.sha256[:8]})"
     loaded, served = model.backbone.state_dict(), library.state_dict()
-    assert set(served) - set(loaded) == models._CLASSIFIER_KEYS[file.key_style]
+    assert {k.rsplit(".", 1)[1] for k in set(served) - set(loaded)} == {"weight", "bias"}
     assert all(torch.equal(loaded[key], served[key]) for key in loaded)
     # and they are put together as the library does it
     batch = torch.randn(2, 3, 64, 64)
@@ -495,7 +461,7 @@ def test_a_served_checkpoint_fills_the_backbone(name, hub, publish):
     body = body or getattr(library, "extract_features", None) or library.forward_features
     with torch.inference_mode():
         expected = body(batch).mean((2, 3))
-        torch.testing.assert_close(model.eval().features(batch), expected)
+        torch.testing.assert_close(model.eval().backbone(batch), expected)
 
 
 def faulty(state, fault):
@@ -593,7 +559,7 @@ def test_lite0_with_its_real_weights_is_timms_network():
     batch = torch.randn(2, 3, 224, 224)
     with torch.inference_mode():
         expected = library.eval().forward_features(batch).mean((2, 3))
-        torch.testing.assert_close(model.eval().features(batch), expected)
+        torch.testing.assert_close(model.eval().backbone(batch), expected)
 
 
 # --- errors -----------------------------------------------------------------------------------

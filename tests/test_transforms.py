@@ -1,6 +1,7 @@
-"""Pictures as tensors, against torchvision's own transforms."""
+"""Pictures as tensors, against torchvision's own transforms; changes and their random draws."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -8,17 +9,27 @@ from torchvision.transforms import InterpolationMode, functional
 
 from batik_utils import data, transforms
 from batik_utils.errors import BatikError
-from batik_utils.images import files
 from batik_utils.images.resize import IMAGENET, Preprocessing
-from batik_utils.transforms import EvalPreset, TrainPreset
+from batik_utils.recipes import Recipe
 
 PIXELS = torch.randint(0, 256, (64, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(0))
+CLOTH = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(1))
+CLOTH = CLOTH.repeat_interleave(4, 2).repeat_interleave(4, 3)  # 32 px, blocks of 4
+PLAIN = Recipe("any", "ours", "toy", flip=0.0)
+NO_CHANGE = Preprocessing(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def augmented(pixels=CLOTH, seed=0, seen=NO_CHANGE, **change) -> torch.Tensor:
+    """Return pixels (0 to 255) after augmentation, by default without the mirror."""
+    recipe = replace(PLAIN, **change)
+    generator = torch.Generator().manual_seed(seed)
+    return transforms.augment(pixels, seen, recipe, generator) * 255
 
 
 @pytest.mark.parametrize(("size", "interpolation"), [(16, "bilinear"), (40, "bicubic")])
 def test_pixels_are_those_of_torchvision(small_dataset, size, interpolation):
     settings = Preprocessing(size=size, interpolation=interpolation)
-    pixels = transforms.load_pixels(small_dataset, settings, progress=False)
+    pixels = transforms.load_pixels(small_dataset, settings)
     assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (24, 3, size, size))
     for index, path in enumerate(small_dataset.paths):
         with Image.open(path) as picture:
@@ -28,108 +39,121 @@ def test_pixels_are_those_of_torchvision(small_dataset, size, interpolation):
         assert torch.equal(pixels[index], functional.pil_to_tensor(small))
 
 
-def test_values_are_normalised_as_torchvision_does():
+def test_values_are_normalised_as_torchvision_does_and_back():
     settings = Preprocessing(8, (0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
     before = PIXELS.clone()
-    batch = EvalPreset(settings)(PIXELS)
+    batch = transforms.normalise(PIXELS, settings)
     wanted = functional.normalize(PIXELS.float() / 255, settings.mean, settings.std)
     torch.testing.assert_close(batch, wanted, rtol=1e-5, atol=1e-5)
-    assert batch.dtype == torch.float32
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(PIXELS, before)
+    assert torch.equal(transforms.to_uint8(batch, settings), PIXELS)
 
 
-def test_about_half_of_the_pictures_are_mirrored_and_the_rest_left():
-    batch = TrainPreset(IMAGENET)(PIXELS, torch.Generator().manual_seed(0))
-    plain, mirrored = EvalPreset(IMAGENET)(PIXELS), EvalPreset(IMAGENET)(PIXELS.flip(-1))
-    is_plain = (batch == plain).flatten(1).all(1)
-    is_mirrored = (batch == mirrored).flatten(1).all(1)
-    assert (is_plain ^ is_mirrored).all()
-    assert 16 < is_mirrored.sum() < 48
-
-
-@pytest.mark.parametrize("flip", [0.0, 1.0])
-def test_never_and_always_mirrored(flip):
-    batch = TrainPreset(IMAGENET, flip)(PIXELS, torch.Generator().manual_seed(0))
-    wanted = PIXELS.flip(-1) if flip else PIXELS
-    assert torch.equal(batch, EvalPreset(IMAGENET)(wanted))
-
-
-def test_mirrors_depend_on_the_generator_alone():
-    def batch(seed: int, outside: int) -> torch.Tensor:
-        torch.manual_seed(outside)
-        np.random.seed(outside)  # noqa: NPY002  the old global state is what must not matter
-        return TrainPreset(IMAGENET)(PIXELS, torch.Generator().manual_seed(seed))
-
-    assert torch.equal(batch(0, outside=1), batch(0, outside=2))
-    assert not torch.equal(batch(0, outside=1), batch(1, outside=1))
+def test_half_of_the_pictures_are_mirrored_and_the_rest_left():
+    plain, mirrored = (transforms.normalise(p, IMAGENET) for p in (PIXELS, PIXELS.flip(-1)))
+    found = {}
+    for flip in (0.0, 0.5, 1.0):
+        generator = torch.Generator().manual_seed(0)
+        batch = transforms.augment(PIXELS, IMAGENET, replace(PLAIN, flip=flip), generator)
+        is_plain = (batch == plain).flatten(1).all(1)
+        found[flip] = (batch == mirrored).flatten(1).all(1)
+        assert (is_plain ^ found[flip]).all()
+    assert not found[0.0].any() and found[1.0].all()
+    assert 16 < found[0.5].sum() < 48
 
 
 def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
     lost = small_dataset.paths[5]
     lost.unlink()
     with pytest.raises(BatikError, match=lost.name):
-        transforms.load_pixels(small_dataset, IMAGENET, progress=False)
+        transforms.load_pixels(small_dataset, IMAGENET)
 
 
 def test_a_larger_limit_holds_for_decoding_too(picture_tree, monkeypatch):
     monkeypatch.setattr(files, "MAX_PIXELS", 100)
     dataset = data.load("folder", picture_tree(), max_pixels=10_000, progress=False)
-    settings = Preprocessing(size=4)
-    assert len(transforms.load_pixels(dataset, settings, progress=False)) == 24
+    assert len(transforms.load_pixels(dataset, Preprocessing(size=4))) == 24
 
 
-# --- augmentation -----------------------------------------------------------------------------
-
-CLOTH = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8, generator=torch.manual_seed(1))
-CLOTH = CLOTH.repeat_interleave(4, 2).repeat_interleave(4, 3)  # 32 px, blocks of 4
+# --- random draws -----------------------------------------------------------------------------
 
 
-def augmented(strength: float, seed: int = 0, pixels: torch.Tensor = CLOTH) -> torch.Tensor:
-    """Return float pixels (0 to 255) after augmentation without the mirror."""
-    batch = TrainPreset(NO_CHANGE, 0.0, strength)(pixels, torch.Generator().manual_seed(seed))
-    return batch * 255
+def test_the_draws_of_committed_results():
+    """Mirror, then shape, then colour, from one generator: what was trained depends on it."""
+    generator, expected = (torch.Generator().manual_seed(3) for _ in range(2))
+    recipe = replace(PLAIN, augment=0.5)
+    transforms.augment(CLOTH, NO_CHANGE, recipe, generator)
+    for shape in ((40,), (40, 9), (40, 4)):
+        torch.rand(shape, generator=expected)
+    assert torch.equal(generator.get_state(), expected.get_state())
+    transforms.augment(CLOTH, NO_CHANGE, PLAIN, generator)
+    torch.rand(40, generator=expected)
+    assert torch.equal(generator.get_state(), expected.get_state())
 
 
-NO_CHANGE = Preprocessing(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+def test_a_further_change_is_one_line_and_leaves_all_other_draws_as_they_are(monkeypatch):
+    drawn = []
+
+    def brighter(pixels, strength, generator):
+        drawn.append(torch.rand(len(pixels), generator=generator))
+        return pixels + 255 * strength
+
+    monkeypatch.setitem(transforms.AUGMENTATIONS, "brighter", brighter)
+    one, other = (torch.Generator().manual_seed(5) for _ in range(2))
+    recipe = replace(PLAIN, flip=0.5, augment=0.4)
+    more = replace(recipe, extra=(("brighter", 0.2),))
+    for _ in range(2):
+        before = transforms.augment(CLOTH, NO_CHANGE, recipe, one)
+        after = transforms.augment(CLOTH, NO_CHANGE, more, other)
+        torch.testing.assert_close(after, before + 0.2)
+        assert torch.equal(one.get_state(), other.get_state())
+    # numbers of its own in every batch, the same by the same seed
+    assert not torch.equal(*drawn)
+    augmented(seed=5, flip=0.5, extra=(("brighter", 0.2),))
+    assert torch.equal(drawn[2], drawn[0])
 
 
-def test_strength_0_draws_and_changes_nothing_beyond_the_mirror():
-    one, other = (torch.Generator().manual_seed(0) for _ in range(2))
-    batch = TrainPreset(IMAGENET, 0.5, 0.0)(PIXELS, one)
-    mirrored = (torch.rand(len(PIXELS), generator=other) < 0.5).view(-1, 1, 1, 1)
-    wanted = EvalPreset(IMAGENET)(torch.where(mirrored, PIXELS.flip(-1), PIXELS))
-    assert torch.equal(batch, wanted)
-    assert torch.equal(one.get_state(), other.get_state())
-
-
-@pytest.mark.parametrize("strength", [0.01, 0.5, 1.0])
-def test_augmented_values_stay_in_range_and_the_batch_is_left_alone(strength):
-    before = CLOTH.clone()
-    batch = augmented(strength)
-    assert torch.equal(CLOTH, before)
-    assert (batch.shape, batch.dtype) == (CLOTH.shape, torch.float32)
-    assert batch.isfinite().all()
-    assert batch.min() >= 0 and batch.max() <= 255.001
-    assert batch.is_contiguous(memory_format=torch.channels_last)
-
-
-def test_augmentation_depends_on_the_generator_alone_and_differs_by_picture():
+def test_changes_depend_on_the_generator_alone_and_differ_by_picture():
     torch.manual_seed(1)
-    one = augmented(0.5)
+    one = augmented(augment=0.5)
     torch.manual_seed(2)
-    assert torch.equal(one, augmented(0.5))
-    assert not torch.equal(one, augmented(0.5, seed=1))
-    same_picture = augmented(0.5, pixels=CLOTH[:1].expand(20, -1, -1, -1))
+    assert torch.equal(one, augmented(augment=0.5))
+    assert not torch.equal(one, augmented(augment=0.5, seed=1))
+    same_picture = augmented(CLOTH[:1].expand(20, -1, -1, -1), augment=0.5)
     assert len(same_picture.flatten(1).unique(dim=0)) == 20
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"augment": -0.1}, {"augment": 1.1}, {"augment": float("nan")}),
+        *({"extra": (("colour", 2.0),)}, {"extra": (("fog", 0.5),)}),
+    ],
+    ids=str,
+)
+def test_a_change_that_cannot_be_is_refused(change):
+    with pytest.raises(BatikError, match=r"strength|fog"):
+        augmented(**change)
+
+
+# --- what the changes do to cloth -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.01, 0.5, 1.0])
+def test_changed_values_stay_in_range_and_the_batch_is_left_alone(strength):
+    before = CLOTH.clone()
+    batch = augmented(augment=strength)
+    assert torch.equal(CLOTH, before)
+    assert (batch.shape, batch.dtype) == (CLOTH.shape, torch.float32)
+    assert batch.min() >= 0 and batch.max() <= 255.001
+
+
 def test_a_weak_augmentation_is_nearly_none_and_a_strong_one_changes_more():
-    original = CLOTH.float()
     # a picture that is not turned upside down or by a quarter: the median one
-    change = [(augmented(s) - original).abs().mean((1, 2, 3)).median() for s in (0.001, 0.2, 1)]
-    assert change[0] < 1
-    assert change[0] < change[1] < change[2]
+    differences = (augmented(augment=s) - CLOTH.float() for s in (0.001, 0.2, 1))
+    change = [difference.abs().mean((1, 2, 3)).median() for difference in differences]
+    assert change[0] < 1 and change[0] < change[1] < change[2]
 
 
 def test_at_full_strength_all_eight_positions_of_a_square_are_equally_likely():
@@ -137,9 +161,7 @@ def test_at_full_strength_all_eight_positions_of_a_square_are_equally_likely():
     picture = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     picture[..., :16, :16] = 255
     picture[..., :16, 16:] = 120
-    batch = TrainPreset(NO_CHANGE, 0.5, 1.0)(
-        picture.expand(1600, -1, -1, -1), torch.Generator().manual_seed(0)
-    )
+    batch = augmented(picture.expand(1600, -1, -1, -1), flip=0.5, augment=1.0)
     quarters = torch.nn.functional.adaptive_avg_pool2d(batch.mean(1, keepdim=True), 2).flatten(1)
     order = quarters.argsort(1, descending=True)[:, :2]
     counts = torch.stack([order[:, 0] * 4 + order[:, 1]]).unique(return_counts=True)[1]
@@ -149,31 +171,18 @@ def test_at_full_strength_all_eight_positions_of_a_square_are_equally_likely():
 
 
 def test_cloth_stays_cloth():
-    """A plain cloth stays plain, grey stays nearly grey, and the greater part stays in sight."""
+    """Plain stays plain, grey nearly grey, red red, and the greater part stays in sight."""
     plain = torch.full((50, 3, 32, 32), 128, dtype=torch.uint8)
-    batch = augmented(1.0, pixels=plain)
+    batch = augmented(plain, augment=1.0)
     assert batch.amax((2, 3)).sub(batch.amin((2, 3))).max() < 0.1
     grey = batch.mean((2, 3))
-    assert (grey.amax(1) - grey.amin(1)).max() < 1  # hue and saturation leave grey alone
+    assert (grey.amax(1) - grey.amin(1)).max() < 1
     assert grey.min() > 128 * 0.59 and grey.max() < 128 * 1.41
-    # a ramp tells how much of the width can still be seen: at least half of it
-    ramp = torch.linspace(0, 255, 32).round().to(torch.uint8).expand(50, 3, 32, 32)
-    seen = transforms._reshaped(
-        ramp.float(), torch.rand(50, 9, generator=torch.manual_seed(0)), 1.0
-    )
-    width = (seen.amax((1, 2, 3)) - seen.amin((1, 2, 3))) / 255
-    assert width.min() > 0.45
-
-
-def test_colours_move_little():
     red = torch.zeros(200, 3, 4, 4, dtype=torch.uint8)
     red[:, 0] = 200
-    batch = augmented(1.0, pixels=red).mean((2, 3))
-    assert (batch.argmax(1) == 0).all()
+    batch = augmented(red, augment=1.0).mean((2, 3))
     assert (batch[:, 0] > 1.5 * batch[:, 1:].amax(1)).all()
-
-
-@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_an_impossible_strength_is_refused(strength):
-    with pytest.raises(BatikError, match="strength must be 0 to 1"):
-        TrainPreset(IMAGENET, 0.5, strength)
+    # a ramp tells how much of the width can still be seen: at least half of it
+    ramp = torch.linspace(0, 255, 32).expand(50, 3, 32, 32)
+    seen = transforms.change_shape(ramp, 1.0, torch.Generator().manual_seed(0))
+    assert ((seen.amax((1, 2, 3)) - seen.amin((1, 2, 3))) / 255).min() > 0.45

@@ -25,6 +25,7 @@ from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from batik_utils import experiments, metrics
+from batik_utils.checkpoints import RUN_COLUMNS
 from batik_utils.classifier import (
     embedding,
     export,
@@ -39,7 +40,6 @@ from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import calibration, cost, significance
 from batik_utils.images import files
-from batik_utils.results import RUN_COLUMNS
 
 log = logging.getLogger(__name__)
 

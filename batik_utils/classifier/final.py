@@ -25,7 +25,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from batik_utils import linear
+from batik_utils import baselines
 from batik_utils.classifier import embedding, rejection, selection
 from batik_utils.classifier.embedding import Branch
 from batik_utils.data import Dataset
@@ -48,7 +48,7 @@ _SETS = (
     ("both", "last"),
 )
 #: Heads to choose from; logistic regression was tried before (``ablation.csv``).
-HEADS = (linear.Head("lda", 0.3), linear.Head("lda", 1.0))
+HEADS = (baselines.Head("lda", 0.3), baselines.Head("lda", 1.0))
 #: Pictures of other motifs are set aside in this many lots, whole motifs together.
 LOTS = 5
 RECALL = 0.95
@@ -90,15 +90,15 @@ class FinalNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        motifs: linear.Linear,
+        motifs: baselines.Linear,
         temperature: float,
         familiarity: rejection.Familiarity,
-        scaler: linear.Scaler,
+        scaler: baselines.Scaler,
     ):
         super().__init__()
         self.network = network
-        energy = linear.rescaled(familiarity.motifs, scaler)
-        background = linear.rescaled(familiarity.background, scaler)
+        energy = baselines.rescaled(familiarity.motifs, scaler)
+        background = baselines.rescaled(familiarity.background, scaler)
         # one product for all linear functions: motifs, energy, known less other
         weight = np.concatenate(
             [
@@ -173,7 +173,7 @@ class FinalNetwork(nn.Module):
 class Distance(nn.Module):
     """How much too far features (N, F) lie, see `rejection.Nearness`."""
 
-    def __init__(self, near: rejection.Nearness, scaler: linear.Scaler):
+    def __init__(self, near: rejection.Nearness, scaler: baselines.Scaler):
         super().__init__()
         self.register_buffer("where", torch.arange(len(scaler.mean))[near.where])
         typical = near.typical
@@ -530,7 +530,7 @@ def _tested(
 ) -> Rejection:
     """Test scores; ``held_in`` tells by fold which other pictures are tested (M,)."""
     scores = rejection.SCORES if scores is None else scores
-    scaler = linear.Scaler.of(material.other_features[:, columns])
+    scaler = baselines.Scaler.of(material.other_features[:, columns])
     known, other, *copies = (
         scaler(x[:, columns])
         for x in (material.features, material.other_features, *material.copies)
@@ -591,14 +591,14 @@ def fit(
     """
     candidate = choice.candidate
     columns = material.columns[candidate.subset]
-    scaler = linear.Scaler.of(material.other_features[:, columns])
+    scaler = baselines.Scaler.of(material.other_features[:, columns])
     rows = [material.features, *material.copies[: candidate.copies]]
-    motifs = linear.fit(
+    motifs = baselines.fit_linear(
         np.concatenate(rows)[:, columns],
         np.tile(material.labels, len(rows)),
         candidate.head,
         scaler,
-        linear.copy_weights(len(material.labels), candidate.copies),
+        baselines.copy_weights(len(material.labels), candidate.copies),
     )
     known, other, *copies = (
         scaler(x[:, columns])

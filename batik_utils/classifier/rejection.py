@@ -22,7 +22,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score
 
-from batik_utils import linear
+from batik_utils import baselines
 from batik_utils.errors import BatikError
 
 #: (M, F) scaled features to (M,) scores, higher for more familiar.
@@ -118,7 +118,9 @@ def background_by_motif(
     """
     features = np.concatenate([known, other])
     classes = np.r_[np.asarray(labels), np.full(len(other), labels.max() + 1)]
-    fitted = linear.fit(features, classes, linear.Head("lda", RIDGE), _identity(features))
+    fitted = baselines.fit_linear(
+        features, classes, baselines.Head("lda", RIDGE), _identity(features)
+    )
 
     def score(x: np.ndarray) -> np.ndarray:
         logits = fitted.logits(x)
@@ -164,8 +166,8 @@ class Familiarity:
         near: distances; the loss is summed over them.
     """
 
-    motifs: linear.Linear
-    background: linear.Linear
+    motifs: baselines.Linear
+    background: baselines.Linear
     spread: tuple[float, float]
     near: tuple[Nearness, ...]
 
@@ -234,7 +236,7 @@ def _nearness(known: np.ndarray, labels: np.ndarray, where: slice) -> Nearness:
     )
 
 
-def _parts(motifs: linear.Linear, known_or_not: linear.Linear, x: np.ndarray) -> np.ndarray:
+def _parts(motifs: baselines.Linear, known_or_not: baselines.Linear, x: np.ndarray) -> np.ndarray:
     """Return (M, 2) energy and background of scaled features (M, F)."""
     logits = known_or_not.logits(x)
     return np.stack([logsumexp(motifs.logits(x), axis=1), logits[:, 1] - logits[:, 0]], 1)
@@ -242,15 +244,15 @@ def _parts(motifs: linear.Linear, known_or_not: linear.Linear, x: np.ndarray) ->
 
 def _linear_parts(
     known: np.ndarray, labels: np.ndarray, other: np.ndarray, copies: Copies
-) -> tuple[linear.Linear, linear.Linear]:
+) -> tuple[baselines.Linear, baselines.Linear]:
     features = np.concatenate([known, other])
     is_known = np.r_[np.ones(len(known), int), np.zeros(len(other), int)]
-    motifs = linear.fit(
+    motifs = baselines.fit_linear(
         np.concatenate([known, *copies]),
         np.tile(labels, 1 + len(copies)),
-        linear.Head("lda", RIDGE),
+        baselines.Head("lda", RIDGE),
         _identity(known),
-        linear.copy_weights(len(known), len(copies)),
+        baselines.copy_weights(len(known), len(copies)),
     )
     return motifs, fit_background(features, is_known)
 
@@ -267,14 +269,16 @@ SCORES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray, Copies], Score]]
 }
 
 
-def fit_background(features: np.ndarray, is_known: np.ndarray) -> linear.Linear:
+def fit_background(features: np.ndarray, is_known: np.ndarray) -> baselines.Linear:
     """Fit the linear discriminant of `background`: classes 0 (other) and 1 (known).
 
     Args:
         features: (N, F) scaled.
         is_known: (N,) 0 or 1.
     """
-    return linear.fit(features, is_known, linear.Head("lda", RIDGE), _identity(features))
+    return baselines.fit_linear(
+        features, is_known, baselines.Head("lda", RIDGE), _identity(features)
+    )
 
 
 def auroc(known: np.ndarray, other: np.ndarray) -> float:
@@ -330,12 +334,14 @@ def _not_empty(known: np.ndarray, other: np.ndarray) -> None:
 
 
 def _motif_logits(known: np.ndarray, labels: np.ndarray) -> Score:
-    return linear.fit(known, labels, linear.Head("lda", RIDGE), _identity(known)).logits
+    return baselines.fit_linear(
+        known, labels, baselines.Head("lda", RIDGE), _identity(known)
+    ).logits
 
 
-def _identity(features: np.ndarray) -> linear.Scaler:
+def _identity(features: np.ndarray) -> baselines.Scaler:
     n_features = features.shape[1]
-    return linear.Scaler(np.zeros(n_features), np.ones(n_features))
+    return baselines.Scaler(np.zeros(n_features), np.ones(n_features))
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

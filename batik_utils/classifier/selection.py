@@ -20,10 +20,10 @@ from scipy.special import softmax
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from batik_utils import linear
+from batik_utils import baselines
+from batik_utils.baselines import Head
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import calibration
-from batik_utils.linear import Head
 
 HEADS = (Head("lda", 0.3), Head("lda", 1.0), Head("lda", 3.0), Head("logistic", 100.0))
 #: Of the inner cross-validation.
@@ -97,7 +97,7 @@ class Bank:
                 f"{[len(x) for x in rows]} pictures and copies, {len(labels)} labels and "
                 f"{len(groups)} groups do not belong together."
             )
-        scaler = linear.Scaler.of(reference)
+        scaler = baselines.Scaler.of(reference)
         scaled = scaler(np.concatenate(rows))
         grams = {name: scaled[:, c] @ scaled[:, c].T for name, c in subsets.items()}
         return cls(np.asarray(labels), np.asarray(groups), grams)
@@ -126,8 +126,8 @@ def predict(bank: Bank, candidate: Candidate, train: np.ndarray, test: np.ndarra
     """
     n, gram = len(bank.labels), bank.grams[candidate.subset]
     rows = np.concatenate([train + n * k for k in range(candidate.copies + 1)])
-    weights = linear.copy_weights(len(train), candidate.copies)
-    dual, bias = linear.fit_dual(
+    weights = baselines.copy_weights(len(train), candidate.copies)
+    dual, bias = baselines.fit_gram(
         gram[np.ix_(rows, rows)], bank.labels[rows % n], candidate.head, weights
     )
     return gram[np.ix_(test, rows)] @ dual + bias

@@ -326,11 +326,11 @@ def _probe_features(dataset: Dataset, weights_directory: str | None, progress: b
     recipe = recipes.get(PROBE)
     model, _ = models.build(recipe, len(dataset.classes), weights_directory)
     preprocessing = models.preprocessing_of(recipe)
-    pixels = transforms.load_pixels(dataset, preprocessing, progress=progress)
-    prepare = transforms.EvalPreset(preprocessing)
-    model.eval()
+    pixels = transforms.load_pixels(dataset, preprocessing)
+    backbone = model.eval().backbone
     with torch.inference_mode():
-        return torch.cat([model.features(prepare(part)) for part in pixels.split(32)]).numpy()
+        parts = [backbone(transforms.normalise(p, preprocessing)) for p in pixels.split(32)]
+    return torch.cat(parts).numpy()
 
 
 def _by_eye(dataset: Dataset, doubts: pd.DataFrame) -> pd.DataFrame:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from batik_utils import recipes
+from batik_utils.checkpoints import Store
 from batik_utils.data import TITLES
 from batik_utils.errors import BatikError
-from batik_utils.results import Store
 
 
 def data_title(dataset: str) -> str:

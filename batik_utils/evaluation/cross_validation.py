@@ -9,10 +9,10 @@ from pathlib import Path
 import pandas as pd
 
 from batik_utils import recipes, splits
+from batik_utils.checkpoints import Store
 from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import cost, out_of_fold, significance
-from batik_utils.results import Store
 
 #: Recipe name of the final model, and its folder below ``cv``.
 FINAL = cost.FINAL

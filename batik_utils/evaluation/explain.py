@@ -28,8 +28,7 @@ from batik_utils import training as engine
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import masking
 from batik_utils.images.resize import Preprocessing
-from batik_utils.models import Classifier
-from batik_utils.transforms import EvalPreset
+from batik_utils.transforms import normalise
 
 METHODS = ("grad-cam", "hires-cam")
 RANDOMISATION_COLUMNS = (
@@ -44,11 +43,11 @@ RANDOMISATION_COLUMNS = (
     "pictures",
     "flat",
 )
-Explanation = Callable[[Classifier, Preprocessing, Tensor, Sequence[int] | None], np.ndarray]
+Explanation = Callable[[nn.Module, Preprocessing, Tensor, Sequence[int] | None], np.ndarray]
 
 
 def heat_map(
-    model: Classifier,
+    model: nn.Module,
     preprocessing: Preprocessing,
     pixels: Tensor,
     targets: Sequence[int] | None = None,
@@ -91,7 +90,6 @@ def heat_map(
         raise BatikError(f"{len(targets)} targets for {len(pixels)} pictures: give one for each.")
     own = _copy(model)
     device = next(own.parameters()).device
-    prepare = EvalPreset(preprocessing)
     layer = target_layer(own, pixels.shape[-1])
     library = {"grad-cam": GradCAM, "hires-cam": HiResCAM}[method](own, [layer])
     parts = []
@@ -100,7 +98,7 @@ def heat_map(
     for start in bar:
         chosen = slice(start, start + batch_size)
         # parameters need no gradient, the maps do: it is asked for at the input
-        batch = prepare(pixels[chosen].to(device)).requires_grad_()
+        batch = normalise(pixels[chosen].to(device), preprocessing).requires_grad_()
         wanted = None
         if targets is not None:
             wanted = [ClassifierOutputTarget(int(target)) for target in targets[chosen]]
@@ -112,7 +110,7 @@ def heat_map(
     return np.divide(maps, top, out=maps, where=top > 0)
 
 
-def target_layer(model: Classifier, size: int) -> nn.Module:
+def target_layer(model: nn.Module, size: int) -> nn.Module:
     """Return the layer whose maps are explained: the last one that still knows positions.
 
     The rule: of all layers of the backbone, blocks of layers included, the one that finishes last
@@ -145,7 +143,7 @@ def target_layer(model: Classifier, size: int) -> nn.Module:
 
 
 def edge_map(
-    model: Classifier,
+    model: nn.Module,
     preprocessing: Preprocessing,
     pixels: Tensor,
     targets: Sequence[int] | None = None,
@@ -168,7 +166,7 @@ def edge_map(
 
 
 def randomisation(
-    model: Classifier,
+    model: nn.Module,
     preprocessing: Preprocessing,
     pixels: Tensor,
     targets: Sequence[int] | None = None,
@@ -306,14 +304,13 @@ def passes(rows: pd.DataFrame, half: float = 0.5) -> bool:
     return bool(rows.sort_values("stage")["rank_correlation"].iloc[-1] <= half)
 
 
-def _copy(model: Classifier) -> Classifier:
+def _copy(model: nn.Module) -> nn.Module:
     """Return a copy whose backbone lets gradients through, with no parameter that needs one."""
     own = copy.deepcopy(model)
-    own.frozen = "no"  # otherwise `Classifier.features` runs under no_grad
     return own.eval().requires_grad_(False)
 
 
-def _watch(model: Classifier, modules, note: Callable, size: int) -> None:
+def _watch(model: nn.Module, modules, note: Callable, size: int) -> None:
     """Run one grey picture through a network while a function watches some of its layers."""
     handles = [module.register_forward_hook(note) for module in modules]
     training = model.training
@@ -327,7 +324,7 @@ def _watch(model: Classifier, modules, note: Callable, size: int) -> None:
             handle.remove()
 
 
-def _layers_from_the_top(model: Classifier, size: int) -> tuple[list, list]:
+def _layers_from_the_top(model: nn.Module, size: int) -> tuple[list, list]:
     """Return names and layers with parameters, of head and backbone, the last to run first."""
     names = {module: name for name, module in model.named_modules()}
     ran: dict[nn.Module, None] = {}
@@ -357,7 +354,7 @@ def _chunks(layers: list, n: int) -> list:
 
 @torch.no_grad()
 def _measure_batch_norm(
-    model: Classifier, layers: list[nn.Module], preprocessing: Preprocessing, pixels: Tensor
+    model: nn.Module, layers: list[nn.Module], preprocessing: Preprocessing, pixels: Tensor
 ) -> None:
     """Give some batch norms the statistics of these pictures."""
     norms = [m for m in layers if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -367,7 +364,7 @@ def _measure_batch_norm(
         norm.reset_running_stats()
         norm.momentum = None  # the plain mean over batches; there is one batch
         norm.train()
-    model(EvalPreset(preprocessing)(pixels.to(next(model.parameters()).device)))
+    model(normalise(pixels.to(next(model.parameters()).device), preprocessing))
     model.eval()
 
 

@@ -37,13 +37,12 @@ from optuna.trial import TrialState
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
-from batik_utils import models, recipes, splits, transforms
+from batik_utils import experiments, models, recipes, splits, transforms
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
-from batik_utils.scale import mlflow_runs as tracking
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +141,6 @@ def search(
         raise BatikError("A search needs one set of training pictures: use --grid course.")
     if recipe.fine_tune_epochs:
         raise BatikError(f"Recipe '{name}' trains in two stages: a search takes one-stage recipes.")
-    tracking.check()
     objective = _Objective(setup, recipe, folds, seed)
     folder = setup.store.folder / "tuning"
     folder.mkdir(parents=True, exist_ok=True)
@@ -307,7 +305,7 @@ class _Objective:
         """Open the training pictures, once for all trials."""
         if self._pixels is None:
             _, seen = models.stages(self.recipe)[0]
-            self._pixels = transforms.load_pixels(self.dataset, seen, progress=False)
+            self._pixels = transforms.load_pixels(self.dataset, seen)
 
     def _fold(self, recipe: Recipe, number: int, learn: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Train on one part and return the (n, K) probabilities of the other."""
@@ -323,17 +321,14 @@ class _Objective:
                 model, _ = models.build(recipe, len(self.dataset.classes), setup.weights_directory)
             else:
                 model = models.build_untrained(recipe, len(self.dataset.classes))
-            engine.fit(
-                model.to(setup.device),
-                recipe,
-                seen,
-                examples,
-                None,
-                generator=generator,
-                precision=setup.precision,
-                progress=False,
-                views=views,
-            )
+            model.to(setup.device, memory_format=torch.channels_last)
+            if views is None:
+                learner = model
+                batches = engine.batches(examples, recipe, seen, generator, setup.device)
+            else:
+                learner = model.head
+                batches = experiments.view_batches(views, examples.labels, recipe, generator)
+            engine.fit(learner, recipe, batches, precision=setup.precision)
         if views is None:
             return engine.predict(model, seen, self._pixels[held], precision=setup.precision)
         model.eval()
@@ -347,7 +342,7 @@ class _Objective:
             with engine.seeded(self.seed) as generator:
                 model, _ = models.build(recipe, len(self.dataset.classes), setup.weights_directory)
                 model.to(setup.device)
-                self._views[recipe.augment] = engine.views_of(
+                self._views[recipe.augment] = experiments.views_of(
                     model, seen, self._pixels, recipe, generator, setup.precision
                 )
                 if self._features is None:
@@ -410,7 +405,6 @@ def _run(
 def _show(table: pd.DataFrame, number: int, objective: _Objective, bar: tqdm) -> None:
     """Tell of a finished trial: the bar, and MLflow where that is asked for."""
     row = table[table["number"] == number].iloc[0].to_dict()
-    tracking.log_trial(objective.recipe, row, objective.setup.dataset.digest)
     if (table["state"] == "COMPLETE").any():
         row = best(table)
         bar.set_postfix_str(f"best loss {row['value']:.3f}, accuracy {row['accuracy']:.0%}")

@@ -39,7 +39,6 @@ from batik_utils import training as engine
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import explain, masking, significance
-from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 
 log = logging.getLogger(__name__)
@@ -141,7 +140,7 @@ def run(
             model, _ = models.build(recipe, len(dataset.classes), weights_directory)
         model.to(engine.choose_device(device))
         preprocessing = models.preprocessing_of(recipe)
-        pixels = transforms.load_pixels(dataset, preprocessing, progress=progress)
+        pixels = transforms.load_pixels(dataset, preprocessing)
         values = {}
         bar = tqdm(
             masking.KINDS, desc=f"{recipe.name}: features", unit="kind", disable=not progress
@@ -266,7 +265,7 @@ def probe(features: np.ndarray, labels: np.ndarray) -> Pipeline:
     return model.fit(features, labels)
 
 
-def as_classifier(model: Classifier, fitted: Pipeline) -> Classifier:
+def as_classifier(model: nn.Module, fitted: Pipeline) -> nn.Module:
     """Return a network that says what a probe of its features says.
 
     The standardisation becomes part of one linear layer:
@@ -284,7 +283,7 @@ def as_classifier(model: Classifier, fitted: Pipeline) -> Classifier:
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
     head.to(next(model.parameters()).device)
-    return Classifier(model.backbone, head, "backbone").eval()
+    return models.TransferClassifier(model.backbone, head, "backbone").eval()
 
 
 def answers(

@@ -187,21 +187,13 @@ def scratch_epoch(bench: Bench) -> Race:
     def reference(_: int) -> None:
         published.fit(slow, recipe, seen, bench.dataset, train, generator=_generator())
 
-    def measured(model: models.Classifier, precision: str) -> Callable[[int], None]:
+    def measured(model: nn.Module, precision: str) -> Callable[[int], None]:
         def work(_: int) -> None:
             # mapped from the cache folder, where the warm-up left it
-            pixels = transforms.load_pixels(bench.dataset, seen, progress=False)
+            pixels = transforms.load_pixels(bench.dataset, seen)
             examples = engine.Examples(pixels[train], labels[train])
-            engine.fit(
-                model,
-                recipe,
-                seen,
-                examples,
-                None,
-                generator=_generator(),
-                precision=precision,
-                progress=False,
-            )
+            batches = engine.batches(examples, recipe, seen, _generator())
+            engine.fit(model, recipe, batches, precision=precision)
 
         return work
 
@@ -209,14 +201,13 @@ def scratch_epoch(bench: Bench) -> Race:
         for index in train:
             published.open_one(bench.dataset.paths[index], seen)
 
-    pixels = transforms.load_pixels(bench.dataset, seen, progress=False)[train]
+    pixels = transforms.load_pixels(bench.dataset, seen)[train]
 
     def passes(_: int) -> None:
         fast.train()
-        augment = transforms.TrainPreset(seen, recipe.flip)
         order = torch.arange(len(train))
         for chosen in order.split(recipe.batch_size):
-            logits = fast(augment(pixels[chosen], _generator()))
+            logits = fast(transforms.augment(pixels[chosen], seen, recipe, _generator()))
             nn.functional.cross_entropy(logits, labels[train][chosen]).backward()
         fast.zero_grad()
 
@@ -259,7 +250,7 @@ def frozen_recipe(bench: Bench) -> Race:
     setup = _setup(bench, "frozen", folds=False)
     # both sides have the network and its weights in memory
     with engine.seeded(0):
-        model, _ = setup.built(recipe, 0)
+        model, _ = models.build(recipe, len(bench.dataset.classes), bench.weights_directory)
 
     def reference(_: int) -> None:
         published.fit(
@@ -268,20 +259,18 @@ def frozen_recipe(bench: Bench) -> Race:
 
     def first(_: int) -> None:
         shutil.rmtree(array_cache.folder(), ignore_errors=True)
-        setup._pixels.clear()
         again(0)
 
     def again(_: int) -> None:
-        setup._views.clear()
-        experiments.train(setup, recipe, 0, record=False, progress=False)
+        experiments.train(_setup(bench, "frozen", folds=False), recipe, 0, record=False)
 
     def decode(_: int) -> None:
         shutil.rmtree(array_cache.folder(), ignore_errors=True)
-        transforms.load_pixels(bench.dataset, seen, progress=False)
+        transforms.load_pixels(bench.dataset, seen)
 
     def backbone(_: int) -> None:
         pixels = setup.pixels(seen)
-        engine.views_of(model, seen, pixels, recipe, _generator())
+        experiments.views_of(model, seen, pixels, recipe, _generator())
 
     reference_is = "published loop with a frozen backbone, the same losses"
     extrapolated = f"one epoch was timed, times {epochs}"
@@ -340,7 +329,7 @@ def protocol(bench: Bench) -> Race:
     def grid(repetition: int, name: str) -> None:
         # a fresh set-up and folder: nothing but the cache folder is left from before
         setup = _setup(bench, f"{name} {repetition}", folds=True)
-        experiments.run_grid(setup, recipe.name, size.repeats, progress=False)
+        experiments.run_grid(setup, recipe.name, size.repeats)
 
     def first(repetition: int) -> None:
         shutil.rmtree(array_cache.folder(), ignore_errors=True)

@@ -16,14 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.images import files
 from batik_utils.images.resize import Preprocessing, to_pixels
-from batik_utils.models import Classifier
 from batik_utils.recipes import Recipe
 
 
@@ -38,7 +37,7 @@ def open_one(path: Path, preprocessing: Preprocessing, *, mirrored: bool = False
 
 
 def fit(
-    model: Classifier,
+    model: nn.Module,
     recipe: Recipe,
     preprocessing: Preprocessing,
     dataset: Dataset,
@@ -102,7 +101,7 @@ def fit(
 
 
 def _watch(
-    model: Classifier,
+    model: nn.Module,
     recipe: Recipe,
     preprocessing: Preprocessing,
     dataset: Dataset,

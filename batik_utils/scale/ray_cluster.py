@@ -1,13 +1,11 @@
-"""Ray: find a cluster or start one on this machine, and send it units of work that stand alone.
+"""A grid on Ray: find a cluster or start one on this machine, and map a function on it.
 
-    >>> from batik_utils.scale import ray_cluster as cluster
-    >>> with cluster.connected("auto"):
-    ...     for k, result in cluster.finished(function, shared, units):  # as they finish
-    ...         ...
+    >>> from batik_utils.scale import ray_cluster
+    >>> with ray_cluster.connected("auto"):
+    ...     experiments.run_grid(setup, "scratch1", 10, map=ray_cluster.map_on())
 
-Only this process, the driver, writes results: a unit that is repeated because its worker died is
-handed over once all the same. The package travels with the work, so a worker needs Ray, torch and
-the other requirements, and neither a checkout nor the driver's files.
+Only this process writes results. The package travels with the work, so a worker needs Ray, torch
+and the other requirements, and neither a checkout nor the files of the data set.
 Source: Moritz et al., Ray, 2018 (https://arxiv.org/abs/1712.05889).
 """
 
@@ -16,7 +14,8 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from batik_utils.errors import PROJECT, BatikError, need
@@ -29,21 +28,18 @@ RETRIES = 10
 OBJECT_STORE = 1_000_000_000
 #: One thread a unit: units fill the cores, and one thread gives the same digits on every machine
 #: of a kind.
-_THREADS = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
+_SETTINGS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 @contextlib.contextmanager
 def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
-    """Connect to Ray for as long as the block runs.
+    """Connect to Ray for as long as the block runs, and yield the module ``ray``.
 
     Args:
-        address: ``auto`` for the cluster that ``RAY_ADDRESS`` or ``ray start`` tells of, and where
+        address: ``auto`` for the cluster that ``RAY_ADDRESS`` or ``ray start`` names, and where
             there is none, for a Ray of this machine that ends with the block; ``local`` for the
             latter in any case; or ``HOST:PORT``, ``ray://HOST:PORT``.
-        cpus: cores of a Ray that is started here; None for all. A cluster has its own.
-
-    Yields:
-        The module ``ray``.
+        cpus: cores of a Ray that is started here; None for all.
 
     Raises:
         BatikError: Ray is not installed, or no cluster answers.
@@ -68,76 +64,56 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def environment() -> dict:
-    """Return what a worker is given: this package, one thread, and the settings of this process."""
-    passed = {
-        name: value
-        for name, value in os.environ.items()
-        if name.startswith(("BATIK_", "MALLOC_")) or name == "TORCH_HOME"
-    }
-    return {
-        "py_modules": [str(PROJECT / "batik_utils")],
-        "env_vars": {**passed, **_THREADS},
-    }
-
-
 def cpus() -> int:
     """Return the number of cores of the cluster."""
     ray = need("ray", "--ray")
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
-def finished(
-    function: Callable[..., Any],
-    shared: Any,
-    units: Sequence[tuple],
-    *,
-    gpus: int = 0,
-    wanted: Callable[[tuple], bool] = lambda unit: True,
-) -> Iterator[tuple[int, Any]]:
-    """Compute ``function(shared, *unit)`` for every unit on the cluster, in any order.
+def map_on(*, gpus: int = 0) -> Callable[[Callable, Iterable], Iterator]:
+    """Return a function like `map` that computes on the connected cluster.
 
-    Args:
-        function: of a module of this package; must not write anything.
-        shared: first argument of all; each worker process gets it once.
-        units: further arguments.
-        gpus: of one unit.
-        wanted: asked just before a unit is sent; False leaves it out.
-
-    Yields:
-        The unit's number and its result, as they finish.
-
-    Raises:
-        BatikError: what a unit raised, or its worker died `RETRIES` times.
+    It yields results in the order of the units, and takes the next unit when there is room. The
+    mapped function travels once to each worker process. ``gpus`` are those of one unit.
     """
-    ray = need("ray", "--ray")
-    task = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
-    # in a list, so that Ray hands over the reference and not a copy for every unit
-    reference = [ray.put(shared)]
-    waiting = iter(enumerate(units))
-    under_way: dict[Any, int] = {}
-    try:
-        while True:
-            # as many as keep a growing cluster busy, and few enough to leave some out later
-            while len(under_way) < max(16, 4 * cpus()):
-                number, unit = next(waiting, (None, None))
-                if number is None:
-                    break
-                if wanted(unit):
-                    under_way[task.remote(function, reference, unit)] = number
-            if not under_way:
-                return
-            (done,), _ = ray.wait(list(under_way), num_returns=1)
-            number = under_way.pop(done)
-            yield number, _got(ray, done, units[number])
-    finally:
-        for unfinished in under_way:
-            ray.cancel(unfinished, force=True)
+
+    def ray_map(function: Callable[[Any], Any], units: Iterable) -> Iterator:
+        ray = need("ray", "--ray")
+        task = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
+        # in a list, so that Ray hands over the reference and not a copy for every unit
+        reference = [ray.put(function)]
+        waiting, under_way = iter(units), deque()
+        try:
+            while True:
+                # as many as keep a growing cluster busy, and few enough to leave some out later
+                while len(under_way) < max(16, 4 * cpus()):
+                    try:
+                        unit = next(waiting)
+                    except StopIteration:
+                        break
+                    under_way.append((unit, task.remote(reference, unit)))
+                if not under_way:
+                    return
+                yield _got(ray, *under_way[0])
+                under_way.popleft()
+        finally:
+            for _, unfinished in under_way:
+                ray.cancel(unfinished, force=True)
+
+    return ray_map
 
 
 def _connect(ray, address: str, cpus: int | None) -> None:
+    passed = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("BATIK_", "MALLOC_", "TQDM_")) or name == "TORCH_HOME"
+    }
     settings = {
-        "runtime_env": environment(),
+        "runtime_env": {
+            "py_modules": [str(PROJECT / "batik_utils")],
+            "env_vars": {**passed, **_SETTINGS},
+        },
         "logging_level": logging.ERROR,
         "log_to_driver": False,
     }
@@ -167,7 +143,7 @@ def _connect(ray, address: str, cpus: int | None) -> None:
         )
 
 
-def _got(ray, reference, unit: tuple) -> Any:
+def _got(ray, unit: Any, reference) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -181,13 +157,13 @@ def _got(ray, reference, unit: tuple) -> Any:
         ) from error
 
 
-def _work(function: Callable[..., Any], reference: list, unit: tuple) -> Any:
-    return function(_fetched(*reference), *unit)
+def _work(reference: list, unit: Any) -> Any:
+    return _fetched(*reference)(unit)
 
 
 @functools.lru_cache(maxsize=1)
 def _fetched(reference: Any) -> Any:
-    """Return the shared argument; one worker process keeps it, and what it remembers, for all."""
+    """Return the mapped function; one worker process keeps it, and what it remembers, for all."""
     import ray
 
     return ray.get(reference)

@@ -12,10 +12,10 @@ from PIL import Image
 from scipy.special import softmax
 
 from batik_utils import data
+from batik_utils.checkpoints import RUN_COLUMNS
 from batik_utils.classifier import build, embedding, export, foreign, model_card, selection
 from batik_utils.errors import BatikError
 from batik_utils.images import files
-from batik_utils.results import RUN_COLUMNS
 
 FOLDER = data.results_root("") / "kaggle" / "model"
 KEPT = ("MODEL_CARD.md", "labels.json", "metrics.json", "model.onnx", "preprocessing.json")

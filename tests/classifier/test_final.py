@@ -12,12 +12,12 @@ from PIL import Image
 from scipy.special import softmax
 from torch import nn
 
-from batik_utils import linear
+from batik_utils import baselines
+from batik_utils.baselines import Head
 from batik_utils.classifier import embedding, export, final, foreign, rejection, selection
 from batik_utils.classifier.embedding import Branch
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import IMAGENET
-from batik_utils.linear import Head
 
 SIZE = 32
 
@@ -102,8 +102,8 @@ def fitted():
     with torch.inference_mode():
         x = network(torch.from_numpy(noise(30))).numpy() + labels[:, None]
         others = network(torch.from_numpy(noise(20, 1))).numpy() - 1
-    scaler = linear.Scaler.of(others)
-    motifs = linear.fit(x, labels, Head("lda", 1.0), scaler)
+    scaler = baselines.Scaler.of(others)
+    motifs = baselines.fit_linear(x, labels, Head("lda", 1.0), scaler)
     where = slice(None), slice(8, 18)  # all, and the second tap
     familiarity = rejection.combined(scaler(x), labels, scaler(others), (scaler(x + 0.1),), where)
     return (
@@ -243,7 +243,7 @@ def material():
 
 def spied(material, leave_out):
     """Return what was learned from and what was tested in each fold: numbers of others."""
-    scaled = linear.Scaler.of(material.other_features)(material.other_features)[:, 0]
+    scaled = baselines.Scaler.of(material.other_features)(material.other_features)[:, 0]
     seen = []
 
     def numbers(x):

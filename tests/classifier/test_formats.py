@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from batik_utils import linear
+from batik_utils import baselines
 from batik_utils.__main__ import main
 from batik_utils.app import predict
 from batik_utils.classifier import embedding, export, final, formats, rejection
@@ -151,9 +151,9 @@ def small(tmp_path_factory):
     width, (known, other) = 48, np.random.default_rng(0).normal(size=(2, 30, 48))
     labels = np.arange(30) % 3
     known += labels[:, None]
-    scaler = linear.Scaler(np.zeros(width), np.ones(width))
+    scaler = baselines.Scaler(np.zeros(width), np.ones(width))
     familiarity = rejection.combined(known, labels, other)
-    head = linear.fit(known, labels, linear.Head("lda", 1.0), scaler)
+    head = baselines.fit_linear(known, labels, baselines.Head("lda", 1.0), scaler)
     model = final.FinalNetwork(network, head, 2.0, familiarity, scaler)
     path = tmp_path_factory.mktemp("small") / "model.onnx"
     export.to_onnx(model, path, size=32, outputs=("probabilities", "familiarity"))

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from batik_utils import linear
+from batik_utils import baselines
+from batik_utils.baselines import Head
 from batik_utils.classifier import selection
 from batik_utils.errors import BatikError
-from batik_utils.linear import Head
 
 N = 60
 
@@ -107,10 +107,10 @@ def test_copies_of_training_pictures_are_learned_from_and_tested(material):
     assert found.shape == (2, N, 3)
     # by hand: both rows of each training picture, neither of a tested one
     train, test = fold_of != 0, fold_of == 0
-    scaler = linear.Scaler.of(reference)
+    scaler = baselines.Scaler.of(reference)
     columns = sets["useful"]
     both = np.concatenate([scaler(features)[train], scaler(copy)[train]])[:, columns]
-    identity = linear.Scaler(np.zeros(8), np.ones(8))
-    fitted = linear.fit(both, np.tile(labels[train], 2), option.head, identity)
+    identity = baselines.Scaler(np.zeros(8), np.ones(8))
+    fitted = baselines.fit_linear(both, np.tile(labels[train], 2), option.head, identity)
     assert np.allclose(found[0, test], fitted.logits(scaler(features)[test][:, columns]))
     assert np.allclose(found[1, test], fitted.logits(scaler(copy)[test][:, columns]))

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
+from batik_utils.checkpoints import Store
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import comparison
-from batik_utils.results import Store
 
 
 def summary(*rows):

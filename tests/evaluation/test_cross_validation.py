@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from batik_utils import splits
+from batik_utils.checkpoints import RUN_COLUMNS, Store
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import cross_validation, out_of_fold
-from batik_utils.results import RUN_COLUMNS, Store
 
 CLASSES = ("betawi", "sidoluhur", "tambal")
 PATHS = [f"batik-{motif}/{k}.jpg" for motif in CLASSES for k in range(1, 7)]
