@@ -1,6 +1,7 @@
 """The command line: ``python -m batik_utils --help``."""
 
 import argparse
+import contextlib
 import logging
 import os
 import re
@@ -170,9 +171,8 @@ def _setup(options: argparse.Namespace, **settings: int):
 
 def _train(options: argparse.Namespace) -> int:
     """Train the missing runs of a grid of recipes and seeds, for tables and figures."""
-    from batik_utils import experiments, recipes
+    from batik_utils import experiments
 
-    recipes.select(options.recipes)  # a wrong word must not wait for the pictures to be read
     setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
     with contextlib.ExitStack() as stack:
         elsewhere = {}

@@ -9,6 +9,7 @@ from torchvision.transforms import InterpolationMode, functional
 
 from batik_utils import data, transforms
 from batik_utils.errors import BatikError
+from batik_utils.images import files
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 

@@ -7,7 +7,7 @@
 Batik is texture, so what counts is which small patterns a cloth has and how they are spread, not
 where in the picture they are: of some layers' maps, the mean and the standard deviation of every
 channel. The networks learned on ImageNet and stay as they are; only linear functions of these
-numbers are learned (`batik_utils.linear`).
+numbers are learned (`batik_utils.baselines`).
 
 Sources: Lin et al., Network in Network, 2014 (mean); Xu et al., deep TEN, 2017, and the style
 statistics of Huang & Belongie, 2017 (https://arxiv.org/abs/1703.06868), for mean with deviation.

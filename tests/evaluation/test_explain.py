@@ -14,7 +14,7 @@ from batik_utils import models, recipes
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import explain, masking
 from batik_utils.images.resize import Preprocessing
-from batik_utils.models import Classifier
+from batik_utils.models import TransferClassifier
 
 PLAIN = Preprocessing(size=32, mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -32,7 +32,7 @@ def red_detector(n_maps=2):
         head.weight.copy_(torch.eye(2, n_maps) * 2 - 1)
         head.bias.zero_()
     backbone = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return Classifier(backbone, head, "backbone")
+    return TransferClassifier(backbone, head, "backbone")
 
 
 def squares(n=6, side=32, seed=0):
@@ -92,7 +92,7 @@ def test_before_global_pooling_grad_cam_is_cam():
     torch.manual_seed(1)
     convolution = nn.Conv2d(3, 5, 3, stride=4, padding=1)
     backbone = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    model = Classifier(backbone, nn.Linear(5, 3))
+    model = TransferClassifier(backbone, nn.Linear(5, 3))
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     targets = [0, 2, 1, 2]
     found = explain.heat_map(model, PLAIN, pixels, targets)
@@ -137,7 +137,7 @@ def test_behind_a_flattening_only_hires_cam_tells_what_was_used():
         backbone[0].bias.zero_()
         head.weight.zero_()
         head.weight[1].view(32, 32)[:, :16] = 1
-    model = Classifier(backbone, head)
+    model = TransferClassifier(backbone, head)
     pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
     pixels[..., 10:20, 4:10] = pixels[..., 10:20, 22:28] = 255
     rough = explain.heat_map(model, PLAIN, pixels, [1])[0]
@@ -156,10 +156,10 @@ def test_layers_used_twice_and_layers_without_positions_are_passed_over():
             return self.relu(self.b(self.relu(self.a(batch)))).mean((2, 3))
 
     twice = Twice()
-    assert explain.target_layer(Classifier(twice, nn.Linear(4, 2)), 16) is twice.b
+    assert explain.target_layer(TransferClassifier(twice, nn.Linear(4, 2)), 16) is twice.b
     flat = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten())
     with pytest.raises(BatikError, match="No layer of this network keeps positions"):
-        explain.target_layer(Classifier(flat, nn.Linear(4, 2)), 16)
+        explain.target_layer(TransferClassifier(flat, nn.Linear(4, 2)), 16)
 
 
 def test_settings_that_do_not_fit_are_refused():
@@ -184,7 +184,7 @@ def trained(pixels, targets):
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
-    model = Classifier(backbone, nn.Linear(8, 2))
+    model = TransferClassifier(backbone, nn.Linear(8, 2))
     optimiser = torch.optim.Adam(model.parameters(), 0.02)
     model.train()
     for _ in range(60):

@@ -159,11 +159,11 @@ def test_pictures_are_decoded_once_for_each_size(small_dataset, monkeypatch):
         lambda *given, **more: opened.append(1) or original(*given, **more),
     )
     settings = Preprocessing(size=8)
-    first = transforms.load_pixels(small_dataset, settings, progress=False)
-    again = transforms.load_pixels(small_dataset, settings, progress=False)
+    first = transforms.load_pixels(small_dataset, settings)
+    again = transforms.load_pixels(small_dataset, settings)
     assert len(opened) == 24
     assert (first == again).all()
-    transforms.load_pixels(small_dataset, Preprocessing(size=9), progress=False)
+    transforms.load_pixels(small_dataset, Preprocessing(size=9))
     transforms.load_pixels(
         small_dataset, Preprocessing(size=8, interpolation="bicubic"), progress=False
     )
@@ -172,10 +172,10 @@ def test_pictures_are_decoded_once_for_each_size(small_dataset, monkeypatch):
 
 def test_a_replaced_picture_is_decoded_anew(small_dataset):
     settings = Preprocessing(size=8)
-    before = transforms.load_pixels(small_dataset, settings, progress=False)
+    before = transforms.load_pixels(small_dataset, settings)
     first, second = small_dataset.paths[0], small_dataset.paths[1]
     first.write_bytes(second.read_bytes())
     changed = data.load("folder", small_dataset.root, progress=False)
-    after = transforms.load_pixels(changed, settings, progress=False)
+    after = transforms.load_pixels(changed, settings)
     assert (after[0] == before[1]).all()
     assert (after[1:] == before[1:]).all()

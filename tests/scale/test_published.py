@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import toy_parts
+from conftest import toy_backbone
 
 from batik_utils import experiments, models, recipes, splits
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
 from batik_utils.scale import published
-from batik_utils.transforms import EvalPreset
+from batik_utils.transforms import normalise
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
 
@@ -39,12 +39,12 @@ def plain(toy, monkeypatch):
     to full steps: two ways of rounding would then differ in the running means.
     """
 
-    def parts(recipe):
-        backbone, *rest = toy_parts(recipe)
+    def without_bias():
+        backbone, n_features = toy_backbone()
         backbone[0].bias = None
-        return backbone, *rest
+        return backbone, n_features
 
-    monkeypatch.setitem(models.ARCHITECTURES, "toy", parts)
+    monkeypatch.setitem(models.ARCHITECTURES, "toy", models.transfer(without_bias))
     return toy
 
 
@@ -64,7 +64,7 @@ def both(setup, recipe, seed=0):
             validation,
             generator=generator,
         )
-    _, fast = experiments.train(setup, recipe, seed, record=False, progress=False)
+    _, fast = experiments.train(setup, recipe, seed, record=False)
     return slow, fast
 
 
@@ -90,7 +90,7 @@ def test_the_same_losses_of_a_published_scratch_recipe(setup):
 def test_one_picture_is_what_the_fast_path_sees(setup, toy):
     seen = models.preprocessing_of(toy)
     pixels = setup.pixels(seen)
-    plain, mirrored = EvalPreset(seen)(pixels), EvalPreset(seen)(pixels.flip(-1))
+    plain, mirrored = normalise(pixels, seen), normalise(pixels.flip(-1), seen)
     for index in (0, 7):
         path = setup.dataset.paths[index]
         torch.testing.assert_close(published.open_one(path, seen), plain[index])
@@ -102,7 +102,7 @@ def test_every_epoch_opens_every_file_again(setup, toy, monkeypatch):
     opened = []
     original = published.files.open_image
     monkeypatch.setattr(
-        published.pictures, "open_image", lambda path: opened.append(path) or original(path)
+        published.files, "open_image", lambda path: opened.append(path) or original(path)
     )
     model = models.build_untrained(toy, 3)
     seen = models.preprocessing_of(toy)
