@@ -8,8 +8,22 @@ import numpy as np
 from PIL import Image
 
 from batik_utils.images import cloth as synthetic
+from batik_utils.images import files
 
 CLOTH = synthetic.draw("tambal", 0, (96, 64))
+
+
+#: Files of other kinds that have a name of their own in the refusal.
+OTHERS = {
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99),
+    "JPEG XL": b"\xff\x0a" + bytes(99),
+    "Photoshop": b"8BPS\0\1" + bytes(99),
+    "raw photo": b"FUJIFILMCCD-RAW " + bytes(99),
+    "video": b"\0\0\0\x18ftypmp42" + bytes(99),
+    "archive": b"PK\x03\x04" + bytes(200),
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+}
+SCANS = b"\xff\xda" * 20_000
 
 
 def encode(picture: Image.Image, kind: str, **settings) -> bytes:
@@ -32,6 +46,12 @@ def png(width: int, height: int, lines: bytes, *, depth: int = 8, colour: int = 
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(lines)), chunk(b"IEND", b"")]
     )
+
+
+def with_chunk(name: bytes, content: bytes, *, wrong: bool = False) -> bytes:
+    """Return the cloth as PNG with one more chunk, at wish with a wrong checksum."""
+    whole, more = encode(CLOTH, "PNG"), chunk(name, content)
+    return whole[:33] + (more[:-4] + b"abcd" if wrong else more) + whole[33:]
 
 
 def scan_bomb(scans: int, side: int = 4000) -> bytes:
@@ -70,6 +90,11 @@ def good() -> dict[str, bytes]:
         "JPEG with an impossible orientation": encode(CLOTH, "JPEG", exif=_exif(99)),
         "JPEG with a broken colour profile": encode(CLOTH, "JPEG", icc_profile=b"x" * 99),
         "JPEG with text after its end": encode(CLOTH, "JPEG") + b"<script>alert(1)</script>",
+        "JPEG without its last two bytes": encode(CLOTH, "JPEG")[:-2],
+        "JPEG without its last byte": encode(CLOTH, "JPEG")[:-1],
+        "progressive JPEG without its last two bytes": encode(CLOTH, "JPEG", progressive=True)[:-2],
+        "JPEG followed by a phone's video": encode(CLOTH, "JPEG") + b"ftypmp42\xff\xda" * 500_000,
+        "JPEG with a thumbnail of many scans": encode(CLOTH, "JPEG", exif=b"Exif\0\0" + SCANS),
         "MPO of a phone": encode(CLOTH, "MPO", save_all=True, append_images=frames[1:]),
         "PNG": encode(CLOTH, "PNG"),
         "PNG with transparency": encode(_rgba(), "PNG"),
@@ -79,6 +104,14 @@ def good() -> dict[str, bytes]:
         "PNG of 16 bit RGB": png(
             96, 64, b"".join(b"\0" + row.tobytes() for row in _wide_rows()), depth=16
         ),
+        "PNG with long texts": with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000))),
+        "PNG with a wrong checksum of its resolution": with_chunk(b"pHYs", bytes(9), wrong=True),
+        "PNG with a wrong checksum of its EXIF": with_chunk(b"eXIf", b"MM\0*", wrong=True),
+        "PNG with a short resolution": with_chunk(b"pHYs", bytes(2)),
+        "PNG with a short gamma": with_chunk(b"gAMA", bytes(2)),
+        "PNG with a broken colour profile": with_chunk(b"iCCP", b"a\0\0garbage", wrong=True),
+        "PNG with a broken animation": with_chunk(b"acTL", b""),
+        "PNG with a broken chunk at its end": encode(CLOTH, "PNG")[:-12] + b"\x7f\0\0\0tEXtxx",
         "PNG of 1 bit": encode(CLOTH.convert("1"), "PNG"),
         "PNG grey with transparency": encode(_rgba().convert("LA"), "PNG"),
         "animated PNG": encode(CLOTH, "PNG", save_all=True, append_images=frames[1:]),
@@ -97,6 +130,7 @@ def good() -> dict[str, bytes]:
         "TIFF of floats": encode(Image.fromarray(grey.astype(np.float32) / 255), "TIFF"),
         "TIFF of several pages": encode(CLOTH, "TIFF", save_all=True, append_images=frames[1:]),
         "TIFF, Lab": encode(Image.merge("LAB", CLOTH.split()), "TIFF"),
+        **({"AVIF": encode(CLOTH, "AVIF")} if "AVIF" in files.FORMATS else {}),
         "a strip of 32 x 10,000": encode(CLOTH.resize((32, 10_000)), "PNG"),
     }
 
@@ -117,19 +151,25 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "SVG": (svg, "format"),
         "SVG with a script": (script, "format"),
         "PDF": (b"%PDF-1.7\n1 0 obj\n", "format"),
-        "a ZIP archive": (b"PK\x03\x04" + bytes(200), "format"),
         "a program": (b"\x7fELF" + bytes(200), "format"),
         "plain text": (b"this is no picture, " * 20, "format"),
         "EPS, which Ghostscript would run": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format"),
         "ICO": (encode(CLOTH, "ICO", sizes=[(32, 32)]), "format"),
         "PPM": (encode(CLOTH, "PPM"), "format"),
         "TGA": (encode(CLOTH, "TGA"), "format"),
-        "JPEG 2000": (encode(CLOTH, "JPEG2000"), "format"),
-        "a video's beginning": (b"\0\0\0\x18ftypmp42" + bytes(99), "format"),
-        "HEIC": (b"\0\0\0\x18ftypheic" + bytes(99), "format"),
+        **{name: (content, "format") for name, content in OTHERS.items()},
+        "HEIC": (b"\0\0\0\x18ftypheic" + bytes(99), "heic"),
+        "HEIC of another brand": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "heic"),
         "half a JPEG": (jpeg[: len(jpeg) // 2], "damaged"),
         "a JPEG without its end": (jpeg[: len(jpeg) * 9 // 10], "damaged"),
-        "a JPEG's first bytes": (jpeg[:3], "format"),
+        "a JPEG without its last three bytes": (jpeg[:-3], "damaged"),
+        "a JPEG's first bytes": (jpeg[:3], "damaged"),
+        "a GIF's first bytes": (b"GIF89a", "damaged"),
+        "a TIFF's first bytes": (b"II*\0\x08\0\0\0", "damaged"),
+        "a PNG with a wrong checksum of its header": (
+            image[:29] + bytes(4) + image[33:],
+            "damaged",
+        ),
         "half a PNG": (image[: len(image) // 2], "damaged"),
         "a PNG with zeros inside": (image[:400] + bytes(60) + image[460:], "damaged"),
         "a PNG whose lines are missing": (png(96, 64, b"\0" * 50), "damaged"),

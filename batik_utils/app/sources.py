@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from batik_utils.errors import BatikError
-from batik_utils.images.files import MAX_BYTES
+from batik_utils.images.files import MAX_BYTES, is_visible, walk
 
 # what a folder of pictures may hold beside them without each being named as refused
 _NOT_PICTURES = {".txt", ".csv", ".json", ".md", ".ini", ".db", ".ds_store", ".py", ".xml", ".zip"}
@@ -60,15 +60,14 @@ def _below(name: Path) -> Iterator[Path]:
     if not folder:
         yield name
         return
-    for path in sorted(name.rglob("*")):
-        if path.is_file() and is_named_like_a_picture(path, name):
+    for path in walk(name):
+        if path.suffix.lower() not in _NOT_PICTURES:
             yield path
 
 
 def is_named_like_a_picture(path: PurePath, folder: PurePath) -> bool:
     """Return whether a file below a folder is neither hidden nor plainly of another kind."""
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() not in _NOT_PICTURES
+    return is_visible(path, folder) and path.suffix.lower() not in _NOT_PICTURES
 
 
 def printable(name: Path | str) -> str:
