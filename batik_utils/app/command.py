@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from batik_utils.app import sources, tables
-from batik_utils.app.predict import BATCH, Prediction, Predictor
+from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.errors import BatikError
 
 _log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def predict(
         if resume:
             listing = ray_jobs.still_to_do(listing, predictor.classes, table)
             count = listing.count
-        answers = ray_jobs.stream(listing, predictor, ray=ray, batch=BATCH)
+        answers = ray_jobs.stream(listing, predictor, ray=ray, details=details)
     else:
         # counting ten thousand names takes a moment, and gives the bar an end
         paths = list(sources.files(named))

@@ -1,5 +1,6 @@
 """A grid on Ray: the rows of one process, whatever the workers, and whichever of them dies."""
 
+import functools
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from batik_utils import experiments
+from batik_utils import checkpoints, experiments
 from batik_utils.errors import BatikError
 from batik_utils.scale import ray_cluster as cluster
 from batik_utils.weights import WeightsNotFound
@@ -21,15 +22,14 @@ ray = pytest.importorskip("ray", reason="needs the extra 'scale'")
 TABLES = ("runs", "predictions", "history")
 #: What differs between two runs of the same thing.
 TIMES = ["train_seconds", "train_images_per_second", "started"]
-NAMES = "file_facts,colour_histogram,mean_colour"
 
 
 # Functions that workers call; they import this module, so it stands on their path.
 
 
-def number(shared: dict, k: int) -> tuple[int, int, int]:
+def number(more: int, k: int) -> tuple[int, int, int]:
     """Return a square, which process computed it, and on how many threads."""
-    return k * k + shared["more"], os.getpid(), torch.get_num_threads()
+    return k * k + more, os.getpid(), torch.get_num_threads()
 
 
 def die_once(folder: Path, k: int) -> int:
@@ -54,7 +54,7 @@ def held(folder: Path, k: int) -> tuple[int, str]:
     return k, node
 
 
-def refuse(shared: None, k: int) -> int:
+def refuse(k: int) -> int:
     """Raise what a person can mend."""
     raise WeightsNotFound("owl", ["nest: empty"], "look elsewhere") if k else BatikError("No 0.")
 
@@ -99,7 +99,10 @@ def alone(make):
 
 
 def grid(setup, ray="", names="majority,colour_histogram,scratch_ours", seeds=2):
-    return experiments.run_grid(setup, names, seeds, epochs=1, ray=ray, progress=False)
+    if not ray:
+        return experiments.run_grid(setup, names, seeds, epochs=1)
+    with cluster.connected(ray):
+        return experiments.run_grid(setup, names, seeds, epochs=1, map=cluster.map_on())
 
 
 def tables(setup) -> dict[str, pd.DataFrame]:
@@ -118,24 +121,16 @@ def assert_same(setup, expected):
 # --- the grid ---------------------------------------------------------------------------------
 
 
-def test_one_worker_and_two_write_the_rows_of_one_process(nodes, make, alone):
-    one, two = make("one"), make("two")
-    # a resumed grid: the baselines are there already
-    grid(one, nodes.address, names="majority,colour_histogram")
-    outcome = grid(one, nodes.address)
-    assert len(outcome.trained) == 6 and len(outcome.reused) == 12
+def test_two_workers_write_the_rows_of_one_process(nodes, make, alone):
+    setup = make("two")
+    # a resumed grid: the first recipe is there already
+    grid(setup, nodes.address, names="scratch_ours", seeds=1)
     second = nodes.another()
-    outcome = grid(two, nodes.address)
+    outcome = grid(setup, nodes.address)
     nodes.remove_node(second)
-    assert len(outcome.trained) == 18 and not outcome.reused
-    assert outcome.trained == tuple(alone.store.read("runs")["run"])
-    assert_same(two, alone)
-    in_order = {name: t.sort_values(list(t), ignore_index=True) for name, t in tables(one).items()}
-    for name, table in tables(alone).items():
-        pd.testing.assert_frame_equal(
-            in_order[name], table.sort_values(list(table), ignore_index=True)
-        )
-    assert {p.name for p in two.store.folder.iterdir()} == {
+    assert len(outcome.trained) == 15 and len(outcome.reused) == 3
+    assert_same(setup, alone)
+    assert {p.name for p in setup.store.folder.iterdir()} == {
         p.name for p in alone.store.folder.iterdir()
     }
 
@@ -143,7 +138,7 @@ def test_one_worker_and_two_write_the_rows_of_one_process(nodes, make, alone):
 def test_a_machine_that_dies_loses_nothing_and_doubles_no_row(nodes, make, alone, monkeypatch):
     setup, second = make("struck"), nodes.another()
     written = []
-    add = experiments.Store.add
+    add = checkpoints.Store.add
 
     def strike(self, row, *tables):
         add(self, row, *tables)
@@ -151,7 +146,7 @@ def test_a_machine_that_dies_loses_nothing_and_doubles_no_row(nodes, make, alone
         if len(written) == 3:
             nodes.remove_node(second, allow_graceful=False)
 
-    monkeypatch.setattr(experiments.Store, "add", strike)
+    monkeypatch.setattr(checkpoints.Store, "add", strike)
     grid(setup, nodes.address)
     assert sorted(written) == sorted(set(written)) and len(written) == 18
     assert_same(setup, alone)
@@ -159,7 +154,7 @@ def test_a_machine_that_dies_loses_nothing_and_doubles_no_row(nodes, make, alone
 
 def test_an_interrupted_grid_keeps_what_was_finished_and_goes_on(nodes, make, alone, monkeypatch):
     setup = make("interrupted")
-    add, written = experiments.Store.add, []
+    add, written = checkpoints.Store.add, []
 
     def stop(self, row, *tables):
         if len(written) == 4:
@@ -168,7 +163,7 @@ def test_an_interrupted_grid_keeps_what_was_finished_and_goes_on(nodes, make, al
         written.append(row["run"])
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiments.Store, "add", stop)
+        patch.setattr(checkpoints.Store, "add", stop)
         with pytest.raises(KeyboardInterrupt):
             grid(setup, nodes.address)
     assert not ray.is_initialized()
@@ -192,24 +187,18 @@ def test_recipes_without_weights_are_noted_once(nodes, make, monkeypatch, caplog
 # --- units ------------------------------------------------------------------------------------
 
 
-def test_units_come_once_each_with_one_thread_and_without_what_is_not_wanted(nodes):
+def test_units_come_in_order_once_each_with_one_thread(nodes):
     with cluster.connected(nodes.address):
-        done = dict(
-            cluster.finished(
-                number, {"more": 1}, [(k,) for k in range(9)], wanted=lambda unit: unit[0] != 4
-            )
-        )
-    assert {k: square for k, (square, *_) in done.items()} == {
-        k: k * k + 1 for k in range(9) if k != 4
-    }
-    assert {threads for *_, threads in done.values()} == {1}
-    assert os.getpid() not in {process for _, process, _ in done.values()}
+        done = list(cluster.map_on()(functools.partial(number, 1), range(40)))
+    assert [square for square, *_ in done] == [k * k + 1 for k in range(40)]
+    assert {threads for *_, threads in done} == {1}
+    assert os.getpid() not in {process for _, process, _ in done}
 
 
 def test_a_worker_that_dies_is_replaced(nodes, tmp_path):
     with cluster.connected(nodes.address):
-        done = sorted(cluster.finished(die_once, tmp_path, [(k,) for k in range(4)]))
-    assert done == [(k, k) for k in range(4)]
+        done = list(cluster.map_on()(functools.partial(die_once, tmp_path), range(4)))
+    assert done == list(range(4))
     assert (tmp_path / "2.begun").read_text() == "xx"
 
 
@@ -229,21 +218,20 @@ def test_what_a_dead_machine_had_begun_is_done_by_another(nodes, tmp_path):
     striker = threading.Thread(target=strike, daemon=True)
     with cluster.connected(nodes.address):
         striker.start()
-        done = list(cluster.finished(held, tmp_path, [(k,) for k in range(6)]))
+        done = list(cluster.map_on()(functools.partial(held, tmp_path), range(6)))
     striker.join()
-    assert sorted(k for k, _ in done) == list(range(6))
-    assert all(result[0] == k for k, result in done)
+    assert [k for k, _ in done] == list(range(6))
     # it had begun some, and ended none
     assert list(tmp_path.glob(f"*.{second.node_id}"))
-    assert second.node_id not in {node for _, (_, node) in done}
+    assert second.node_id not in {node for _, node in done}
 
 
 def test_what_a_unit_raises_is_raised_here(nodes):
     with cluster.connected(nodes.address):
         with pytest.raises(BatikError, match=r"^No 0\.$"):
-            list(cluster.finished(refuse, None, [(0,)]))
+            list(cluster.map_on()(refuse, [0]))
         with pytest.raises(WeightsNotFound) as caught:
-            list(cluster.finished(refuse, None, [(1,)]))
+            list(cluster.map_on()(refuse, [1]))
     assert caught.value.remedy == "look elsewhere"
 
 

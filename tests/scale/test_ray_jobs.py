@@ -4,7 +4,6 @@ import csv
 import sys
 
 import fsspec
-import numpy as np
 import pytest
 
 from batik_utils.__main__ import main
@@ -58,9 +57,8 @@ def lines(answers, predictor):
 def test_a_folder_gives_the_answers_of_predict_in_their_order(two_workers, predictor, shop):
     listing = bulk.find([shop])
     assert listing.count == 41
-    for workers, batch in ((1, 16), (2, 4)):
-        found = bulk.stream(listing, predictor, ray="auto", workers=workers, batch=batch)
-        assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
+    found = bulk.stream(listing, predictor, ray="auto")
+    assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
     verdicts = {answer.verdict for answer in expected(predictor, shop)}
     assert "refused" in verdicts and len(verdicts) > 1
 
@@ -80,7 +78,7 @@ def test_addresses_and_tables_give_the_same(two_workers, predictor, shop, tmp_pa
     wanted = lines(expected(predictor, shop), predictor)
     listing = bulk.find([named, held, hugging, f"file://{held}", relative, f"file://{shop}"])
     assert listing.count == 6 * 41
-    found = lines(bulk.stream(listing, predictor, ray="auto", batch=5), predictor)
+    found = lines(bulk.stream(listing, predictor, ray="auto"), predictor)
     for start in range(0, 4 * 41, 41):
         assert found[start : start + 41] == wanted
     assert [line[0] for line in found[4 * 41 : 5 * 41]] == below
@@ -106,52 +104,22 @@ def test_what_cannot_be_read_is_an_answer(two_workers, predictor, shop, tmp_path
 def test_a_worker_that_dies_loses_no_answer(two_workers, predictor, shop, tmp_path, monkeypatch):
     """One worker process kills itself in the middle, once."""
 
-    class Mortal(bulk._Worker):
-        def result(self, opened):
+    class Mortal(bulk.Worker):
+        def square(self, place):
             import os
             import signal
 
             grave = tmp_path / "grave"
-            if "17-" in " ".join(name for name, _ in opened) and not grave.exists():
+            if "17-" in place and not grave.exists():
                 grave.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().result(opened)
+            return super().square(place)
 
-    monkeypatch.setattr(bulk, "_Worker", Mortal)
-    found = list(bulk.stream(bulk.find([shop]), predictor, ray="auto", batch=4))
+    monkeypatch.setattr(bulk, "Worker", Mortal)
+    monkeypatch.setattr(bulk, "BLOCK", 4)
+    found = list(bulk.stream(bulk.find([shop]), predictor, ray="auto"))
     assert (tmp_path / "grave").exists()
     assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
-
-
-# --- features ---------------------------------------------------------------------------------
-
-
-def test_features_are_those_the_answer_follows_from(two_workers, predictor, shop, tmp_path):
-    output = tmp_path / "features"
-    count = bulk.features(bulk.find([shop]), predictor, str(output), ray="auto", batch=8)
-    table = parquet.read_table(output).to_pylist()
-    assert count == len(table) == 41
-    by_name = {row["file"]: row for row in table}
-    graph = fitted(predictor)
-    for answer in expected(predictor, shop):
-        row = by_name[answer.name]
-        if answer.verdict == "refused":
-            assert row["features"] == [] and row["reason"]
-            continue
-        scores = np.array(row["features"]) @ graph
-        shares = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
-        np.testing.assert_allclose(shares, list(answer.probabilities.values()), atol=1e-5)
-    with pytest.raises(BatikError, match="is there already"):
-        bulk.features(bulk.find([shop]), predictor, str(output), ray="auto")
-
-
-def fitted(predictor) -> np.ndarray:
-    """Return the weights that follow the stand-in's features."""
-    import onnx
-
-    graph = onnx.load(predictor.folder / "model.onnx").graph
-    (weights,) = (tensor for tensor in graph.initializer if tensor.name == "weights")
-    return onnx.numpy_helper.to_array(weights)
 
 
 # --- listings ---------------------------------------------------------------------------------
@@ -201,8 +169,6 @@ def test_the_command_writes_the_same_table(
     assert main([*words, str(many), "--ray", "auto"]) == 1
     assert many.read_text() == one.read_text()
     assert len(list(csv.reader(many.open()))) == 42
-    assert main([*words, str(many), "--features", str(tmp_path / "f")]) == 2
-    assert "give one of them" in capsys.readouterr().err
 
 
 def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, capsys):
