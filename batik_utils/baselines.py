@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import scipy.linalg
+import torch
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
@@ -26,6 +27,8 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from torch import Tensor, nn
+from torch.nn import functional
 
 from batik_utils.errors import BatikError
 
@@ -255,6 +258,24 @@ def fit_gram(
     if head.method == "lda":
         return _lda(gram, np.eye(len(counts))[labels], weights, head.strength)
     return _logistic(gram, labels, weights, head.strength)
+
+
+def fit_head(head: nn.Linear, ridge: float, views: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Fit a network's last layer as linear discriminant; return its loss and accuracy.
+
+    ``views`` (V, N, F) are features of the pictures as they are and of V - 1 changed copies.
+    """
+    rows = views.cpu().double().numpy()
+    known = labels.repeat(len(rows))
+    scaler = Scaler.of(rows[0])
+    rows = rows.reshape(len(known), -1)
+    fitted = fit_linear(rows, known.numpy(), Head("lda", ridge), scaler)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(fitted.weight.T))
+        head.bias.copy_(torch.from_numpy(fitted.bias))
+        logits = head(views.flatten(0, 1)).cpu()
+    accuracy = (logits.argmax(1) == known).double().mean().item()
+    return functional.cross_entropy(logits, known).item(), accuracy
 
 
 def copy_weights(pictures: int, copies: int) -> np.ndarray:

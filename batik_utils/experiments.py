@@ -22,15 +22,22 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm.auto import tqdm
 
-from batik_utils import baselines, checkpoints, data, metrics, models, recipes, splits, transforms
-from batik_utils import training as engine
+from batik_utils import (
+    baselines,
+    checkpoints,
+    data,
+    metrics,
+    models,
+    recipes,
+    splits,
+    training,
+    transforms,
+)
 from batik_utils.checkpoints import Store
 from batik_utils.data import Dataset
 from batik_utils.errors import PROJECT, BatikError
-from batik_utils.images import cache as array_cache
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.training import Batches, Examples
@@ -41,9 +48,6 @@ log = logging.getLogger(__name__)
 #: Splits with folds, see `splits.make_folds`; the second one takes near-duplicates for different
 #: pictures, to show how much that inflates accuracy.
 CROSS_VALIDATION = ("cv", "cv-ungrouped")
-#: Views of each picture from which the head of a fixed backbone learns, if pictures are augmented;
-#: and a head in closed form, besides the pictures as they are.
-AUGMENTED_VIEWS, CHANGED_COPIES = 8, 2
 
 
 @dataclass
@@ -65,13 +69,8 @@ class Setup:
     n_train: int = 0
     #: Commit of the code.
     git: str = field(default_factory=lambda: git_commit())
-    # pixels, descriptions and features: computed once, and shared by the set-ups of all folds
+    # pixels and descriptions: computed once, and shared by the set-ups of all folds
     _memory: dict[tuple, object] = field(default_factory=dict, repr=False)
-
-    def __getstate__(self) -> dict:
-        """Leave out what lies on a device that another process may not have."""
-        memory = {k: v for k, v in self._memory.items() if k[0] != "features"}
-        return vars(self) | {"_memory": memory}
 
     @property
     def n_folds(self) -> int:
@@ -79,11 +78,7 @@ class Setup:
         return 1 if self.folds is None else splits.n_folds(self.folds)
 
     def at(self, repeat: int, fold: int, n_train: int = 0) -> "Setup":
-        """Return the set-up of one fold of a repeat, with fewer training pictures if asked for.
-
-        Raises:
-            BatikError: no such fold or repeat, or a negative ``n_train``.
-        """
+        """Return the set-up of one fold of a repeat, with fewer training pictures if asked for."""
         table = self.split
         if self.folds is not None:
             table = splits.of_fold(self.folds, repeat, fold)
@@ -97,75 +92,47 @@ class Setup:
         """Return the positions of a subset's pictures in the manifest."""
         return splits.indices(self.split, self.dataset, subset)
 
-    def pixels(self, preprocessing: Preprocessing) -> Tensor:
-        """Return all pictures at the input size, uint8 (N, 3, S, S)."""
-        key = ("pixels", preprocessing.size, preprocessing.interpolation)
-        return self._once(key, lambda: transforms.load_pixels(self.dataset, preprocessing))
-
-    def described(self, name: str) -> np.ndarray:
-        """Return a baseline's description of all pictures, (N, F)."""
-        describe = baselines.BASELINES[name].describe
-        return self._once(
-            ("described", name),
-            lambda: describe(self.dataset.manifest, self.pixels(IMAGENET).numpy()),
-        )
-
-    def examples(self, subset: str, preprocessing: Preprocessing) -> Examples:
-        """Return a subset's pictures at the input size, and their labels."""
-        chosen = self.rows(subset)
-        return Examples(self.pixels(preprocessing)[chosen], self.labels(subset))
-
     def labels(self, subset: str) -> Tensor:
         """Return a subset's class indices."""
         return torch.tensor(self.dataset.labels)[self.rows(subset)]
 
-    def plain(
-        self, subset: str, model: nn.Module, recipe: Recipe, preprocessing: Preprocessing
-    ) -> Tensor:
-        """Return a fixed backbone's features (N, F) of a subset's pictures as they are."""
-        if not self.shares_views(recipe):
-            pixels = self.examples(subset, preprocessing).pixels
-            return engine.features(model, preprocessing, pixels, precision=self.precision)
-        recipe = replace(recipe, augment=0.0, extra=())
-        return self.views(model, recipe, preprocessing, 0)[0][self.rows(subset)]
+    def examples(self, subset: str, preprocessing: Preprocessing) -> Examples:
+        """Return a subset's pictures at the input size, and their labels."""
+        return Examples(self.pixels(preprocessing)[self.rows(subset)], self.labels(subset))
+
+    def pixels(self, preprocessing: Preprocessing) -> Tensor:
+        """Return all pictures at the input size, uint8 (N, 3, S, S)."""
+        key = ("pixels", preprocessing.size, preprocessing.interpolation)
+        if key not in self._memory:
+            self._memory[key] = transforms.load_pixels(self.dataset, preprocessing)
+        return self._memory[key]
+
+    def described(self, name: str) -> np.ndarray:
+        """Return a baseline's description of all pictures, (N, F)."""
+        if (key := ("described", name)) not in self._memory:
+            pixels = self.pixels(IMAGENET).numpy()
+            describe = baselines.BASELINES[name].describe
+            self._memory[key] = describe(self.dataset.manifest, pixels)
+        return self._memory[key]
+
+    def views(self, model: nn.Module, recipe: Recipe, seen: Preprocessing, seed: int = 0) -> Tensor:
+        """Return a frozen backbone's features of all pictures, see `training.cached_views`."""
+        pixels = self.pixels(seen)
+        return training.cached_views(
+            model, seen, self.dataset, pixels, recipe, seed, self.precision
+        )
+
+    def plain(self, subset: str, model: nn.Module, recipe: Recipe, seen: Preprocessing) -> Tensor:
+        """Return a frozen backbone's features (N, F) of a subset's pictures as they are."""
+        if self.shares_views(recipe):
+            recipe = replace(recipe, augment=0.0, extra=())
+            return self.views(model, recipe, seen)[0][self.rows(subset)]
+        pixels = self.examples(subset, seen).pixels
+        return training.features(model, seen, pixels, precision=self.precision)
 
     def shares_views(self, recipe: Recipe) -> bool:
         """Return whether runs share `views`: nothing is drawn, or by the seed for all folds."""
-        return self.folds is not None or not is_augmented(recipe)
-
-    def views(
-        self, model: nn.Module, recipe: Recipe, preprocessing: Preprocessing, seed: int
-    ) -> Tensor:
-        """Return `views_of` all pictures, (V, N, F), computed once and kept in the cache folder."""
-        drawn = ""
-        if is_augmented(recipe):
-            drawn = (
-                f"{recipe.augment} {recipe.extra} flip {recipe.flip} ridge {recipe.ridge > 0} "
-                f"seed {seed}"
-            )
-        parts = (
-            f"views {drawn} {recipe.architecture} {self.precision} {self.device.type}",
-            f"{preprocessing} torch {torch.__version__}",
-            models.fingerprint(model.backbone),
-            *transforms.what_gives_pixels(self.dataset, preprocessing),
-        )
-
-        def make() -> np.ndarray:
-            generator = torch.Generator().manual_seed(seed)
-            pixels = self.pixels(preprocessing)
-            found = views_of(model, preprocessing, pixels, recipe, generator, self.precision)
-            return found.cpu().numpy()
-
-        def keep() -> Tensor:
-            found = array_cache.cached("features", parts, n_views(recipe), make)
-            return torch.from_numpy(found).to(self.device)
-
-        return self._once(("features", *parts), keep)
-
-    def _once(self, key: tuple, make: Callable):
-        if key not in self._memory:
-            self._memory[key] = make()
-        return self._memory[key]
+        return self.folds is not None or not training.is_augmented(recipe)
 
 
 class Finished(NamedTuple):
@@ -222,8 +189,8 @@ def prepare(
         BatikError: a setting is wrong, the folder holds results of other pictures, or ``cv`` finds
             no groups of near-duplicates.
     """
-    chosen_device = engine.choose_device(device)
-    engine.autocast(chosen_device, precision)
+    chosen_device = training.choose_device(device)
+    training.autocast(chosen_device, precision)
     results = data.results_root(results)
     data.write_manifest(dataset, results)
     folder = results / dataset.name / split
@@ -256,121 +223,42 @@ def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
 # --- one run ------------------------------------------------------------------------------------
 
 
-def is_augmented(recipe: Recipe) -> bool:
-    """Return whether pictures are changed at random in training, beyond mirroring."""
-    return bool(recipe.augment or recipe.extra)
-
-
-def n_views(recipe: Recipe) -> int:
-    """Return V of `views_of`."""
-    if not is_augmented(recipe):
-        return 2
-    return 1 + CHANGED_COPIES if recipe.ridge else AUGMENTED_VIEWS
-
-
-def views_of(
-    model: nn.Module,
-    preprocessing: Preprocessing,
-    pixels: Tensor,
-    recipe: Recipe,
-    generator: torch.Generator,
-    precision: str = "float32",
-) -> Tensor:
-    """Return a fixed backbone's features (V, N, F) of every view from which its head learns.
-
-    Without augmentation these are the picture and its mirror image, so that the head learns exactly
-    what it would learn from pixels; else ``AUGMENTED_VIEWS``, drawn beforehand. A head in closed
-    form learns from the picture as it is and ``CHANGED_COPIES`` such views.
-    """
-    run = partial(engine.features, model, preprocessing, precision=precision)
-    if not is_augmented(recipe):
-        return torch.stack([run(pixels), run(pixels.flip(-1))])
-    settings = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
-    draw = partial(transforms.augment, **settings)
-    plain = [run(pixels)] if recipe.ridge else []
-    drawn = [run(pixels, prepare=draw) for _ in range(n_views(recipe) - len(plain))]
-    return torch.stack(plain + drawn)
-
-
-def view_batches(
-    views: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
-) -> Batches:
-    """Return batches with one view (V, N, F) of each picture, drawn as `training.batches` does."""
-    draw = partial(_draw_views, recipe=recipe, generator=generator)
-    inputs = views.transpose(0, 1)
-    return Batches(inputs, labels, recipe.batch_size, draw, views.device, generator)
-
-
-def _draw_views(part: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return one of the views (N, V, F) of each picture, (N, F)."""
-    if is_augmented(recipe):
-        view = torch.randint(part.shape[1], (len(part),), generator=generator)
-    else:
-        view = (torch.rand(len(part), generator=generator) < recipe.flip).long()
-    return part[torch.arange(len(part)), view.to(part.device)]
-
-
-def fit_head(model: nn.Module, recipe: Recipe, views: Tensor, labels: Tensor) -> tuple:
-    """Fit a linear head in closed form to `views_of`; return its loss and accuracy on them.
-
-    Raises:
-        BatikError: the backbone learns, the head is no linear layer, or a motif has no picture.
-    """
-    if recipe.frozen != "backbone" or not isinstance(model.head, nn.Linear):
-        raise BatikError(
-            f"Recipe '{recipe.name}' asks for a head in closed form (ridge {recipe.ridge}): that "
-            f"needs frozen='backbone' and a head that is one linear layer."
-        )
-    rows = views.cpu().double().numpy()
-    known = labels.repeat(len(rows))
-    head = baselines.Head("lda", recipe.ridge)
-    scaler = baselines.Scaler.of(rows[0])
-    fitted = baselines.fit_linear(rows.reshape(len(known), -1), known.numpy(), head, scaler)
-    with torch.no_grad():
-        model.head.weight.copy_(torch.from_numpy(fitted.weight.T))
-        model.head.bias.copy_(torch.from_numpy(fitted.bias))
-        logits = model.head(views.flatten(0, 1)).cpu()
-    accuracy = (logits.argmax(1) == known).double().mean().item()
-    return functional.cross_entropy(logits, known).item(), accuracy
-
-
 def _fit_stage(
     setup: Setup,
     stage: Recipe,
-    preprocessing: Preprocessing,
+    seen: Preprocessing,
     model: nn.Module,
     generator: torch.Generator,
     seed: int,
     fit: Callable[..., pd.DataFrame],
 ) -> pd.DataFrame:
     """Train in one of the recipe's stages and return its history."""
+    precision, device = setup.precision, setup.device
     watched = len(setup.rows("validation")) > 0
-    settings = {"precision": setup.precision}
     if stage.frozen != "backbone":
-        train = setup.examples("train", preprocessing)
-        train = engine.batches(train, stage, preprocessing, generator, setup.device)
-        validation = setup.examples("validation", preprocessing)
-        validation = engine.batches(validation, stage, preprocessing, device=setup.device)
-        return fit(model, stage, train, validation if watched else None, **settings)
+        train, validation = (setup.examples(subset, seen) for subset in ("train", "validation"))
+        train = training.batches(train, stage, seen, generator, device)
+        validation = training.batches(validation, stage, seen, None, device) if watched else None
+        return fit(model, stage, train, validation, precision=precision)
     if setup.shares_views(stage):
-        views = setup.views(model, stage, preprocessing, seed)[:, setup.rows("train")]
+        views = setup.views(model, stage, seen, seed)[:, setup.rows("train")]
     else:
-        pixels = setup.examples("train", preprocessing).pixels
-        views = views_of(model, preprocessing, pixels, stage, generator, setup.precision)
+        pixels = setup.examples("train", seen).pixels
+        views = training.views_of(model, seen, pixels, stage, generator, precision)
     labels, validation = setup.labels("train"), None
     if watched:
-        plain = setup.plain("validation", model, stage, preprocessing)
-        validation = Batches(plain, setup.labels("validation"), 64, nn.Identity(), setup.device)
+        plain = setup.plain("validation", model, stage, seen)
+        validation = Batches(plain, setup.labels("validation"), 64, nn.Identity(), device)
     if not stage.ridge:
-        batches = view_batches(views, labels, stage, generator)
-        return fit(model.head, stage, batches, validation, **settings)
-    found = fit_head(model, stage, views, labels)
-    last = engine.evaluate(model.head, validation, setup.precision) if watched else (np.nan,) * 2
-    return pd.DataFrame([(1, *found, *last)], columns=list(engine.HISTORY_COLUMNS))
+        batches = training.view_batches(views, labels, stage, generator)
+        return fit(model.head, stage, batches, validation, precision=precision)
+    found = baselines.fit_head(model.head, stage.ridge, views, labels)
+    last = training.evaluate(model.head, validation, precision) if watched else (np.nan, np.nan)
+    return pd.DataFrame([(1, *found, *last)], columns=list(training.HISTORY_COLUMNS))
 
 
 def train(
-    setup: Setup, recipe: Recipe, seed: int, *, record: bool = True, fit: Callable = engine.fit
+    setup: Setup, recipe: Recipe, seed: int, *, record: bool = True, fit: Callable = training.fit
 ) -> tuple[nn.Module, pd.DataFrame]:
     """Train one network, score it once on the test pictures and write it down.
 
@@ -390,14 +278,12 @@ def train(
 def _train(
     setup: Setup, recipe: Recipe, seed: int, fit: Callable, *, test: bool = True
 ) -> tuple[nn.Module, pd.DataFrame, Finished | None]:
-    started = datetime.now(timezone.utc)
-    steps = models.stages(recipe)
+    started, steps, histories = datetime.now(timezone.utc), models.stages(recipe), []
     for _, seen in steps:
         setup.pixels(seen)  # decoded now, it does not count as training time
-    histories = []
-    with engine.seeded(seed) as generator:
-        arguments = (recipe, len(setup.dataset.classes), setup.weights_directory)
-        model, provenance = models.build(*arguments)
+    with training.seeded(seed) as generator:
+        n_classes = len(setup.dataset.classes)
+        model, provenance = models.build(recipe, n_classes, setup.weights_directory)
         model.to(setup.device, memory_format=torch.channels_last)
         clock = time.perf_counter()
         for stage, seen in steps:
@@ -406,54 +292,36 @@ def _train(
             history = _fit_stage(setup, stage, seen, model, generator, seed, fit)
             history["epoch"] += sum(map(len, histories))
             histories.append(history)
-        seconds = _seconds_since(clock)
+        seconds = time.perf_counter() - clock
     history = pd.concat(histories, ignore_index=True)
     if not test:
         return model, history, None
     stage, seen = steps[-1]
     if stage.frozen == "backbone":
-        inputs = setup.plain("test", model, stage, seen)
-        probabilities = engine.predict(model.head, None, inputs, precision=setup.precision)
+        asked = (model.head, None, setup.plain("test", model, stage, seen))
     else:
-        pixels = setup.examples("test", seen).pixels
-        probabilities = engine.predict(model, seen, pixels, precision=setup.precision)
-    finished = _finish(
-        setup,
-        recipe,
-        seed,
-        probabilities,
-        history,
-        weights=provenance,
-        train_seconds=seconds,
-        params=models.count_parameters(model),
-        device=_device_name(setup.device, getattr(fit, "devices", 1)),
-        started=started.isoformat(timespec="seconds"),
-    )
+        asked = (model, seen, setup.examples("test", seen).pixels)
+    probabilities = training.predict(*asked, precision=setup.precision)
+    device, number = setup.device.type, getattr(fit, "devices", 1)
+    device = torch.cuda.get_device_name(setup.device) if device == "cuda" else device
+    facts = {
+        "weights": provenance,
+        "params": models.count_parameters(model),
+        "device": device if number == 1 else f"{number} × {device}",
+    }
+    finished = _finish(setup, recipe, seed, probabilities, history, seconds, started, facts)
     return model, history, finished
 
 
-def score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
-    """Fit one baseline, score it once on the test pictures and return what the run writes."""
-    started = datetime.now(timezone.utc)
-    features = setup.described(recipe.architecture)
-    labels = np.array(setup.dataset.labels)
-    train_rows, test_rows = (np.array(setup.rows(subset)) for subset in ("train", "test"))
-    clock = time.perf_counter()
-    probabilities = baselines.fit_predict(
-        recipe.architecture, features, labels, train_rows, test_rows, seed
-    )
-    return _finish(
-        setup,
-        recipe,
-        seed,
-        probabilities,
-        pd.DataFrame(columns=list(engine.HISTORY_COLUMNS)),
-        weights="none",
-        train_seconds=_seconds_since(clock),
-        params=0,
-        device="cpu",
-        started=started.isoformat(timespec="seconds"),
-    )
+def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
+    started, features = datetime.now(timezone.utc), setup.described(recipe.architecture)
+    train, test = (np.array(setup.rows(subset)) for subset in ("train", "test"))
+    labels, clock = np.array(setup.dataset.labels), time.perf_counter()
+    given = baselines.fit_predict(recipe.architecture, features, labels, train, test, seed)
+    seconds = time.perf_counter() - clock
+    history = pd.DataFrame(columns=list(training.HISTORY_COLUMNS))
+    facts = {"weights": "none", "params": 0, "device": "cpu"}
+    return _finish(setup, recipe, seed, given, history, seconds, started, facts)
 
 
 def _finish(
@@ -462,12 +330,15 @@ def _finish(
     seed: int,
     probabilities: np.ndarray,
     history: pd.DataFrame,
-    **facts: str | float,
+    seconds: float,
+    started: datetime,
+    facts: dict,
 ) -> Finished:
     """Score one run's predictions of the test pictures and return what the run writes."""
     import torchvision
 
     dataset, rows = setup.dataset, setup.rows("test")
+    seconds = max(0.001, round(seconds, 3))
     n_train = len(setup.rows("train"))
     predictions = pd.DataFrame(
         {
@@ -477,8 +348,6 @@ def _finish(
             **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
         }
     )
-    # a baseline counts as one pass over the pictures
-    passes = max(1, len(history))
     row = {
         "run": run_name(recipe, seed, setup.fold, setup.n_train),
         "recipe": recipe.name,
@@ -490,11 +359,14 @@ def _finish(
         "n_train": n_train,
         "n_test": len(rows),
         **metrics.scores([dataset.labels[k] for k in rows], probabilities),
-        "train_images_per_second": round(n_train * passes / facts["train_seconds"], 1),
+        "train_seconds": seconds,
+        # a baseline counts as one pass over the pictures
+        "train_images_per_second": round(n_train * max(1, len(history)) / seconds, 1),
         "precision": setup.precision,
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "git": setup.git,
+        "started": started.isoformat(timespec="seconds"),
         "dataset": dataset.digest,
         **facts,
     }
@@ -513,12 +385,12 @@ class Unit(NamedTuple):
     n_train: int
 
 
-def compute(setup: Setup, unit: Unit, fit: Callable = engine.fit) -> "Finished | BatikError":
+def compute(setup: Setup, unit: Unit, fit: Callable = training.fit) -> "Finished | BatikError":
     """Train and score one run of a grid, and write nothing; return also why it failed."""
     try:
         here = setup.at(unit.seed, unit.fold, unit.n_train)
         if unit.recipe.family == "baseline":
-            return score_baseline(here, unit.recipe, unit.seed)
+            return _score_baseline(here, unit.recipe, unit.seed)
         return _train(here, unit.recipe, unit.seed, fit)[2]
     except BatikError as error:
         return error
@@ -533,7 +405,7 @@ def run_grid(
     n_train: int = 0,
     map: Callable[[Callable, Iterable], Iterable] = map,
     on_run: Callable[[Recipe, dict, pd.DataFrame, pd.DataFrame], None] | None = None,
-    fit: Callable[..., pd.DataFrame] = engine.fit,
+    fit: Callable[..., pd.DataFrame] = training.fit,
 ) -> Outcome:
     """Train every run that is missing from ``runs.csv``.
 
@@ -675,25 +547,11 @@ def train_or_load(
     return saved, history[history["run"] == run].drop(columns="run").reset_index(drop=True)
 
 
-def _seconds_since(start: float) -> float:
-    return max(0.001, round(time.perf_counter() - start, 3))
-
-
-def _device_name(device: torch.device, number: int) -> str:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return name if number == 1 else f"{number} × {name}"
-
-
 def git_commit() -> str:
     """Return the short commit of this checkout, with ``+`` if files differ; empty outside git."""
-
-    def git(*words: str) -> str:
-        here = PROJECT / "batik_utils"
-        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
+    words = ("git", "describe", "--always", "--dirty=+", "--exclude=*")
     try:
-        commit = git("rev-parse", "--short", "HEAD")
-        return commit + ("+" if commit and git("status", "--porcelain", "--", ".") else "")
-    except FileNotFoundError:
+        here = PROJECT / "batik_utils"
+        return subprocess.run(words, cwd=here, capture_output=True, text=True).stdout.strip()
+    except OSError:
         return ""

@@ -10,7 +10,6 @@ Every network has two parts: ``backbone``, from pictures (N, 3, S, S) to feature
 architecture".
 """
 
-import hashlib
 import math
 import operator
 from collections.abc import Callable
@@ -436,15 +435,6 @@ def preprocessing_of(recipe: Recipe) -> Preprocessing:
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
     """Return the number of parameters."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Return a sha256 over the names and numbers of everything that a module holds."""
-    found = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy())
-    return found.hexdigest()
 
 
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], key_style: str) -> None:

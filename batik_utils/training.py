@@ -10,6 +10,7 @@ Introduced in notebook 02, section "Training".
 """
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -25,20 +26,39 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from batik_utils import transforms
+from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
+from batik_utils.images import cache
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 
 PRECISIONS = ("float32", "bfloat16")
+HISTORY_COLUMNS = (
+    *("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
+)
+#: Views of each picture from which the head of a frozen backbone learns, if pictures are augmented;
+#: and a head in closed form, besides the pictures as they are.
+AUGMENTED_VIEWS, CHANGED_COPIES = 8, 2
 #: Share of the steps in which the schedule ``cosine`` warms up.
 WARM_UP = 0.1
-HISTORY_COLUMNS = (
-    "epoch",
-    "train_loss",
-    "train_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-)
+
+
+def cosine(progress: float) -> float:
+    """Return a factor that rises in a straight line, then falls to 0 along half a cosine.
+
+    Sources: Loshchilov and Hutter, SGDR, 2017 (https://arxiv.org/abs/1608.03983); Goyal et al.,
+    2017 (https://arxiv.org/abs/1706.02677) for the warm-up.
+    """
+    if progress < WARM_UP:
+        return 0.1 + 0.9 * progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+#: From the share of the steps that are done to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": cosine,
+}
 
 
 class Diverged(BatikError):
@@ -182,52 +202,38 @@ def fit(
 ) -> pd.DataFrame:
     """Train a network in place; nothing is chosen by the validation pictures.
 
-    Args:
-        model: the network, or a head with batches of features.
-        recipe: epochs, rate, schedule and label smoothing.
-        train: batches to learn from.
-        validation: batches to evaluate after each epoch; None leaves these columns empty.
-        precision: ``float32``, or ``bfloat16`` for mixed precision.
-        on_epoch: called with each row of the history; may raise, to stop early.
-        optimiser: in place of `adam`.
-        step: in place of `train_step`.
+    ``model`` may also be a head, with batches of features. ``on_epoch`` is called with each row of
+    the history and may raise, to stop early. ``optimiser`` and ``step`` take the place of `adam`
+    and `train_step`.
 
     Returns:
-        One row an epoch with ``HISTORY_COLUMNS``: means over pictures. Training figures are
-        gathered while the weights change, with dropout, augmentation and label smoothing on.
+        One row an epoch with ``HISTORY_COLUMNS``: means over pictures, NaN without ``validation``.
+        Training figures are gathered while the weights change, with dropout, augmentation and
+        label smoothing on.
 
     Raises:
         Diverged: the loss is no longer a number.
         BatikError: no pictures, or a setting of the recipe is wrong.
     """
-    _check(model, recipe, train, validation)
+    _check(model, train, validation)
     optimiser = optimiser or adam(model, recipe)
     n, n_steps = len(train.labels), recipe.epochs * len(train)
     rate = SCHEDULES[recipe.schedule]
     schedule = LambdaLR(optimiser, lambda k: rate(k / n_steps))
+    settings = {"label_smoothing": recipe.label_smoothing, "precision": precision}
     rows = []
-    bar = tqdm(range(1, recipe.epochs + 1), desc=recipe.name, unit="epoch", leave=False)
-    for epoch in bar:
+    for epoch in tqdm(range(1, recipe.epochs + 1), desc=recipe.name, unit="epoch", leave=False):
         model.train()
         loss_sum = right = 0.0
         for batch, labels in train:
-            loss, correct = step(
-                model,
-                batch,
-                labels,
-                optimiser,
-                label_smoothing=recipe.label_smoothing,
-                precision=precision,
-            )
+            loss, correct = step(model, batch, labels, optimiser, **settings)
             schedule.step()
             loss_sum, right = loss_sum + loss, right + correct
-        found = (
-            evaluate(model, validation, precision)
-            if validation is not None
-            else (math.nan, math.nan)
-        )
+        found = (math.nan, math.nan)
+        if validation is not None:
+            found = evaluate(model, validation, precision)
         # the last step of an epoch shows only in the validation
-        if not math.isfinite(loss_sum) or (validation is not None and not math.isfinite(found[0])):
+        if not math.isfinite(loss_sum + (0.0 if validation is None else found[0])):
             raise Diverged(
                 f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
                 f"number): use a smaller learning rate than {recipe.learning_rate}, or precision "
@@ -235,7 +241,6 @@ def fit(
             )
         values = (epoch, loss_sum / n, right / n, *found)
         rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
-        bar.set_postfix(loss=f"{loss_sum / n:.3f}", validation=f"{found[1]:.0%}")
         if on_epoch:
             on_epoch(rows[-1])
     return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
@@ -272,6 +277,87 @@ def features(
     return _run(model.eval().backbone, preprocessing, pixels, precision, prepare).float()
 
 
+def is_augmented(recipe: Recipe) -> bool:
+    """Return whether pictures are changed at random in training, beyond mirroring."""
+    return bool(recipe.augment or recipe.extra)
+
+
+def views_of(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    pixels: Tensor,
+    recipe: Recipe,
+    generator: torch.Generator,
+    precision: str = "float32",
+) -> Tensor:
+    """Return a frozen backbone's features (V, N, F) of every view from which its head learns.
+
+    Without augmentation these are the picture and its mirror image, so that the head learns exactly
+    what it would learn from pixels; else ``AUGMENTED_VIEWS``, drawn beforehand. A head in closed
+    form learns from the picture as it is and ``CHANGED_COPIES`` such views.
+    """
+    run = partial(features, model, preprocessing, precision=precision)
+    if not is_augmented(recipe):
+        return torch.stack([run(pixels), run(pixels.flip(-1))])
+    settings = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
+    draw = partial(transforms.augment, **settings)
+    if not recipe.ridge:
+        return torch.stack([run(pixels, prepare=draw) for _ in range(AUGMENTED_VIEWS)])
+    drawn = (run(pixels, prepare=draw) for _ in range(CHANGED_COPIES))
+    return torch.stack([run(pixels), *drawn])
+
+
+def cached_views(
+    model: nn.Module,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    pixels: Tensor,
+    recipe: Recipe,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Tensor:
+    """Return `views_of` all pictures of a data set, drawn by the seed, from the cache folder."""
+    drawn = f"{recipe.augment} {recipe.extra} {recipe.flip} {recipe.ridge > 0} seed {seed}"
+    weights = hashlib.sha256()
+    for name, tensor in model.backbone.state_dict().items():
+        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        weights.update(tensor.detach().cpu().contiguous().numpy())
+    device = next(model.parameters()).device
+    parts = (
+        f"views {drawn if is_augmented(recipe) else ''} {recipe.architecture} {precision}",
+        f"{device.type} {preprocessing} torch {torch.__version__}",
+        weights.hexdigest(),
+        *transforms.what_gives_pixels(dataset, preprocessing),
+    )
+
+    def rows() -> np.ndarray:
+        generator = torch.Generator().manual_seed(seed)
+        found = views_of(model, preprocessing, pixels, recipe, generator, precision)
+        return found.transpose(0, 1).cpu().numpy()
+
+    found = cache.cached("features", parts, len(dataset.labels), rows)
+    return torch.from_numpy(found).to(device).transpose(0, 1)
+
+
+def view_batches(
+    views: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
+) -> Batches:
+    """Return batches with one view (V, N, F) of each picture, drawn as `batches` does."""
+    prepare = partial(_draw_views, recipe=recipe, generator=generator)
+    return Batches(
+        views.transpose(0, 1), labels, recipe.batch_size, prepare, views.device, generator
+    )
+
+
+def _draw_views(views: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    """Return one of the views (N, V, F) of each picture, (N, F)."""
+    if is_augmented(recipe):
+        view = torch.randint(views.shape[1], (len(views),), generator=generator)
+    else:
+        view = (torch.rand(len(views), generator=generator) < recipe.flip).long()
+    return views[torch.arange(len(views)), view.to(views.device)]
+
+
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Return the context of a forward pass in float32 or mixed precision.
 
@@ -296,37 +382,10 @@ def _run(model, preprocessing, inputs, precision, prepare=None) -> Tensor:
     return torch.cat(parts)
 
 
-def cosine(progress: float) -> float:
-    """Return a factor that rises in a straight line, then falls to 0 along half a cosine.
-
-    Sources: Loshchilov and Hutter, SGDR, 2017 (https://arxiv.org/abs/1608.03983); Goyal et al.,
-    2017 (https://arxiv.org/abs/1706.02677) for the warm-up.
-    """
-    if progress < WARM_UP:
-        return 0.1 + 0.9 * progress / WARM_UP
-    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-
-
-#: From the share of the steps that are done to a factor of the learning rate.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": cosine,
-}
-
-
-def _check(model: nn.Module, recipe: Recipe, train: Batches, validation: Batches | None) -> None:
+def _check(model: nn.Module, train: Batches, validation: Batches | None) -> None:
     n = len(train.labels)
     if not n or (validation is not None and not len(validation.labels)):
         raise BatikError("Training needs at least one training and one validation picture.")
-    if recipe.schedule not in SCHEDULES:
-        raise BatikError(
-            f"Unknown schedule '{recipe.schedule}' in recipe '{recipe.name}': use one of "
-            f"{', '.join(SCHEDULES)}."
-        )
-    if not 0 <= recipe.label_smoothing < 1:
-        raise BatikError(
-            f"The label smoothing must be at least 0 and below 1, not {recipe.label_smoothing}."
-        )
     head = getattr(model, "head", model)
     normed = any(isinstance(module, nn.BatchNorm1d) for module in head.modules())
     if normed and (n % train.size or train.size) == 1:

@@ -383,17 +383,16 @@ def test_a_fixed_backbone_runs_once_for_all_folds(folded, add, monkeypatch, chan
     same = models.build_untrained(fixed, 3)
     monkeypatch.setattr(models, "build", lambda *_: (copy.deepcopy(same), "same"))
     calls = []
-    original = experiments.views_of
+    original = training.views_of
     monkeypatch.setattr(
-        experiments, "views_of", lambda *given: calls.append(given[3]) or original(*given)
+        training, "views_of", lambda *given: calls.append(given[3]) or original(*given)
     )
     grid(folded, "fixed", seeds=2)
     # augmented views are drawn by the seed; those of test pictures by none
-    assert len([c for c in calls if experiments.is_augmented(c)]) == (2 if change else 0)
-    assert len([c for c in calls if not experiments.is_augmented(c)]) == 1
+    assert len([c for c in calls if training.is_augmented(c)]) == (2 if change else 0)
+    assert len([c for c in calls if not training.is_augmented(c)]) == 1
     # nor in the next process
     calls.clear()
-    folded._memory.clear()
     folded.store.folder.joinpath("runs.csv").unlink()
     grid(folded, "fixed", seeds=2)
     assert not calls
@@ -434,8 +433,8 @@ def test_a_ridge_fits_the_head_in_closed_form(setup, add, monkeypatch):
     with training.seeded(0) as generator:
         before, _ = models.build(ridge, 3)
         pixels, labels = setup.examples("train", seen)
-        views = experiments.views_of(before, seen, pixels, ridge, generator)
-    assert views.shape == (1 + experiments.CHANGED_COPIES, 18, 16)
+        views = training.views_of(before, seen, pixels, ridge, generator)
+    assert views.shape == (1 + training.CHANGED_COPIES, 18, 16)
     assert all(
         torch.equal(p, q)
         for p, q in zip(model.backbone.parameters(), before.backbone.parameters(), strict=True)
@@ -452,22 +451,12 @@ def test_a_ridge_fits_the_head_in_closed_form(setup, add, monkeypatch):
     known = labels.repeat(3)
     loss = nn.functional.cross_entropy(model.head(views.flatten(0, 1)), known).item()
     assert history["train_loss"].tolist() == pytest.approx([loss], rel=1e-4)
-    for change in ({"frozen": "no"}, {"head": "linear"}):
-        wrong = replace(ridge, **change)
-        model = models.build_untrained(wrong, 3)
-        with pytest.raises(BatikError, match="closed form"):
-            experiments.fit_head(model, wrong, views, labels)
 
 
-def test_a_set_up_travels_with_its_pixels_and_without_features(folded, add):
-    fixed = add("fixed", frozen="backbone")
+def test_a_set_up_travels_with_its_pixels(folded):
     seen = Preprocessing(size=16)
-    model = models.build_untrained(fixed, 3)
-    folded.views(model, fixed, seen, 0)
+    folded.pixels(seen)
     again = pickle.loads(pickle.dumps(folded))
     pd.testing.assert_frame_equal(again.split, folded.split)
     assert again.git == folded.git and again.dataset.digest == folded.dataset.digest
-    assert torch.equal(*(s.pixels(seen) for s in (again, folded)))
-    # features may lie on a device that the worker does not have
-    assert {key[0] for key in folded._memory} == {"pixels", "features"}
-    assert {key[0] for key in again._memory} == {"pixels"}
+    assert torch.equal(again._memory["pixels", 16, "bilinear"], folded.pixels(seen))

@@ -37,7 +37,7 @@ from optuna.trial import TrialState
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
-from batik_utils import experiments, models, recipes, splits, transforms
+from batik_utils import models, recipes, splits, transforms
 from batik_utils import training as engine
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
@@ -327,7 +327,7 @@ class _Objective:
                 batches = engine.batches(examples, recipe, seen, generator, setup.device)
             else:
                 learner = model.head
-                batches = experiments.view_batches(views, examples.labels, recipe, generator)
+                batches = engine.view_batches(views, examples.labels, recipe, generator)
             engine.fit(learner, recipe, batches, precision=setup.precision)
         if views is None:
             return engine.predict(model, seen, self._pixels[held], precision=setup.precision)
@@ -342,7 +342,7 @@ class _Objective:
             with engine.seeded(self.seed) as generator:
                 model, _ = models.build(recipe, len(self.dataset.classes), setup.weights_directory)
                 model.to(setup.device)
-                self._views[recipe.augment] = experiments.views_of(
+                self._views[recipe.augment] = engine.views_of(
                     model, seen, self._pixels, recipe, generator, setup.precision
                 )
                 if self._features is None:

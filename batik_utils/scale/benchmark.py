@@ -270,7 +270,7 @@ def frozen_recipe(bench: Bench) -> Race:
 
     def backbone(_: int) -> None:
         pixels = setup.pixels(seen)
-        experiments.views_of(model, seen, pixels, recipe, _generator())
+        engine.views_of(model, seen, pixels, recipe, _generator())
 
     reference_is = "published loop with a frozen backbone, the same losses"
     extrapolated = f"one epoch was timed, times {epochs}"

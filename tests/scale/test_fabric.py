@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from batik_utils import experiments, models, training
+from batik_utils import models, training
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
@@ -55,8 +55,8 @@ def train(recipe: Recipe, fit, n: int = 21, *, norm: bool = False, **settings):
         learner, check = model, training.batches(pictures(9), recipe, SEEN)
         batches = training.batches(pictures(n), recipe, SEEN, generator)
         if recipe.frozen == "backbone":
-            views = experiments.views_of(model, SEEN, batches.inputs, recipe, generator)
-            batches = experiments.view_batches(views, batches.labels, recipe, generator)
+            views = training.views_of(model, SEEN, batches.inputs, recipe, generator)
+            batches = training.view_batches(views, batches.labels, recipe, generator)
             learner, check = model.head, None
         history = fit(learner, recipe, batches, check, **settings)
         return model, history, torch.rand(3, generator=generator)
