@@ -8,11 +8,13 @@
 Introduced in notebook 01, section "The data set".
 """
 
+import difflib
 import hashlib
 import http.client
 import logging
 import os
 import re
+import unicodedata
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -23,11 +25,9 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from batik_utils.errors import PROJECT, BatikError, replacing, switched_on
-from batik_utils.images import cloth as synthetic
-from batik_utils.images import motifs as motif_names
-from batik_utils.images.cache import cache_folder
-from batik_utils.images.files import MAX_PIXELS, ImageError, inspect
+from batik_utils.errors import PROJECT, BatikError, NotWritten, expanded, replacing, switched_on
+from batik_utils.images import cloth, files, motifs
+from batik_utils.images.cache import cache_folder, temporary_folder
 
 log = logging.getLogger(__name__)
 
@@ -92,41 +92,39 @@ class Dataset:
 def load(
     source: str = "auto",
     root: str | Path | None = None,
-    classes: str | Sequence[str] = motif_names.MOTIFS,
+    classes: str | Sequence[str] = motifs.MOTIFS,
     *,
     limit: int = 0,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = files.MAX_PIXELS,
     timeout_s: float = 10.0,
-    progress: bool = True,
 ) -> Dataset:
     """Find a data set and read its manifest.
 
     Args:
         source: ``folder`` (a tree with one folder a motif), ``kaggle`` (downloaded by kagglehub
-            into its own cache), ``synthetic`` (drawn once, kept in the cache folder), or ``auto``:
-            ``folder`` if a root is given or ``BATIK_DATA_DIR`` is set, else ``kaggle`` if it
-            answers in time, else ``synthetic``.
+            into its own cache), ``synthetic`` (drawn once, stored in the cache folder), or
+            ``auto``: ``folder`` if a root is given or ``BATIK_DATA_DIR`` is set, else ``kaggle`` if
+            it answers in time, else ``synthetic``.
         root: folder of the pictures; only for ``folder`` and ``auto``. ``None`` or ``""`` means
             ``BATIK_DATA_DIR``.
         classes: motifs to read, ``"all"`` for every folder, or names separated by commas.
-        limit: at most this many pictures a motif, spread evenly over the sorted files; 0 for all.
-            The name then ends in ``-limit<n>``, so such results never mix with full ones.
+        limit: at most this many usable pictures a motif, spread evenly over the sorted files; 0
+            for all. The name then ends in ``-limit<n>``, so such results never mix with full ones.
         max_pixels: larger pictures are left out, with the reason.
         timeout_s: how long ``auto`` waits for Kaggle, in seconds.
-        progress: show a bar while files are opened.
-
-    Returns:
-        The data set; its ``source`` says which of the sources was used.
 
     Raises:
         BatikError: unknown source, missing or empty root, missing or empty class, two folders for
-            one motif.
+            one of the motifs, a data set that is divided into ``train`` and ``test``.
     """
+    source = source.strip().lower()
     if source not in SOURCES:
-        raise BatikError(f"Unknown data source '{source}': choose one of {', '.join(SOURCES)}.")
+        close = difflib.get_close_matches(source, SOURCES, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(SOURCES)}."
+        raise BatikError(f"Unknown data source '{source}': {hint}")
     if limit < 0:
         raise BatikError(f"limit must be 0 (all pictures) or a positive number, not {limit}.")
-    given = str(root or os.environ.get("BATIK_DATA_DIR", "")).strip()
+    given = str(root or os.environ.get("BATIK_DATA_DIR", "")).strip(" \"'")
     if root and source in ("kaggle", "synthetic"):
         raise BatikError(
             f"A root ({root}) was given with source '{source}', which does not read one: use "
@@ -140,10 +138,10 @@ def load(
             "holds one folder a motif."
         )
     if source == "synthetic":
-        folder = synthetic.write(cache_folder() / "synthetic", progress=progress)
+        folder = _drawn()
     else:
-        folder = Path(given).expanduser() if source == "folder" else _download_kaggle()
-    return _read_tree(source, folder.resolve(), classes, limit, max_pixels, progress)
+        folder = expanded(given) if source == "folder" else _download_kaggle()
+    return _read_tree(source, folder.resolve(), classes, limit, max_pixels)
 
 
 def results_root(results: str | Path = "") -> Path:
@@ -153,7 +151,7 @@ def results_root(results: str | Path = "") -> Path:
     that is not set. An installed copy of the package has no project: there, the working folder.
     """
     root = PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()
-    return root / Path(results or os.environ.get("BATIK_RESULTS_DIR") or "results").expanduser()
+    return root / expanded(results or os.environ.get("BATIK_RESULTS_DIR") or "results")
 
 
 def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd.DataFrame:
@@ -219,142 +217,80 @@ def write_manifest(dataset: Dataset, results: Path) -> Path:
 
 
 def _read_tree(
-    source: str,
-    root: Path,
-    classes: str | Sequence[str],
-    limit: int,
-    max_pixels: int,
-    progress: bool,
+    source: str, root: Path, classes: str | Sequence[str], limit: int, max_pixels: int
 ) -> Dataset:
-    folders = _motif_folders(root)
-    wanted = _wanted_classes(classes, folders, root)
-    files = {
-        motif: _spread(_sorted_files(folders[motif]), limit) for motif in wanted if motif in folders
-    }
-    jobs = [(motif, path) for motif in wanted for path in files[motif]]
-
-    def describe(job: tuple[str, Path]) -> dict:
-        motif, path = job
-        row: dict = {"path": path.relative_to(root).as_posix(), "motif": motif}
-        try:
-            kind, width, height = inspect(path, max_pixels=max_pixels)
-        except ImageError as error:
-            return row | {"reason": str(error)}
-        content = path.read_bytes()
-        return row | {
-            "size": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "width": width,
-            "height": height,
-            "format": kind,
-        }
-
-    # Pillow decodes outside the interpreter lock, so threads do help
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(describe, jobs),
-            total=len(jobs),
-            desc="Opening pictures",
-            unit="picture",
-            disable=not progress,
-        )
-        rows = list(bar)
-    good = [row for row in rows if "reason" not in row]
-    skipped = pd.DataFrame(
-        [row for row in rows if "reason" in row], columns=["path", "motif", "reason"]
-    )
-    for row in skipped.itertuples():
-        log.warning("Left out %s: %s", row.path, row.reason)
-    for motif in wanted:
-        if not any(row["motif"] == motif for row in good):
-            raise BatikError(
-                f"No usable picture of motif '{motif}' in {folders[motif]} "
-                f"({len(files[motif])} files, all left out): put pictures there, or leave "
-                f"'{motif}' out of the classes."
-            )
+    folders, everything = motifs.find_folders(root, classes)
+    found = {motif: sorted(files.walk(folder), key=_by_number) for motif, folder in folders.items()}
+    left = {motif: list(paths) for motif, paths in found.items()}
+    rows: dict[Path, dict] = {}
+    # what turns out to be unusable does not count: others are taken in its place
+    while jobs := [
+        (motif, path) for motif in left for path in _spread(left[motif], limit) if path not in rows
+    ]:
+        # Pillow decodes outside the interpreter lock, so threads do help
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            described = pool.map(lambda job: _describe(*job, root, max_pixels), jobs)
+            bar = tqdm(described, total=len(jobs), desc="Opening pictures", unit="picture")
+            rows |= dict(zip([path for _, path in jobs], bar, strict=True))
+        for motif in left:
+            left[motif] = [p for p in left[motif] if "reason" not in rows.get(p, ())]
+    ordered = [rows[path] for motif in found for path in found[motif] if path in rows]
+    good = [row for row in ordered if "reason" not in row]
+    skipped = [row for row in ordered if "reason" in row]
+    for row in skipped:
+        log.warning("Left out %s: %s", row["path"], row["reason"])
+    for motif in [motif for motif in found if not left[motif]]:
+        problem = f"No usable picture of motif '{motif}' in {folders[motif]}"
+        problem += f" ({len(found[motif])} files, all left out)"
+        if not everything:
+            raise BatikError(f"{problem}: put pictures there, or leave '{motif}' out.")
+        log.warning("%s: the folder is left out.", problem)
+        del found[motif]
+    if len(found) < 2:
+        raise BatikError(f"A classifier needs two motifs at least; {root} has {sorted(found)}.")
     manifest = pd.DataFrame(good, columns=list(MANIFEST_COLUMNS))
     digest = _digest(manifest)
-    kaggle = digest == KAGGLE_DIGEST or (
-        set(motif_names.MOTIFS) < set(wanted)
-        and _digest(manifest[manifest["motif"].isin(motif_names.MOTIFS)]) == KAGGLE_DIGEST
-    )
-    # a part of the Kaggle set cannot be told by its digest, so the whole of it is looked at
-    if limit and not kaggle and set(motif_names.MOTIFS) <= set(wanted):
-        kaggle = source != "synthetic" and _is_kaggle(folders)
-    kind = "kaggle" if kaggle else source
-    name = f"folder-{digest[:8]}" if kind == "folder" else kind
-    if tuple(wanted) != motif_names.MOTIFS and kind != "folder":
-        name += f"-{len(wanted)}motifs"
-    title = TITLES[kind]
+    kind = "kaggle" if _is_kaggle(manifest, digest, folders, source, limit) else source
+    name, title = f"folder-{digest[:8]}" if kind == "folder" else kind, TITLES[kind]
+    if tuple(found) != motifs.MOTIFS and kind != "folder":
+        name += f"-{len(found)}motifs"
     if limit:
         name += f"-limit{limit}"
         title += f", at most {limit} pictures a motif"
-    return Dataset(source, name, title, root, tuple(wanted), manifest, skipped, digest)
+    omitted = pd.DataFrame(skipped, columns=["path", "motif", "reason"])
+    return Dataset(source, name, title, root, tuple(found), manifest, omitted, digest)
 
 
-def _motif_folders(root: Path) -> dict[str, Path]:
-    if not root.is_dir():
-        raise BatikError(
-            f"The data folder {root} does not exist: check the path, or use source 'synthetic'."
-        )
-    # __MACOSX is what a Mac adds to a zip file
-    visible = sorted(p for p in root.iterdir() if not p.name.startswith((".", "__MACOSX")))
-    # kagglehub and zip files like to add a level: one lone folder without pictures is that level
-    inner = [p for p in visible if p.is_dir()]
-    if len(inner) == 1 and all(p.is_dir() or p.name[0] == "." for p in inner[0].iterdir()):
-        return _motif_folders(inner[0])
-    folders: dict[str, Path] = {}
-    for folder in inner:
-        motif = motif_names.from_folder(folder.name)
-        if motif in folders:
-            raise BatikError(
-                f"Two folders of {root} mean the motif '{motif}': '{folders[motif].name}' and "
-                f"'{folder.name}'. Merge or rename one."
-            )
-        if motif:
-            folders[motif] = folder
-        else:
-            log.warning("Left out the folder %s: its name says no motif", folder)
-    if not folders:
-        raise BatikError(
-            f"{root} holds no folder of a motif: it should hold one folder a motif, such as "
-            f"'batik-tambal'."
-        )
-    return folders
+def _describe(motif: str, path: Path, root: Path, max_pixels: int) -> dict:
+    name = path.relative_to(root).as_posix()
+    row: dict = {"path": name.encode("utf-8", "backslashreplace").decode(), "motif": motif}
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
+        return row | {"reason": "its name is no UTF-8 or holds a line break; rename it"}
+    try:
+        content = files.read_file(path)
+        kind, width, height = files.inspect(content, max_pixels=max_pixels)
+    except files.ImageError as error:
+        return row | {"reason": str(error)}
+    return row | {
+        "size": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "width": width,
+        "height": height,
+        "format": kind,
+    }
 
 
-def _wanted_classes(
-    classes: str | Sequence[str], folders: dict[str, Path], root: Path
-) -> list[str]:
-    if isinstance(classes, str):
-        classes = [*folders] if classes.strip() == "all" else classes.split(",")
-    wanted = sorted({motif_names.from_folder(name) for name in classes if name.strip()})
-    missing = [motif for motif in wanted if motif not in folders]
-    if missing:
-        raise BatikError(
-            f"No folder for motif {', '.join(repr(m) for m in missing)} in {root}: it has "
-            f"{', '.join(sorted(folders))}."
-        )
-    if len(wanted) < 2:
-        raise BatikError(f"A classifier needs at least two motifs, not {wanted}.")
-    return wanted
+def _by_number(path: Path) -> tuple[int, int, str]:
+    """Sort key of files: 1, 2, ... 10, then those without a number."""
+    number = re.fullmatch("[0-9]+", path.stem)
+    return (0, int(path.stem), path.name) if number else (1, 0, path.name)
 
 
-def _sorted_files(folder: Path) -> list[Path]:
-    """Files in the order 1, 2, ... 10, then those without a number."""
-
-    def key(path: Path) -> tuple[int, int, str]:
-        number = re.fullmatch(r"\d+", path.stem)
-        return (0, int(path.stem), path.name) if number else (1, 0, path.name)
-
-    return sorted((p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."), key=key)
-
-
-def _spread(files: list[Path], limit: int) -> list[Path]:
-    if not limit or limit >= len(files):
-        return files
+def _spread(paths: list[Path], limit: int) -> list[Path]:
+    if not limit or limit >= len(paths):
+        return paths
     # the last of each of `limit` equal stretches: every part of a by-number split is met
-    return [files[(i + 1) * len(files) // limit - 1] for i in range(limit)]
+    return [paths[(i + 1) * len(paths) // limit - 1] for i in range(limit)]
 
 
 def _digest(manifest: pd.DataFrame) -> str:
@@ -366,13 +302,29 @@ def _digest(manifest: pd.DataFrame) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _is_kaggle(folders: dict[str, Path]) -> bool:
-    rows = [
-        (path.name, motif, hashlib.sha256(path.read_bytes()).hexdigest())
-        for motif in motif_names.MOTIFS
-        for path in _sorted_files(folders[motif])
-    ]
-    return _digest(pd.DataFrame(rows, columns=["path", "motif", "sha256"])) == KAGGLE_DIGEST
+def _is_kaggle(
+    manifest: pd.DataFrame, digest: str, folders: dict[str, Path], source: str, limit: int
+) -> bool:
+    three = set(motifs.MOTIFS)
+    if digest == KAGGLE_DIGEST:
+        return True
+    if source == "synthetic" or not three <= set(folders):
+        return False
+    if limit:  # a part of the set is not recognised by its digest, so the whole of it is hashed
+        paths = [(m, p) for m in motifs.MOTIFS for p in files.walk(folders[m])]
+        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for _, path in paths]
+        manifest = pd.DataFrame({"path": [path.name for _, path in paths], "sha256": hashes})
+        manifest["motif"] = [motif for motif, _ in paths]
+    return _digest(manifest[manifest["motif"].isin(three)]) == KAGGLE_DIGEST
+
+
+def _drawn() -> Path:
+    """Return the folder of drawn cloth, which lies in the temporary folder if it must."""
+    try:
+        return cloth.write(cache_folder() / "synthetic")
+    except NotWritten as error:
+        log.warning("%s Until then the temporary folder is used.", error)
+        return cloth.write(temporary_folder() / "synthetic")
 
 
 def _kaggle_or_synthetic(timeout_s: float) -> str:

@@ -88,6 +88,14 @@ def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
         lock.release()
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with ``~`` replaced by the home folder, where there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # a user without a home, as in a container
+        return Path(path)
+
+
 def switched_on(variable: str) -> bool:
     """Return whether an environment variable is set to anything but ``0``, ``false``, ``no``."""
     value = os.environ.get(variable, "").strip().lower()

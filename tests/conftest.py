@@ -40,7 +40,7 @@ def real_root() -> Path:
 
 @pytest.fixture(scope="session")
 def real_dataset(real_root) -> data.Dataset:
-    return data.load("folder", real_root, progress=False)
+    return data.load("folder", real_root)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def picture_tree(tmp_path) -> Callable[..., Path]:
 
 @pytest.fixture
 def small_dataset(picture_tree) -> data.Dataset:
-    return data.load("folder", picture_tree(), progress=False)
+    return data.load("folder", picture_tree())
 
 
 def toy_backbone() -> tuple[nn.Module, int]:

@@ -4,11 +4,13 @@ import contextlib
 import functools
 import http.server
 import logging
+import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
@@ -17,6 +19,7 @@ import kagglehub
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import draw
 
 from batik_utils import data
 from batik_utils.errors import BatikError
@@ -25,7 +28,7 @@ from batik_utils.images import motifs
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
 
-load = functools.partial(data.load, progress=False)
+load = data.load
 
 
 # --- a tree of folders ------------------------------------------------------------------------
@@ -64,21 +67,6 @@ def test_files_come_in_the_order_of_their_numbers(picture_tree):
     assert names == [*(f"{n}.jpg" for n in range(1, 13)), "extra.jpg", "1.jpg"]
 
 
-def test_pictures_in_sub_folders_count_and_hidden_files_do_not(picture_tree):
-    root = picture_tree({"betawi": 2, "tambal": 2})
-    (root / "betawi" / "more").mkdir()
-    shutil.copy(root / "betawi" / "1.jpg", root / "betawi" / "more" / "3.jpg")
-    (root / "betawi" / ".DS_Store").write_bytes(b"x")
-    (root / ".hidden").mkdir()
-    dataset = load("folder", root, "all")
-    assert list(dataset.manifest["path"][:3]) == [
-        "betawi/1.jpg",
-        "betawi/2.jpg",
-        "betawi/more/3.jpg",
-    ]
-    assert dataset.skipped.empty
-
-
 def test_a_file_that_is_no_picture_is_reported_by_name_and_left_out(picture_tree, caplog):
     root = picture_tree()
     (root / "batik-betawi" / "9.jpg").write_bytes(b"<!doctype html><html>")
@@ -107,59 +95,139 @@ def test_a_picture_over_the_limit_is_left_out_with_the_reason(picture_tree):
         load("folder", root, max_pixels=100)
 
 
-def test_an_empty_class_is_named(picture_tree):
-    root = picture_tree({"betawi": 2, "sidoluhur": 2})
-    (root / "tambal").mkdir()
-    with pytest.raises(BatikError, match=r"No usable picture of motif 'tambal' .*0 files"):
-        load("folder", root)
+#: Layouts of a data set: files (1.jpg to 4.jpg in each folder; ``->`` makes a link), the classes
+#: that are asked for, and the motifs found, or what the refusal names.
+SIX = ("betawi", "tambal", "sidoluhur")
+LAYOUTS = {
+    "as published": (SIX, None, sorted(SIX)),
+    "a level too many": (("data/train/betawi", "data/train/tambal", "data/.x"), "all", SIX[:2]),
+    "kagglehub": ([f"versions/1/{m}" for m in SIX] + ["__MACOSX/versions"], None, sorted(SIX)),
+    "a lone link": (["elsewhere/a", "elsewhere/b", "root -> elsewhere"], "a,b", "elsewhere"),
+    "notebook checkpoints": ((*SIX, "tambal/.ipynb_checkpoints", ".cache"), "all", sorted(SIX)),
+    "systems": ((*SIX, "$RECYCLE.BIN", "@eaDir", "__MACOSX/a"), "all", sorted(SIX)),
+    "an empty folder": ((*SIX, "New folder/"), "all", sorted(SIX)),
+    "an empty wanted folder": ((*SIX[:2], "sidoluhur/"), None, "sidoluhur"),
+    "a copy beside": ((*SIX, *(f"dataset/{m}" for m in SIX)), "all", sorted(SIX)),
+    "a copy inside": ((*SIX, *(f"tambal copy/{m}" for m in SIX)), "all", sorted(SIX)),
+    "divided": ([f"{s}/{m}" for s in ("test", "train") for m in SIX], None, "/train"),
+    "divided, capitals": (
+        [f"{s}/{m}" for s in ("Testing", "Training") for m in SIX],
+        "all",
+        "/Training",
+    ),
+    "divided beside": ((*SIX, *(f"test/{m}" for m in SIX)), "all", sorted(SIX)),
+    "parts without motifs": (("Training", "Testing"), "all", "holds no folder"),
+    "nothing but a part": ((*SIX[:2], "test"), "all", SIX[:2]),
+    "sessions of a known motif": (("betawi", "tambal/monday", "tambal/friday"), "all", SIX[:2]),
+    "sessions of own motifs": (("a/monday", "b/monday"), "a,b", ("a", "b")),
+    "two of one name": ((*SIX, "batik-tambal"), None, "'batik-tambal' and 'tambal'"),
+    "two of one name, not wanted": (("a", "b", "batik-a x", "A X"), "a,b", ("a", "b")),
+    "words count": (
+        ("Solo_Parang", "Yogyakarta_Parang"),
+        "all",
+        ("soloparang", "yogyakartaparang"),
+    ),
+    "others alike": ((*SIX, "Bali_Barong", "Bali_Merak"), None, sorted(SIX)),
+    "numbers": (("0", "1", "2"), "all", ("0", "1", "2")),
+    "truth": (("true", "false"), "all", ("false", "true")),
+    "nothing": (("null", "nan"), "all", ("nan", "null")),
+    "scripts": (("ꦥꦫꦁ", "蜡染", "Батик Б"), "all", ("батикб", "蜡染", "ꦥꦫꦁ")),
+    "asked as it is written": (
+        ("Solo Parang", "tambal"),
+        "Solo Parang, Batik Tambal",
+        ("soloparang", "tambal"),
+    ),
+    "asked with a number": (("parang 1", "parang 2"), "Parang2,parang-1", ("parang1", "parang2")),
+    "own motifs": (("a", "b"), None, "--classes all"),
+    "linked sub-folder": (("betawi", "there", "tambal -> there"), "betawi,tambal", SIX[:2]),
+    "link to itself": (("betawi", "tambal", "tambal/loop -> .."), "all", SIX[:2]),
+    "one motif": (("betawi",), "all", "two motifs"),
+    "empty": ((), "all", "holds no folder"),
+}
 
 
-def test_a_missing_class_is_named_with_those_there(picture_tree):
-    with pytest.raises(BatikError, match=r"No folder for motif 'tambal' .*betawi, sidoluhur"):
-        load("folder", picture_tree({"betawi": 2, "sidoluhur": 2}))
+def lay(root: Path, names) -> Path:
+    """Make folders of four pictures each, all different; ``name/`` is empty."""
+    root.mkdir(exist_ok=True)
+    for k, name in enumerate(names):
+        name, _, target = name.partition(" -> ")
+        if target:
+            (root / name).symlink_to(target)
+            continue
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for n in range(0 if name.endswith("/") else 4):
+            draw(f"{name}{k}", n, 9).save(root / name / f"{n + 1}.png")
+    return root
 
 
-def test_two_folders_for_one_motif_are_both_named(picture_tree):
-    root = picture_tree({"batik-tambal": 1, "Tambal": 1, "betawi": 1, "sidoluhur": 1})
-    with pytest.raises(BatikError, match=r"'Tambal' and 'batik-tambal'"):
-        load("folder", root)
-
-
-@pytest.mark.parametrize(
-    "above", [["indonesian-batik-motifs"], ["batik"], ["versions", "1"], ["data", "train"]]
-)
-def test_a_level_too_many_is_stepped_over(picture_tree, tmp_path, above):
-    root = tmp_path / "download"
-    picture_tree(root=root.joinpath(*above))
-    (root / "__MACOSX").mkdir()
-    (root / above[0] / ".DS_Store").write_bytes(b"x")
-    (root / "readme.txt").write_text("read me")
-    dataset = load("folder", root)
-    assert len(dataset.manifest) == 24
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_is_a_motif_in_a_folder(name, tmp_path, caplog):
+    names, classes, wanted = LAYOUTS[name]
+    root = lay(tmp_path / "root", names)
+    classes = motifs.MOTIFS if classes is None else classes
+    if isinstance(wanted, str) and name != "a lone link":
+        with pytest.raises(BatikError, match=re.escape(wanted)):
+            load("folder", root, classes)
+        return
+    if name == "a lone link":
+        root, wanted = lay(tmp_path / "other", ["all -> ../root/elsewhere"]), ("a", "b")
+    dataset = load("folder", root, classes)
+    assert dataset.classes == tuple(wanted)
+    assert set(Counter(dataset.manifest["motif"]).values()) <= {4, 8}
+    assert dataset.skipped.empty
     assert all(path.is_file() for path in dataset.paths)
+    # what was made of it can be read again
+    data.write_manifest(dataset, tmp_path / "results")
+    data.write_manifest(dataset, tmp_path / "results")
 
 
-def test_a_folder_whose_name_says_no_motif_is_not_left_out_silently(picture_tree, caplog):
-    root = picture_tree()
-    (root / "バティク").mkdir()
-    with caplog.at_level(logging.WARNING):
-        load("folder", root)
-    assert "バティク" in caplog.text
-
-
-def test_a_missing_an_empty_and_a_file_as_root(tmp_path):
-    with pytest.raises(BatikError, match="does not exist"):
+def test_a_missing_folder_and_a_file_as_root_are_named(tmp_path):
+    with pytest.raises(BatikError, match=r"none does not exist"):
         load("folder", tmp_path / "none")
-    with pytest.raises(BatikError, match="holds no folder"):
-        load("folder", tmp_path)
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(BatikError, match="does not exist"):
-        load("folder", tmp_path / "file")
+    (tmp_path / "set.zip").write_bytes(b"PK")
+    with pytest.raises(BatikError, match="unpack"):
+        load("folder", tmp_path / "set.zip")
+
+
+def test_a_path_may_be_quoted_or_begin_at_home(picture_tree, monkeypatch, tmp_path):
+    root = picture_tree()
+    monkeypatch.setenv("HOME", str(root.parent))
+    for given in (f'"{root}"', f"~/{root.name}", f" {root} "):
+        assert load(" Folder", given).root == root
+
+
+#: File names that cannot be written to a table, and some that only look odd.
+FILE_NAMES = {
+    b"caf\xe9.png": False,
+    b"line\nbreak.png": False,
+    b"carriage\rreturn.png": False,
+    b'quote".png': True,
+    b"comma, here.png": True,
+    "caf\u00e9.png".encode(): True,
+    "narrow\u202fspace.png".encode(): True,
+    "蜡染🦋.png".encode(): True,
+    b"-rf.png": True,
+    b" .png": True,
+}
+
+
+def test_a_file_whose_name_cannot_be_written_is_left_out(tmp_path):
+    root = lay(tmp_path / "root", ("betawi", "tambal"))
+    for k, name in enumerate(FILE_NAMES):
+        draw("odd", k).save(os.fsdecode(os.fsencode(root / "tambal") + b"/" + name), "PNG")
+    dataset = load("folder", root, "all")
+    assert len(dataset.skipped) == list(FILE_NAMES.values()).count(False)
+    assert len(dataset.manifest) == 8 + list(FILE_NAMES.values()).count(True)
+    data.write_manifest(dataset, tmp_path / "results")
+    data.write_manifest(dataset, tmp_path / "results")
+    data.write_table(dataset.skipped, tmp_path / "skipped.csv")
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(BatikError, match=r"Unknown data source 'drive': .*auto, folder, kaggle"):
+    with pytest.raises(BatikError, match=r"'drive': .*auto, folder, kaggle"):
         load("drive")
+    with pytest.raises(BatikError, match="did you mean 'folder'"):
+        load("folders", tmp_path)
     with pytest.raises(BatikError, match="needs a root"):
         load("folder")
     with pytest.raises(BatikError, match="limit must be"):
@@ -205,6 +273,17 @@ def test_a_limit_is_spread_over_the_sorted_files(picture_tree, limit, numbers):
         assert f"at most {limit}" in dataset.title
     else:
         assert "limit" not in dataset.name
+
+
+def test_a_limit_counts_usable_pictures(picture_tree):
+    root = picture_tree({"betawi": 6, "tambal": 6})
+    for name in ("Thumbs.db", "0.mp4", "2.jpg", "6.jpg", "zz.txt"):
+        (root / "tambal" / name).write_bytes(b"no picture")
+    dataset = load("folder", root, "all", limit=4)
+    assert Counter(dataset.manifest["motif"]) == {"betawi": 4, "tambal": 4}
+    everything = load("folder", root, "all")
+    assert len(everything.skipped) == 4
+    assert load("folder", root, "all", limit=5).classes == ("betawi", "tambal")
 
 
 # --- digest and manifest ----------------------------------------------------------------------
@@ -255,12 +334,6 @@ def test_the_manifest_is_written_once_and_other_pictures_are_refused(picture_tre
     path.write_text(path.read_text().replace("betawi/1.jpg", "betawi/99.jpg"))
     with pytest.raises(BatikError, match="describes other pictures"):
         data.write_manifest(dataset, tmp_path / "results")
-
-
-def test_a_motif_called_null_is_a_motif(picture_tree, tmp_path):
-    dataset = load("folder", picture_tree({"null": 1, "none": 1}), "all")
-    data.write_manifest(dataset, tmp_path)
-    data.write_manifest(dataset, tmp_path)
 
 
 def test_no_torch_is_loaded():
@@ -406,6 +479,14 @@ def test_auto_takes_the_environment_next(picture_tree, kaggle, monkeypatch):
     assert asked == []
 
 
+@pytest.mark.parametrize("off", ["0", "false", "no"])
+def test_offline_can_be_off(kaggle, monkeypatch, off):
+    monkeypatch.setenv("BATIK_OFFLINE", off)
+    with answering(200) as url:
+        kaggle(url)
+        assert load("auto").source == "kaggle"
+
+
 @pytest.mark.parametrize("status", [200, 403, 503])
 def test_auto_takes_kaggle_where_it_answers(kaggle, status):
     with answering(status) as url:
@@ -429,6 +510,14 @@ def test_auto_falls_back_to_synthetic_with_a_warning(
     assert "SYNTHETIC" in caplog.text
     assert dataset.root == synthetic_cache / "synthetic"
     assert len(dataset.manifest) == 6
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(few_synthetic, monkeypatch, tmp_path, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BATIK_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert load("synthetic").root.is_relative_to(tmp_path / f"batik-{os.getuid()}")
+    assert "BATIK_CACHE_DIR" in caplog.text
 
 
 def test_auto_without_a_network(kaggle, few_synthetic, caplog):

@@ -94,7 +94,7 @@ def test_results_of_other_pictures_are_refused(setup, small_dataset, tmp_path):
     grid(setup)
     first, second = small_dataset.paths[:2]
     first.write_bytes(second.read_bytes())
-    changed = data.load("folder", small_dataset.root, progress=False)
+    changed = data.load("folder", small_dataset.root)
     with pytest.raises(BatikError, match="other pictures"):
         experiments.prepare(
             replace(changed, name=small_dataset.name), "stratified-0", results=tmp_path / "results"

@@ -73,7 +73,7 @@ def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
 
 def test_a_larger_limit_holds_for_decoding_too(picture_tree, monkeypatch):
     monkeypatch.setattr(files, "MAX_PIXELS", 100)
-    dataset = data.load("folder", picture_tree(), max_pixels=10_000, progress=False)
+    dataset = data.load("folder", picture_tree(), max_pixels=10_000)
     assert len(transforms.load_pixels(dataset, Preprocessing(size=4))) == 24
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from batik_utils.errors import NotWritten, locked, replacing
+from batik_utils.errors import NotWritten, expanded, locked, replacing
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +25,14 @@ log = logging.getLogger(__name__)
 def cache_folder() -> Path:
     """Return the folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
     if given := os.environ.get("BATIK_CACHE_DIR"):
-        return _home(given)
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return _home(given) / "batik"
-    return _home("~/.cache/batik")
+        return expanded(given)
+    folder = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "batik"
+    return temporary_folder() if str(folder).startswith("~") else folder
 
 
-def _home(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # a user without a home, as in a container
-        return Path(tempfile.gettempdir()) / f"batik-{getattr(os, 'getuid', int)()}"
+def temporary_folder() -> Path:
+    """Return this user's folder for where the home cannot be written, or there is none."""
+    return Path(tempfile.gettempdir()) / f"batik-{getattr(os, 'getuid', int)()}"
 
 
 def folder() -> Path:

@@ -27,7 +27,7 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm.auto import tqdm
 
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images.motifs import MOTIFS
 
 #: Raise it whenever the same arguments give other pixels, so that old folders are not reused.
@@ -485,7 +485,6 @@ def write(
     motifs: Sequence[str] = MOTIFS,
     per_motif: int = 50,
     seed: int = 0,
-    progress: bool = True,
 ) -> Path:
     """Write the data set as an ``ImageFolder`` tree, or find it written already.
 
@@ -498,7 +497,6 @@ def write(
         motifs: some of ``motifs.MOTIFS``.
         per_motif: pictures per motif, ``root/batik-<motif>/1.jpg`` and so on.
         seed: 0 or more.
-        progress: show a progress bar.
 
     Returns:
         ``root``, absolute.
@@ -523,7 +521,7 @@ def write(
     growing = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
     try:
         pictures = [(motif, n) for motif in wanted["motifs"] for n in range(1, per_motif + 1)]
-        for motif, n in tqdm(pictures, desc="Drawing cloth", unit="picture", disable=not progress):
+        for motif, n in tqdm(pictures, desc="Drawing cloth", unit="picture"):
             folder = growing / f"batik-{motif}"
             folder.mkdir(parents=True, exist_ok=True)
             rng = _generator(seed, motif, n)
@@ -537,6 +535,11 @@ def write(
             # another process may have been first; whose folder it is does not matter
             if not _finished(root, wanted):
                 raise
+    except OSError as error:
+        raise NotWritten(
+            f"{root} cannot be written ({error.strerror or error}): allow writing there, or set "
+            f"BATIK_CACHE_DIR to another folder."
+        ) from error
     finally:
         shutil.rmtree(growing, ignore_errors=True)
     return root

@@ -177,7 +177,7 @@ def open_image(
     Raises:
         ImageError: empty, too large, no image, damaged, or of a format not in ``FORMATS``.
     """
-    data = source if isinstance(source, bytes) else _read(Path(source), max_bytes)
+    data = source if isinstance(source, bytes) else read_file(source, max_bytes)
     return _decode(data, max_pixels, max_bytes, at_least)[0]
 
 
@@ -187,12 +187,14 @@ def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> tupl
     Returns the format as Pillow names it (``"PNG"``), width and height as stored (px); errors are
     those of `open_image`.
     """
-    data = source if isinstance(source, bytes) else _read(Path(source), MAX_BYTES)
+    data = source if isinstance(source, bytes) else read_file(source)
     # the reduced decode still reads every byte of a JPEG, so a truncated one is found
     return _decode(data, max_pixels, MAX_BYTES, at_least=64)[1]
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of a file; ImageError where it is too large or cannot be read."""
+    path = Path(path)
     try:
         if (size := path.stat().st_size) > max_bytes:
             raise ImageError(_too_large(size, max_bytes), "bytes")

@@ -1,7 +1,17 @@
-"""The motifs by name, and how a folder's name becomes one of them."""
+"""The motifs by name, the folder names that mean them, and their folders in a data set."""
 
+import contextlib
 import difflib
+import logging
 import re
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+from batik_utils.errors import BatikError
+from batik_utils.images import files
+
+log = logging.getLogger(__name__)
 
 #: The three motifs of the published course project, in the class order used everywhere.
 MOTIFS = ("betawi", "sidoluhur", "tambal")
@@ -30,27 +40,156 @@ ALL_MOTIFS = (
     "tambal",
 )
 
-_NOISE = {"batik", "motif", "kain", "jpg", "jpeg", "png", "train", "test", "val"}
+_NOISE = {"batik", "motif", "kain", "jpg", "jpeg", "png", "new", "train", "test", "val"}
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "latih"}
+
+
+def _words(name: str) -> list[str]:
+    """Return the words and numbers of a name, in any script, in lower case."""
+    text = re.sub(r"([a-z])([A-Z])", r"\1 \2", unicodedata.normalize("NFKC", name)).casefold()
+    # letters, the marks that belong to them, and digits; \w would split at Javanese vowels
+    kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    return [word for word in re.split(r"(\d+)|\s+", "".join(kept)) if word]
+
+
+def plain(name: str) -> str:
+    """Return a folder's name without what says no motif: ``batik`` before it, ``jpg`` behind it."""
+    words = _words(name)
+    text = "".join(word for word in words if word not in _NOISE) or "".join(words)
+    # "batikTambal" and "batiktambal" alike: the craft's name is glued to the motif's
+    return re.sub(r"^batik(?=.)|(?<=.)(jpe?g|png)$", "", text) or name.strip().casefold()
 
 
 def from_folder(name: str) -> str:
-    """Return the motif that a folder's name means, whatever its spelling.
+    """Return the motif that a folder's name means: ``"sidoluhur"`` of ``batik_sindoluhur40jpg``.
 
-    Case, digits, separators, a ``batik`` prefix and an image suffix are ignored, and a small
-    misspelling of a known motif is mended. A folder of an unknown motif keeps its plain name.
-
-    Args:
-        name: folder name, e.g. ``"batik_sindoluhur40jpg"`` or ``"Sido Luhur"``.
-
-    Returns:
-        The motif, e.g. ``"sidoluhur"``; an empty string if nothing of the name is left.
+    Case, separators, numbers and a small misspelling of one of `ALL_MOTIFS` do not count, but no
+    word is dropped: ``Solo Parang`` is a motif of its own. An unknown motif keeps its plain name.
     """
-    spaced = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
-    words = [w for w in re.split(r"[^a-z]+", spaced.lower()) if w and w not in _NOISE]
-    # "batikTambal" and "batiktambal" alike: the craft's name is glued to the motif's
-    plain = re.sub(r"^batik|(jpe?g|png)$", "", "".join(words))
-    known = [motif for motif in ALL_MOTIFS if motif in (plain, *words)]
-    if len(known) == 1:
-        return known[0]
-    close = difflib.get_close_matches(plain, ALL_MOTIFS, n=1, cutoff=0.85)
-    return close[0] if close else plain
+    words = [w for w in _words(name) if w not in _NOISE and not w.isdigit()]
+    text = re.sub(r"^batik|(jpe?g|png)$", "", "".join(words))
+    if text in ALL_MOTIFS:
+        return text
+    for motif in difflib.get_close_matches(text, ALL_MOTIFS, n=1, cutoff=0.85):
+
+        def likeness(some: list[str], motif: str = motif) -> float:
+            return difflib.SequenceMatcher(None, "".join(some), motif).ratio()
+
+        # a word without which the name would be closer is more than a misspelling
+        if all(likeness([w for w in words if w != word]) < likeness(words) for word in words):
+            return motif
+    return plain(name)
+
+
+def of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Return the motif of each of several folders.
+
+    A spelling is mended only where one folder alone means that motif: of ``Parang 1`` and
+    ``Parang 2`` both keep their numbers.
+    """
+    meant = {name: {plain(name), from_folder(name)} for name in names}
+    return {
+        name: motif if sum(motif in some for some in meant.values()) == 1 else plain(name)
+        for name in meant
+        for motif in [from_folder(name)]
+    }
+
+
+def is_split(name: str) -> bool:
+    """Return whether a folder is named as a part of a divided data set, such as ``train``."""
+    words = {word for word in _words(name) if not word.isdigit()} - {"set", "data", "images"}
+    return bool(words) and words <= _SPLITS
+
+
+def find_folders(root: Path, classes: str | Sequence[str]) -> tuple[dict[str, Path], bool]:
+    """Return the folder of each wanted motif below a root, sorted, and whether all are wanted.
+
+    ``classes`` are names, alone or separated by commas, or ``"all"``. A level too many above the
+    folders is stepped over; a folder of folders, such as a copy of the data set, is no motif.
+    """
+    if not root.is_dir():
+        wrong = "is a file: unpack an archive, and give the folder" if root.exists() else ""
+        wrong = wrong or "does not exist: check the path"
+        raise BatikError(f"The data folder {root} {wrong}, or use source 'synthetic'.")
+    if isinstance(classes, str):
+        classes = classes.split(",")
+    names = [name.strip() for name in classes if name.strip()]
+    everything = [name.lower() for name in names] == ["all"]
+    inner = _folders_in(root)
+    # kagglehub and zip files like to add a level
+    for _ in range(9):
+        if len(inner) == 1 and _holds_folders(inner[0]):
+            root, inner = inner[0], _folders_in(inner[0])
+    meant = of_folders([folder.name for folder in inner])
+    asked = [] if everything else names
+    known = {*ALL_MOTIFS, *map(plain, asked), *map(from_folder, asked)}
+    by_motif: dict[str, list[Path]] = {}
+    nested = []
+    for folder in inner:
+        motif, holds_folders = meant[folder.name], _holds_folders(folder)
+        below = of_folders(f.name for f in _folders_in(folder)).values()
+        copy = holds_folders and (motif not in known or set(below) & ({*meant.values()} | known))
+        if copy:
+            nested.append(folder)
+        if copy or is_split(folder.name):
+            what = "it holds folders, no pictures" if copy else "its name says no motif"
+            log.warning("Left out the folder %s: %s.", folder, what)
+        else:
+            by_motif.setdefault(motif, []).append(folder)
+    if len(by_motif) < 2 and nested:
+        nested.sort(key=lambda folder: not folder.name.lower().startswith("train"))
+        raise BatikError(
+            f"{root} holds folders of folders ({', '.join(f.name for f in nested)}), not one "
+            f"folder a motif: give one of them as the root, such as --root {nested[0]}"
+        )
+    if not by_motif:
+        raise BatikError(
+            f"{root} holds no folder of a motif: it should hold one folder a motif, such as "
+            f"'batik-tambal'."
+        )
+    chosen = sorted(by_motif) if everything else _chosen(names, by_motif, root)
+    for motif in chosen:
+        if len(by_motif[motif]) > 1:
+            several = " and ".join(f"'{folder.name}'" for folder in by_motif[motif])
+            raise BatikError(
+                f"Several folders of {root} mean the motif '{motif}': {several}. Merge them, or "
+                f"rename one."
+            )
+    return {motif: by_motif[motif][0] for motif in chosen}, everything
+
+
+def _chosen(names: Sequence[str], there: Collection[str], root: Path) -> list[str]:
+    exact = {name: plain(name) for name in names}
+    meant = {n: m if m in there else from_folder(n) for n, m in exact.items()}
+    if missing := sorted({exact[name] for name, motif in meant.items() if motif not in there}):
+        raise BatikError(
+            f"No folder for motif {', '.join(map(repr, missing))} in {root}: it has "
+            f"{', '.join(sorted(there))}. For motifs of your own use --classes all (CLASSES = "
+            f"'all' in a notebook), or name them."
+        )
+    chosen = sorted(set(meant.values()))
+    if len(chosen) < 2:
+        raise BatikError(f"A classifier needs at least two motifs, not {chosen}.")
+    return chosen
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        found = [p for p in folder.iterdir() if not files.is_hidden(p.name) and p.is_dir()]
+    except OSError as error:
+        raise BatikError(
+            f"{folder} cannot be listed ({error.strerror}): allow reading it."
+        ) from error
+    return sorted(found)
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Return whether a folder has folders in it and no picture beside them."""
+    if not _folders_in(folder):
+        return False
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not files.is_hidden(path.name):
+            with contextlib.suppress(files.ImageError):
+                files.inspect(path)
+                return False
+    return True

@@ -178,7 +178,7 @@ def test_sums_are_those_of_sha256sum(tmp_path):
 def test_missing_files_say_how_to_make_them(tmp_path, picture_tree):
     from batik_utils import data
 
-    dataset = data.load("folder", picture_tree(), progress=False)
+    dataset = data.load("folder", picture_tree())
     with pytest.raises(BatikError, match="batik_utils audit"):
         build.run(dataset, tmp_path)
     assert Image.open(dataset.paths[0]).size  # the pictures are there

@@ -56,7 +56,7 @@ def tree(sources, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(tree) -> data.Dataset:
-    return data.load("folder", tree, progress=False)
+    return data.load("folder", tree)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from batik_utils import data, transforms
 from batik_utils.images import cache as array_cache
-from batik_utils.images.resize import Preprocessing
 
 ROWS = np.arange(24, dtype=np.float32).reshape(4, 3, 2)
 
@@ -148,34 +146,3 @@ def test_two_processes_at_once_make_it_once():
         process.join(30)
         assert process.exitcode == 0
     assert made.value == 1
-
-
-def test_pictures_are_decoded_once_for_each_size(small_dataset, monkeypatch):
-    opened = []
-    original = transforms.files.open_image
-    monkeypatch.setattr(
-        transforms.files,
-        "open_image",
-        lambda *given, **more: opened.append(1) or original(*given, **more),
-    )
-    settings = Preprocessing(size=8)
-    first = transforms.load_pixels(small_dataset, settings)
-    again = transforms.load_pixels(small_dataset, settings)
-    assert len(opened) == 24
-    assert (first == again).all()
-    transforms.load_pixels(small_dataset, Preprocessing(size=9))
-    transforms.load_pixels(
-        small_dataset, Preprocessing(size=8, interpolation="bicubic"), progress=False
-    )
-    assert len(opened) == 3 * 24
-
-
-def test_a_replaced_picture_is_decoded_anew(small_dataset):
-    settings = Preprocessing(size=8)
-    before = transforms.load_pixels(small_dataset, settings)
-    first, second = small_dataset.paths[0], small_dataset.paths[1]
-    first.write_bytes(second.read_bytes())
-    changed = data.load("folder", small_dataset.root, progress=False)
-    after = transforms.load_pixels(changed, settings)
-    assert (after[0] == before[1]).all()
-    assert (after[1:] == before[1:]).all()

@@ -15,7 +15,7 @@ from batik_utils.images.motifs import MOTIFS, from_folder
 def five(tmp_path_factory):
     """A finished set of five Betawi and five Tambal pictures."""
     root = tmp_path_factory.mktemp("five") / "set"
-    return synthetic.write(root, ("betawi", "tambal"), per_motif=5, seed=3, progress=False)
+    return synthetic.write(root, ("betawi", "tambal"), per_motif=5, seed=3)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_draw_leaves_the_global_generator_alone():
 def test_an_unknown_motif_is_answered_with_the_known_ones(tmp_path):
     for call in (
         lambda: synthetic.draw("kawung", 0),
-        lambda: synthetic.write(tmp_path / "set", ("betawi", "kawung"), progress=False),
+        lambda: synthetic.write(tmp_path / "set", ("betawi", "kawung")),
     ):
         with pytest.raises(BatikError, match=r"'kawung'.*betawi.*sidoluhur.*tambal"):
             call()
@@ -70,7 +70,7 @@ def test_an_unknown_motif_is_answered_with_the_known_ones(tmp_path):
 )
 def test_senseless_arguments_are_refused(tmp_path, arguments, word):
     with pytest.raises(BatikError, match=word):
-        synthetic.write(tmp_path / "set", **arguments, progress=False)
+        synthetic.write(tmp_path / "set", **arguments)
     with pytest.raises(BatikError, match="too small"):
         synthetic.draw("betawi", 0, (320, 8))
 
@@ -92,7 +92,7 @@ def test_the_tree_is_an_image_folder_of_numbered_jpegs(five):
 
 
 def test_a_picture_does_not_depend_on_the_others(five, tmp_path):
-    three = synthetic.write(tmp_path / "three", ("tambal",), per_motif=3, seed=3, progress=False)
+    three = synthetic.write(tmp_path / "three", ("tambal",), per_motif=3, seed=3)
     for n in (1, 3):
         name = f"batik-tambal/{n}.jpg"
         assert (three / name).read_bytes() == (five / name).read_bytes()
@@ -100,7 +100,7 @@ def test_a_picture_does_not_depend_on_the_others(five, tmp_path):
 
 def test_seed_motif_and_number_each_change_the_drawing(tmp_path, blank):
     for seed in (0, 1):
-        synthetic.write(tmp_path / str(seed), per_motif=4, seed=seed, progress=False)
+        synthetic.write(tmp_path / str(seed), per_motif=4, seed=seed)
     assert len({(motif, seed) for motif, seed, _ in blank}) == len({s for _, s, _ in blank}) == 24
 
 
@@ -112,47 +112,47 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(synthetic, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        synthetic.write(tmp_path / "set", per_motif=1, progress=False)
+        synthetic.write(tmp_path / "set", per_motif=1)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_finished_set_is_reused_whatever_the_order_of_motifs(tmp_path, blank):
-    root = synthetic.write(tmp_path / "set", ("tambal", "betawi"), 2, progress=False)
+    root = synthetic.write(tmp_path / "set", ("tambal", "betawi"), 2)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert synthetic.write(tmp_path / "set", ("betawi", "tambal"), 2, progress=False) == root
+    assert synthetic.write(tmp_path / "set", ("betawi", "tambal"), 2) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert len(blank) == 4
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"per_motif": 2}, {"motifs": ("tambal",)}])
 def test_another_set_in_the_folder_is_an_error_and_stays(tmp_path, blank, other):
-    root = synthetic.write(tmp_path / "set", per_motif=1, progress=False)
+    root = synthetic.write(tmp_path / "set", per_motif=1)
     before = sorted(root.rglob("*"))
     with pytest.raises(BatikError, match="another folder or delete"):
-        synthetic.write(root, **{"per_motif": 1, **other}, progress=False)
+        synthetic.write(root, **{"per_motif": 1, **other})
     assert sorted(root.rglob("*")) == before
 
 
 def test_an_older_version_is_not_reused(tmp_path, blank, monkeypatch):
-    root = synthetic.write(tmp_path / "set", per_motif=1, progress=False)
+    root = synthetic.write(tmp_path / "set", per_motif=1)
     assert json.loads((root / synthetic.MARKER).read_text())["version"] == synthetic.VERSION
     monkeypatch.setattr(synthetic, "VERSION", synthetic.VERSION + 1)
     with pytest.raises(BatikError, match="another folder or delete"):
-        synthetic.write(root, per_motif=1, progress=False)
+        synthetic.write(root, per_motif=1)
 
 
 def test_a_folder_of_other_things_is_not_touched(tmp_path, blank):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "thesis.txt").write_text("years of work")
     with pytest.raises(BatikError, match="no finished synthetic data set"):
-        synthetic.write(tmp_path / "set", per_motif=1, progress=False)
+        synthetic.write(tmp_path / "set", per_motif=1)
     assert (tmp_path / "set" / "thesis.txt").read_text() == "years of work"
     assert not blank
 
 
 def test_an_empty_folder_is_filled(tmp_path, blank):
     (tmp_path / "set").mkdir()
-    root = synthetic.write(tmp_path / "set", per_motif=1, progress=False)
+    root = synthetic.write(tmp_path / "set", per_motif=1)
     assert len(list(root.glob("*/1.jpg"))) == 3
 
 
@@ -163,7 +163,7 @@ def _overtaken(monkeypatch, root, **arguments):
     def slow(*drawn):
         calls.append(drawn)
         if len(calls) == 1:
-            synthetic.write(root, **arguments, progress=False)
+            synthetic.write(root, **arguments)
         return plain(*drawn)
 
     monkeypatch.setattr(synthetic, "draw", slow)
@@ -172,7 +172,7 @@ def _overtaken(monkeypatch, root, **arguments):
 def test_of_two_calls_at_once_the_first_to_finish_is_used(tmp_path, blank, monkeypatch):
     root = tmp_path / "set"
     _overtaken(monkeypatch, root, per_motif=2)
-    assert synthetic.write(root, per_motif=2, progress=False) == root
+    assert synthetic.write(root, per_motif=2) == root
     assert len(blank) == 12  # both drew
     assert len(list(root.glob("*/*.jpg"))) == 6
     assert list(tmp_path.iterdir()) == [root]
@@ -182,7 +182,7 @@ def test_two_different_calls_at_once_do_not_mix(tmp_path, blank, monkeypatch):
     root = tmp_path / "set"
     _overtaken(monkeypatch, root, per_motif=1)
     with pytest.raises(BatikError, match="another folder or delete"):
-        synthetic.write(root, per_motif=2, progress=False)
+        synthetic.write(root, per_motif=2)
     assert len(list(root.glob("*/*.jpg"))) == 3
     assert list(tmp_path.iterdir()) == [root]
 

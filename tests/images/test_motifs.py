@@ -4,60 +4,88 @@ import pytest
 
 from batik_utils.images import motifs
 
-SPELLINGS = {
-    "betawi": ["batik-betawi", "02 Betawi (50)", "BETAWI", "betawi_train", "batik betawi new"],
-    "sidoluhur": [
-        "batik-sidoluhur",
-        "batik_sindoluhur40jpg",
-        "Sido Luhur",
-        "sido-luhur",
-        "BatikSidoLuhur",
-        "Batik Sidoluhur (1).jpg",
-    ],
-    "tambal": ["BATIK_TAMBAL", "batikTambal", "batiktambal", "BATIKTAMBAL", "tambals", "Tambal50"],
-    "megamendung": ["batik-mega-mendung", "MegaMendung", "mega mendung", "batik-megamendun"],
-    "sidomukti": ["batik-sidomukti", "Sido Mukti", "sidomukti2"],
-    "parang": ["Parang Rusak", "kain parang"],
+#: A folder's name, alone, and its motif.
+NAMES = {
+    "batik-betawi": "betawi",
+    "02 Betawi (50)": "betawi",
+    "BETAWI": "betawi",
+    "betawi_train": "betawi",
+    "batik betawi new": "betawi",
+    "batik_sindoluhur40jpg": "sidoluhur",
+    "Sido Luhur": "sidoluhur",
+    "BatikSidoLuhur": "sidoluhur",
+    "Batik Sidoluhur (1).jpg": "sidoluhur",
+    "BATIK_TAMBAL": "tambal",
+    "batikTambal": "tambal",
+    "BATIKTAMBAL": "tambal",
+    "tambals": "tambal",
+    "Tambal50": "tambal",
+    "batik-mega-mendung": "megamendung",
+    "batik-megamendun": "megamendung",
+    "Sido Mukti": "sidomukti",
+    "kain parang": "parang",
+    # no word is dropped
+    "Parang Rusak": "parangrusak",
+    "Solo_Parang": "soloparang",
+    "de parang": "deparang",
+    "bali-parang": "baliparang",
+    "sogan sidoluhur": "sogansidoluhur",
+    # unknown ones keep their own name, in every script
+    "batik-truntum": "truntum",
+    "Sido Mulyo": "sidomulyo",
+    "sidoasih": "sidoasih",
+    "cats": "cats",
+    "0": "0",
+    "007": "007",
+    "motif 1": "1",
+    "ꦥꦫꦁ": "ꦥꦫꦁ",
+    "蜡染": "蜡染",
+    "Батик": "батик",
+    "バティク": "バティク",
+    "cafe\u0301": "caf\u00e9",
+    "true": "true",
+    "batik": "batik",
+    "png": "png",
+    "🦋": "🦋",
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "motif"), [(name, motif) for motif, names in SPELLINGS.items() for name in names]
-)
-def test_every_spelling_of_a_motif_is_understood(name, motif):
-    assert motifs.from_folder(name) == motif
-
-
-@pytest.mark.parametrize("motif", motifs.ALL_MOTIFS)
-def test_the_published_folder_names_mean_themselves(motif):
-    assert motifs.from_folder(f"batik-{motif}") == motif
-    assert motifs.from_folder(motif) == motif
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_means_a_motif(name):
+    assert motifs.from_folder(name) == NAMES[name]
+    assert motifs.of_folders([name]) == {name: NAMES[name]}
 
 
 @pytest.mark.parametrize(
-    ("name", "motif"),
+    ("names", "wanted"),
     [
-        ("batik-truntum", "truntum"),
-        ("Sido Mulyo", "sidomulyo"),
-        ("sidoasih", "sidoasih"),
-        ("cats", "cats"),
-        # two motifs in one name are neither
-        ("sogan sidoluhur", "sogansidoluhur"),
-        ("bali-parang", "baliparang"),
+        (["Solo_Parang", "Yogyakarta_Parang"], ["soloparang", "yogyakartaparang"]),
+        (["Bali_Barong", "Bali_Merak", "bali"], ["balibarong", "balimerak", "bali"]),
+        (["Parang 1", "Parang 2"], ["parang1", "parang2"]),
+        (["parang", "parang-2"], ["parang", "parang2"]),
+        (["tambal", "tamball"], ["tambal", "tamball"]),
+        (["0", "1", "2"], ["0", "1", "2"]),
+        (["ꦥꦫꦁ", "ꦥꦫꦶ"], ["ꦥꦫꦁ", "ꦥꦫꦶ"]),
+        (["a1", "a2", "b"], ["a1", "a2", "b"]),
+        # only these are the same name
+        (["Tambal", "batik-tambal"], ["tambal", "tambal"]),
     ],
 )
-def test_an_unknown_motif_keeps_its_own_name(name, motif):
-    assert motifs.from_folder(name) == motif
+def test_a_spelling_is_mended_only_where_that_is_unique(names, wanted):
+    assert list(motifs.of_folders(names).values()) == wanted
 
 
-def test_similar_motifs_are_not_taken_for_one_another():
-    assert motifs.from_folder("sidoluhur") != motifs.from_folder("sidomukti")
-    assert len({motifs.from_folder(motif) for motif in motifs.ALL_MOTIFS}) == 20
+def test_the_published_folder_names_mean_themselves():
+    folders = [f"batik-{motif}" for motif in motifs.ALL_MOTIFS]
+    assert tuple(motifs.of_folders(folders).values()) == motifs.ALL_MOTIFS
+    assert tuple(map(motifs.from_folder, motifs.ALL_MOTIFS)) == motifs.ALL_MOTIFS
 
 
-@pytest.mark.parametrize("name", ["batik", "123", "", "_", "train", "バティク"])
-def test_a_name_that_says_no_motif_is_empty(name):
-    assert motifs.from_folder(name) == ""
+@pytest.mark.parametrize(
+    "name", ["train", "Testing", "val_set", "02 valid", "Training Data", "tests"]
+)
+def test_parts_of_a_divided_data_set(name):
+    assert motifs.is_split(name) == (name != "tests")
 
 
 def test_the_class_order_is_sorted():
