@@ -113,7 +113,7 @@ def drawn(name: str) -> bytes:
     }
     if name not in known:
         raise BatikError(f"There is no drawn cloth {name}.")
-    return _jpeg(cloth.draw(*known[name], (480, 480)), quality=88)
+    return _jpeg(cloth.draw(*known[name], (400, 400)), quality=80)
 
 
 def gallery(folder: Path, classes: Sequence[str]) -> list[dict]:

@@ -33,7 +33,7 @@ function say(key, values = {}) {
     count: texts().numbers[count] || count, motifs: list(data.classes.map(name)),
     minutes: data.limits.minutes, formats: data.formats, ...values,
   };
-  return (texts().say[key] || texts().refused[key]).replace(/\{(\w+)\}/g, (_, k) => all[k]);
+  return (texts().say[key] ?? texts().refused[key] ?? texts().refused.format).replace(/\{(\w+)\}/g, (_, k) => all[k]);
 }
 const percent = (p) => (p > 0.99 ? "> 99 %" : p < 0.01 ? "< 1 %" : `${Math.round(100 * p)} %`);
 const ranked = (answer) => Object.entries(answer.probabilities).sort((a, b) => b[1] - a[1]);
@@ -51,7 +51,7 @@ function headline(answer) {
 }
 function remark(answer) {
   const kind = grade(answer);
-  if (kind === "refused") return say(texts().refused[answer.kind] ? answer.kind : "format");
+  if (kind === "refused") return say(answer.kind);
   const best = answer.motif ? ranked(answer)[0][1] : 0;
   return say(`${kind}_note`, { hundred: Math.min(99, Math.round(100 * best)) });
 }
@@ -158,23 +158,23 @@ function motifPage(motif) {
 function startScreen() {
   const examples = data.classes.flatMap((motif) => drawn(motif, 2).map((src) => [motif, src]));
   return [el("section.card.start", { "aria-labelledby": "title" },
-    el("h1", { id: "title" }, say("title")), el("p", null, say("intro")), actions(),
-    el("p.quiet.mouse", null, say("drop")),
-    button(say("folder"), () => $("from-folder").click(), "link.mouse")),
+    el("h1", { id: "title" }, say("title")), el("p", null, say("intro")),
+    ...(state.failed ? [el("p", { role: "alert" }, say(state.failed))] : [actions(),
+      el("p.quiet.mouse", null, say("drop")),
+      button(say("folder"), () => $("from-folder").click(), "link.mouse", { id: "folder" })])),
   loading(),
-  examples.length ? el("section", { "aria-labelledby": "examples" },
+  state.failed ? motifLinks(data.classes) : examples.length ? el("section", { "aria-labelledby": "examples" },
     el("p.quiet", { id: "examples" }, say("examples")),
     el("ul.row", null, examples.map(([motif, src]) => el("li", null,
       el("button", {
-        type: "button", "aria-label": say("example", { motif: name(motif) }),
+        type: "button", id: src, "aria-label": say("example", { motif: name(motif) }),
         onclick: () => fetch(src).then((found) => found.blob())
           .then((blob) => take([new File([blob], src.split("/").pop(), { type: blob.type })])),
       }, el("img", { src, alt: "" })))))) : null];
 }
 
 function loading() {
-  if (state.failed) return el("p.card", { role: "alert" }, say(state.failed));
-  if (state.progress === null) return null;
+  if (state.progress === null || state.failed) return null;
   return el("div.card", null,
     el("p", { id: "loading" }, say("loading", { percent: state.progress })),
     el("progress", { max: 100, value: state.progress, "aria-labelledby": "loading" }),
@@ -199,7 +199,6 @@ function figure(item) {
     box.append(button(say("what_counted"), () => {
       state.heat = !state.heat;
       render();
-      $("switch").focus();
     }, "switch", { id: "switch", "aria-pressed": String(state.heat) }));
   }
   return box;
@@ -280,11 +279,11 @@ function manyScreen() {
       .filter(Boolean).join(" · ")),
     done ? null : el("progress", { max: state.items.length, value: answers.length, "aria-labelledby": "summary" }),
     state.note ? el("p.quiet", { role: "alert" }, say(state.note, state.values)) : null, loading(),
-    el("div.tools", null, button(say("add"), () => $("from-files").click(), "button.first"),
+    el("div.tools", null, button(say("add"), () => $("from-files").click(), "button.first", { id: "add" }),
       button(say("csv"), download, "button", { id: "csv", disabled: !done }),
-      button(say("again"), () => { state.items = []; open(null); }, "button"))),
-  el("ul.list", { id: "list" }, state.items.map((item) => el("li", null, el("button", {
-    type: "button", onclick: () => open(item), className: item.answer ? grade(item.answer) : "waiting",
+      button(say("again"), () => { state.items = []; open(null); }, "button", { id: "again" }))),
+  el("ul.list", { id: "list" }, state.items.map((item, k) => el("li", null, el("button", {
+    type: "button", id: `item-${k}`, onclick: () => open(item), className: item.answer ? grade(item.answer) : "waiting",
   }, item.thumb || el("span.thumb"), el("span", null,
     el("b", null, item.answer ? headline(item.answer) : say("looking")),
     el("small", null, item.answer?.level === "motif" ? `${percent(ranked(item.answer)[0][1])} · ` : "",
@@ -311,6 +310,7 @@ function download() {
 // ---- drawing
 
 function render() {
+  const focused = document.activeElement?.id;
   const page = decodeURIComponent(location.hash.slice(1));
   const motif = page.startsWith("motif-") ? page.slice(6) : "";
   const read = data.classes.includes(motif) ? () => motifPage(motif) : pages[page];
@@ -319,7 +319,7 @@ function render() {
   document.title = $("home").textContent = say("title");
   $("languages").ariaLabel = say("language");
   $("languages").replaceChildren(...Object.entries(data.languages).map(([code, one]) => button(one.name,
-    () => { language = code; store("batik-language", code); render(); $(`speak-${code}`).focus(); }, "speak",
+    () => { language = code; store("batik-language", code); render(); }, "speak",
     { id: `speak-${code}`, lang: code, "aria-pressed": String(code === language) })));
   $("main").replaceChildren(...(read
     ? [el("article.card.read", null, read(), state.items.length
@@ -327,9 +327,10 @@ function render() {
     : item ? oneScreen(item) : state.items.length ? manyScreen() : startScreen()).filter(Boolean));
   const links = ["motifs", "about", ...(data.api ? ["api"] : [])];
   $("foot").replaceChildren(
-    el("ul", null, links.map((key) => el("li", null, el("a", { href: `#${key}` }, say(key))))),
+    el("ul", null, links.map((key) => el("li", null, el("a", { id: `to-${key}`, href: `#${key}` }, say(key))))),
     el("span", { id: "private" }, say(`private_short_${backend.kind}`),
       state.offline ? ` ${say("offline")}.` : ""));
+  if (focused) $(focused)?.focus({ preventScroll: true });
 }
 let planned = 0;
 const later = () => { // many answers a second are drawn once
@@ -396,7 +397,7 @@ async function ask(item) {
     else item.answer = await backend.answer(item.file, item.broken);
   } catch (error) {
     console.error(error);
-    item.answer = refusal("failed");
+    item.answer = refusal(state.failed || "failed");
   }
   if (state.items.length === 1) tell(`${headline(item.answer)}. ${remark(item.answer)}`);
   else if (!waiting.length) tell(say("several", { count: state.items.length }));
@@ -507,8 +508,11 @@ render();
 if (!state.failed) {
   backend.start((progress) => {
     if (progress === state.progress) return;
+    const drawn = state.progress !== null && $("loading");
     state.progress = progress;
-    later();
+    if (!drawn) return later();
+    drawn.textContent = say("loading", { percent: progress });
+    drawn.parentElement.querySelector("progress").value = progress;
   }, (key) => { state.note = key; later(); }).then((offline) => {
     state.progress = null;
     state.offline = Boolean(offline);
