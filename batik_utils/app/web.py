@@ -28,7 +28,8 @@ RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf
 #: What browsers open; TIFF is not among it.
 FORMATS = tuple(name for name in files.FORMATS if name != "TIFF")
 
-_SCRIPTS = ("app.js", "browser.js", "worker.js", "style.css", "icon.svg", "ornament.svg")
+_SCRIPTS = ("app.js", "kinds.js", "browser.js", "worker.js", "style.css")
+_DRAWINGS = ("icon.svg", "ornament.svg")
 _ICONS = ("icon-192.png", "icon-512.png")
 _RUNTIME_SCRIPTS = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs")
 _RUNTIME_WASM = "ort-wasm-simd-threaded.wasm"
@@ -58,7 +59,7 @@ def build(
     for name in ("drawn", "gallery"):
         shutil.rmtree(inside / name, ignore_errors=True)
         (inside / name).mkdir(parents=True)
-    for name in (*_SCRIPTS, *_ICONS):
+    for name in (*_SCRIPTS, *_DRAWINGS, *_ICONS):
         shutil.copyfile(page.FILES / name, inside / name)
     with tempfile.TemporaryDirectory() as scratch:
         wasm = _unpack(package or _fetch(Path(scratch)), inside)

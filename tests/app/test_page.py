@@ -60,7 +60,7 @@ def test_what_is_said_of_a_motif_has_sources(motif):
 def test_nothing_ends_the_script_in_which_the_data_stand(predictor):
     data = page.content(predictor, max_bytes=1, card="</script><script>alert(1)</script>")
     text = page.render(data, "server", base='/"><b>/')
-    assert text.count("</script>") == 3
+    assert text.count("</script>") == 4
     assert '"><b>' not in text
     inside = re.search(r'id="data">(.*?)</script>', text, re.S)[1]
     assert json.loads(inside) == json.loads(json.dumps(data))

@@ -395,6 +395,8 @@ async function ask(item) {
     if (item.file.size > data.limits.bytes) item.answer = refusal("bytes");
     else if (!item.file.size) item.answer = refusal("empty");
     else item.answer = await backend.answer(item.file, item.broken);
+    // the server says "format" of every other kind of file; the page knows what helps
+    if (item.answer.kind === "format") item.answer.kind = (await kindOf(item.file)) || "format";
   } catch (error) {
     console.error(error);
     item.answer = refusal(state.failed || "failed");

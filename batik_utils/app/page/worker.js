@@ -1,7 +1,7 @@
 // The classifier in the browser: a picture is opened, resized as Pillow does and judged here.
 "use strict";
 
-importScripts("ort.wasm.min.js");
+importScripts("kinds.js", "ort.wasm.min.js");
 
 const FILTERS = {
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
@@ -74,36 +74,17 @@ function resize(pixels, size, method) {
   return out;
 }
 
-// What a file is, by its first bytes: a word of `refused` in the texts, or "" for what is opened.
-function kindOf(head) {
-  const text = String.fromCharCode(...head);
-  const brand = text.slice(4, 8) === "ftyp" ? text.slice(8, 12) : "";
-  const lower = text.trimStart().toLowerCase();
-  if (/^(\xff\xd8\xff|\x89PNG|GIF8|BM|RIFF....WEBP)/s.test(text)) return "";
-  if (/^(hei|hev|mif1|msf1)/.test(brand)) return "heic";
-  if (/^avi/.test(brand)) return "avif";
-  if (brand === "jp2 " || text.startsWith("\0\0\0\x0cjP  ")) return "jpeg2000";
-  if (/^crx/.test(brand)) return "raw";
-  if (brand) return "video";
-  if (text.startsWith("8BPS")) return "psd";
-  if (/^(II\*\0|MM\0\*)/.test(text)) return "tiff";
-  if (lower.startsWith("%pdf")) return "pdf";
-  if (/^<(!doctype html|html)/.test(lower)) return "html";
-  if (/^<(\?xml|svg)/.test(lower)) return "svg";
-  return "format";
-}
-
 // Open a file upright, on white, without colour management, as the package does.
 async function open(file) {
-  const kind = kindOf(new Uint8Array(await file.slice(0, 64).arrayBuffer()));
-  if (kind) throw new Refused(kind);
+  const kind = await kindOf(file);
+  if (kind && kind !== "avif") throw new Refused(kind);
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, {
       imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none",
     });
   } catch {
-    throw new Refused("damaged");
+    throw new Refused(kind || "damaged");
   }
   const { width, height } = bitmap;
   if (Math.min(width, height) < limits.side) throw new Refused("small");
