@@ -17,4 +17,14 @@ Imports: errors <- images <- root modules <- duplicates, evaluation <- classifie
 imports errors and images alone. ``import batik_utils`` loads nothing else.
 """
 
+import os
+
 __version__ = "0.1.0"
+
+# Libraries that report their use read these when they are imported, which is later than this.
+for _name, _value in {
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}.items():
+    os.environ.setdefault(_name, _value)

@@ -1,6 +1,9 @@
-"""The one place where onnxruntime is imported: ONNX file to session on the CPU, without torch."""
+"""ONNX file to onnxruntime session on the CPU, without torch.
 
-import os
+That onnxruntime reports its use is switched off where the package is imported, see `batik_utils`
+(https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md).
+"""
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +19,6 @@ def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession"
     Raises:
         BatikError: the file cannot be read, or is no model.
     """
-    # read by onnxruntime when it is imported; without it a usage report is sent
-    # (https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md)
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -114,12 +114,6 @@ def serve(
 
 def _prepare(host: str) -> Path:
     """Set what Gradio reads from the environment, before it is imported; return its folder."""
-    for name, value in (
-        ("GRADIO_ANALYTICS_ENABLED", "False"),
-        ("HF_HUB_DISABLE_TELEMETRY", "1"),
-        ("DO_NOT_TRACK", "1"),
-    ):
-        os.environ.setdefault(name, value)
     # Gradio asks its own server whether it is there: not through a proxy
     for name in ("NO_PROXY", "no_proxy"):
         hosts = [one for one in os.environ.get(name, "").split(",") if one]
