@@ -9,18 +9,22 @@ a finished one. Introduced in notebooks 02 (result files) and 05 (section "The s
 import contextlib
 import pickle
 import struct
+import subprocess
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 
-from batik_utils import __version__, data, models
-from batik_utils.errors import BatikError, locked, replacing
+from batik_utils import __version__, data, metrics, models
+from batik_utils.data import Dataset
+from batik_utils.errors import PROJECT, BatikError, locked, replacing
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 
@@ -36,6 +40,59 @@ _COLUMNS = {
     "history": ("run", "epoch"),
     "not_run": ("recipe", "reason", "remedy"),
 }
+
+
+class Finished(NamedTuple):
+    """What one run writes: values for ``RUN_COLUMNS``, test predictions and history."""
+
+    row: dict
+    predictions: pd.DataFrame
+    history: pd.DataFrame
+
+
+def finish(
+    recipe: Recipe,
+    dataset: Dataset,
+    rows: Sequence[int],
+    probabilities: np.ndarray,
+    history: pd.DataFrame,
+    facts: dict,
+) -> Finished:
+    """Score one run's probabilities (M, K) of the test pictures at ``rows`` of the manifest.
+
+    ``facts`` are the columns of a run's row that are not known otherwise.
+    """
+    import torchvision
+
+    tested = dataset.manifest.iloc[rows]
+    predictions = pd.DataFrame(
+        {
+            "path": tested["path"].to_numpy(),
+            "label": tested["motif"].to_numpy(),
+            "predicted": [dataset.classes[k] for k in probabilities.argmax(1)],
+            **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
+        }
+    )
+    row = facts | {
+        "recipe": recipe.name,
+        "family": recipe.family,
+        "epochs": recipe.epochs,
+        "n_test": len(rows),
+        **metrics.scores([dataset.labels[k] for k in rows], probabilities),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "dataset": dataset.digest,
+    }
+    return Finished(row, predictions, history)
+
+
+def git_commit() -> str:
+    """Return the short commit of this checkout, with ``+`` if files differ; empty outside git."""
+    words = ("git", "describe", "--always", "--dirty=+", "--exclude=*")
+    try:
+        return subprocess.run(words, cwd=PROJECT, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
 
 
 class Store:
@@ -70,6 +127,26 @@ class Store:
                 f"choose another results folder."
             )
         return set(there.index)
+
+    def results_of(self, recipes: Iterable[tuple[str, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Return the finished runs of recipes and epochs, in their order, and their predictions.
+
+        Raises:
+            BatikError: none of them has a finished run.
+        """
+        runs, predictions = self.read("runs"), self.read("predictions")
+        order = {key: k for k, key in enumerate(recipes)}
+        keys = pd.Series(zip(runs["recipe"], runs["epochs"], strict=True), index=runs.index)
+        runs = runs.assign(place=keys.map(order)).dropna(subset="place")
+        runs = runs.sort_values(["place", "seed", "fold"]).drop(columns="place")
+        if runs.empty:
+            names = ", ".join(name for name, _ in order)
+            raise BatikError(
+                f"No finished run of {names} in {self.folder}: if their weights could not be had, "
+                f"not_run.csv there names the remedy."
+            )
+        chosen = predictions["run"].isin(runs["run"])
+        return runs.reset_index(drop=True), predictions[chosen].reset_index(drop=True)
 
     def add(self, row: dict, predictions: pd.DataFrame, history: pd.DataFrame) -> None:
         """Write one finished run: values for ``RUN_COLUMNS``, test predictions and history.

@@ -9,7 +9,6 @@ each recipe once a fold and seed. Introduced in notebook 02, section "Many runs"
 """
 
 import logging
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -28,16 +27,15 @@ from batik_utils import (
     baselines,
     checkpoints,
     data,
-    metrics,
     models,
     recipes,
     splits,
     training,
     transforms,
 )
-from batik_utils.checkpoints import Store
+from batik_utils.checkpoints import Finished, Store
 from batik_utils.data import Dataset
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.errors import BatikError
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.training import Batches, Examples
@@ -68,7 +66,7 @@ class Setup:
     #: At most this many training pictures a motif; 0 for all.
     n_train: int = 0
     #: Commit of the code.
-    git: str = field(default_factory=lambda: git_commit())
+    git: str = field(default_factory=checkpoints.git_commit)
     # pixels and descriptions: computed once, and shared by the set-ups of all folds
     _memory: dict[tuple, object] = field(default_factory=dict, repr=False)
 
@@ -135,14 +133,6 @@ class Setup:
         return self.folds is not None or not training.is_augmented(recipe)
 
 
-class Finished(NamedTuple):
-    """What one run writes: the arguments of `Store.add`."""
-
-    row: dict
-    predictions: pd.DataFrame
-    history: pd.DataFrame
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a grid did: names of runs; recipes without weights and failed runs, with the reason."""
@@ -174,16 +164,9 @@ def prepare(
 ) -> Setup:
     """Write manifest and split where they are missing, and check them where they are not.
 
-    Args:
-        dataset: the data set.
-        split: ``course``, ``stratified-<seed>``, ``cv`` for grouped cross-validation, or
-            ``cv-ungrouped``.
-        results: see `data.results_root`.
-        device: see `training.choose_device`.
-        precision: ``float32`` or ``bfloat16``.
-        weights_directory: folder to look for pretrained weights first, or None.
-        folds: number of folds of ``cv``; 0 for as many as there are, or 10 where there are none.
-        repeats: divisions into folds, where there are none yet.
+    ``split`` is ``course``, ``stratified-<seed>``, ``cv`` for grouped cross-validation, or
+    ``cv-ungrouped``; ``folds`` 0 stands for as many as there are, or 10 where there are none yet.
+    ``weights_directory`` is searched first for pretrained weights.
 
     Raises:
         BatikError: a setting is wrong, the folder holds results of other pictures, or ``cv`` finds
@@ -258,26 +241,16 @@ def _fit_stage(
 
 
 def train(
-    setup: Setup, recipe: Recipe, seed: int, *, record: bool = True, fit: Callable = training.fit
-) -> tuple[nn.Module, pd.DataFrame]:
-    """Train one network, score it once on the test pictures and write it down.
+    setup: Setup, recipe: Recipe, seed: int, *, test: bool = True, fit: Callable = training.fit
+) -> tuple[nn.Module, pd.DataFrame, Finished | None]:
+    """Train one network and score it once on the test pictures; write nothing.
 
-    ``seed`` determines initial weights, order of pictures, augmentation and dropout. Without
-    ``record`` the test pictures and result files are left alone. Returns the network and its
-    history (see `training.fit`).
+    ``seed`` determines initial weights, order of pictures, augmentation and dropout. Returns the
+    network, its history (see `training.fit`) and what `Store.add` takes, None without ``test``.
 
     Raises:
         WeightsNotFound: the recipe's weights cannot be had.
     """
-    model, history, finished = _train(setup, recipe, seed, fit, test=record)
-    if finished is not None:
-        setup.store.add(*finished)
-    return model, history
-
-
-def _train(
-    setup: Setup, recipe: Recipe, seed: int, fit: Callable, *, test: bool = True
-) -> tuple[nn.Module, pd.DataFrame, Finished | None]:
     started, steps, histories = datetime.now(timezone.utc), models.stages(recipe), []
     for _, seen in steps:
         setup.pixels(seen)  # decoded now, it does not count as training time
@@ -334,43 +307,24 @@ def _finish(
     started: datetime,
     facts: dict,
 ) -> Finished:
-    """Score one run's predictions of the test pictures and return what the run writes."""
-    import torchvision
-
-    dataset, rows = setup.dataset, setup.rows("test")
-    seconds = max(0.001, round(seconds, 3))
-    n_train = len(setup.rows("train"))
-    predictions = pd.DataFrame(
-        {
-            "path": dataset.manifest["path"].iloc[rows].to_numpy(),
-            "label": dataset.manifest["motif"].iloc[rows].to_numpy(),
-            "predicted": [dataset.classes[k] for k in probabilities.argmax(1)],
-            **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
-        }
-    )
-    row = {
+    """Return what a run writes."""
+    seconds, n_train = max(0.001, round(seconds, 3)), len(setup.rows("train"))
+    facts |= {
         "run": run_name(recipe, seed, setup.fold, setup.n_train),
-        "recipe": recipe.name,
-        "family": recipe.family,
         "split": setup.split_name,
         "fold": setup.fold,
         "seed": seed,
-        "epochs": recipe.epochs,
         "n_train": n_train,
-        "n_test": len(rows),
-        **metrics.scores([dataset.labels[k] for k in rows], probabilities),
         "train_seconds": seconds,
         # a baseline counts as one pass over the pictures
         "train_images_per_second": round(n_train * max(1, len(history)) / seconds, 1),
         "precision": setup.precision,
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
         "git": setup.git,
         "started": started.isoformat(timespec="seconds"),
-        "dataset": dataset.digest,
-        **facts,
     }
-    return Finished(row, predictions, history)
+    return checkpoints.finish(
+        recipe, setup.dataset, setup.rows("test"), probabilities, history, facts
+    )
 
 
 # --- many runs ----------------------------------------------------------------------------------
@@ -391,7 +345,7 @@ def compute(setup: Setup, unit: Unit, fit: Callable = training.fit) -> "Finished
         here = setup.at(unit.seed, unit.fold, unit.n_train)
         if unit.recipe.family == "baseline":
             return _score_baseline(here, unit.recipe, unit.seed)
-        return _train(here, unit.recipe, unit.seed, fit)[2]
+        return train(here, unit.recipe, unit.seed, fit=fit)[2]
     except BatikError as error:
         return error
 
@@ -409,17 +363,11 @@ def run_grid(
 ) -> Outcome:
     """Train every run that is missing from ``runs.csv``.
 
-    Args:
-        setup: data set, split, device.
-        names: recipes or families, see `recipes.select`.
-        seeds: number of seeds, 0 to seeds - 1, for each recipe; of ``cv``, number of its repeats.
-        epochs: in place of the recipes' own, or 0.
-        n_train: at most this many training pictures a motif; 0 for all. Such runs are kept apart,
-            in the folder ``learning`` of the split.
-        map: yields what `compute` gives for each unit, in order; may work elsewhere, as that of
-            `scale.ray_cluster`.
-        on_run: called with the recipe and what a finished run wrote.
-        fit: in place of `training.fit`.
+    ``names`` as in `recipes.select`. ``seeds`` is the number of seeds, from 0 on, of each recipe;
+    of ``cv``, the number of its repeats. ``n_train`` limits the training pictures a motif; such
+    runs are stored in the folder ``learning`` of the split. ``map`` yields what `compute` gives for
+    each unit, in order, as that of `scale.ray_cluster`; ``on_run`` is called with the recipe and
+    what a finished run wrote; ``fit`` takes the place of `training.fit`.
 
     Raises:
         BatikError: a wrong setting. A run that fails is not an error here: it is reported, and a
@@ -501,17 +449,7 @@ def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFra
         BatikError: none of them has a finished run.
     """
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
-    order = {(recipe.name, recipe.epochs): k for k, recipe in enumerate(chosen)}
-    runs, predictions = setup.store.read("runs"), setup.store.read("predictions")
-    place = pd.Series(zip(runs["recipe"], runs["epochs"], strict=True), index=runs.index).map(order)
-    runs = runs.assign(place=place).dropna(subset="place").sort_values(["place", "seed", "fold"])
-    if runs.empty:
-        raise BatikError(
-            f"No finished run of {names} in {setup.store.folder}: if their weights could not be "
-            f"had, not_run.csv there tells how to get them."
-        )
-    runs = runs.drop(columns="place").reset_index(drop=True)
-    return runs, predictions[predictions["run"].isin(runs["run"])].reset_index(drop=True)
+    return setup.store.results_of({(recipe.name, recipe.epochs): None for recipe in chosen})
 
 
 def train_or_load(
@@ -536,7 +474,9 @@ def train_or_load(
             log.warning("%s Training it again now.", error)
     if saved is None:
         # a finished run keeps its row: the network alone is missing
-        model, _ = train(setup, recipe, seed, record=not finished)
+        model, _, run_rows = train(setup, recipe, seed, test=not finished)
+        if run_rows is not None:
+            setup.store.add(*run_rows)
         seen = models.preprocessing_of(recipe)
         digest = setup.dataset.digest
         checkpoints.save(path, model, recipe, setup.dataset.classes, seen, digest)
@@ -545,13 +485,3 @@ def train_or_load(
         raise BatikError(f"{path} was trained on other pictures: remove it to train again.")
     history = setup.store.read("history")
     return saved, history[history["run"] == run].drop(columns="run").reset_index(drop=True)
-
-
-def git_commit() -> str:
-    """Return the short commit of this checkout, with ``+`` if files differ; empty outside git."""
-    words = ("git", "describe", "--always", "--dirty=+", "--exclude=*")
-    try:
-        here = PROJECT / "batik_utils"
-        return subprocess.run(words, cwd=here, capture_output=True, text=True).stdout.strip()
-    except OSError:
-        return ""

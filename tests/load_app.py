@@ -26,7 +26,7 @@ import numpy as np
 import psutil
 import standin
 
-from batik_utils import experiments
+from batik_utils import checkpoints
 from batik_utils.images import cloth as synthetic
 from batik_utils.images.motifs import MOTIFS
 
@@ -128,7 +128,7 @@ def _measure(options: argparse.Namespace, url: str, server: subprocess.Popen) ->
         memory.append(process.memory_info().rss / 1e6)
     row = {
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git": experiments.git_commit(),
+        "git": checkpoints.git_commit(),
         "model": options.model or "results/kaggle/model",
         "users": options.users,
         "seconds": options.seconds,

@@ -168,11 +168,11 @@ def test_a_second_stage_is_the_same_run_at_another_size(setup, add):
         sizes.append((train.inputs.shape[-1], moved, statistics))
         return history
 
-    model, history = experiments.train(setup, staged, 0, fit=fit)
+    model, history, finished = experiments.train(setup, staged, 0, fit=fit)
     # at 24 px the head and the batch-norm statistics learn, and nothing else
     assert sizes == [(16, True, True), (24, False, True)]
     assert list(history["epoch"]) == [1, 2, 3, 4, 5]
-    assert model.frozen == "parameters" and len(setup.store.read("runs")) == 1
+    assert model.frozen == "parameters" and finished.row["epochs"] == 2
 
 
 # --- grids ------------------------------------------------------------------------------------
@@ -403,10 +403,10 @@ def test_a_fixed_backbone_runs_once_for_all_folds(folded, add, monkeypatch, chan
 def test_answers_from_features_are_those_of_pixels(request, add, split, augment):
     fixed = add("fixed", frozen="backbone", augment=augment)
     here = request.getfixturevalue(split).at(0, 2)
-    model, history = experiments.train(here, fixed, 1)
+    model, history, finished = experiments.train(here, fixed, 1)
     seen = models.preprocessing_of(fixed)
     slow = training.predict(model, seen, here.examples("test", seen).pixels)
-    fast = here.store.read("predictions")[[f"p_{m}" for m in here.dataset.classes]]
+    fast = finished.predictions[[f"p_{m}" for m in here.dataset.classes]]
     np.testing.assert_allclose(fast, slow, atol=1e-4)
     if augment:
         return
@@ -428,7 +428,7 @@ def test_other_weights_have_other_features(setup, add):
 def test_a_ridge_fits_the_head_in_closed_form(setup, add, monkeypatch):
     monkeypatch.setitem(models.HEADS, "one", lambda f, k, p: nn.Linear(f, k))
     ridge = add("ridge", frozen="backbone", ridge=0.5, augment=0.4, head="one")
-    model, history = experiments.train(setup, ridge, 0)
+    model, history, _ = experiments.train(setup, ridge, 0)
     seen = models.preprocessing_of(ridge)
     with training.seeded(0) as generator:
         before, _ = models.build(ridge, 3)

@@ -24,7 +24,7 @@ import torchvision
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from batik_utils import experiments, metrics
+from batik_utils import checkpoints, metrics
 from batik_utils.checkpoints import RUN_COLUMNS
 from batik_utils.classifier import (
     embedding,
@@ -200,7 +200,7 @@ def rows(
         started: when.
     """
     classes, labels = np.asarray(dataset.classes), np.asarray(dataset.labels)
-    git = experiments.git_commit()
+    git = checkpoints.git_commit()
     runs, parts = [], []
     for row in outcome.choices.itertuples():
         tested = np.flatnonzero(fold_of[:, row.repeat] == row.fold)
@@ -302,7 +302,7 @@ def summary(
             for path, share in zip(material.paths, per_picture, strict=True)
             if share < 0.5
         ],
-        "git": experiments.git_commit(),
+        "git": checkpoints.git_commit(),
         "torch": torch.__version__,
         "numpy": np.__version__,
     }

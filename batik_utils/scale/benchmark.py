@@ -262,7 +262,7 @@ def frozen_recipe(bench: Bench) -> Race:
         again(0)
 
     def again(_: int) -> None:
-        experiments.train(_setup(bench, "frozen", folds=False), recipe, 0, record=False)
+        experiments.train(_setup(bench, "frozen", folds=False), recipe, 0, test=False)
 
     def decode(_: int) -> None:
         shutil.rmtree(array_cache.folder(), ignore_errors=True)

@@ -64,7 +64,7 @@ def both(setup, recipe, seed=0):
             validation,
             generator=generator,
         )
-    _, fast = experiments.train(setup, recipe, seed, record=False)
+    _, fast, _ = experiments.train(setup, recipe, seed, test=False)
     return slow, fast
 
 
