@@ -1,388 +1,173 @@
-"""Every figure of the report on cross-validation: tables in, a matplotlib ``Figure`` out.
+"""Figures of the report: tables of this package in, a matplotlib ``Figure`` out.
 
-As in `plots`: nothing is told by colour alone, and each title ends with the data's title. No
-figure shows a picture. Introduced in notebook 04.
+The style is that of `plots`; titles and captions are the notebook's. Used in notebooks 02 to 04.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Sequence
+from unittest import mock
 
 import matplotlib.pyplot as plt
-import numpy as np
+import optuna
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 
-from batik_utils.errors import BatikError
-from batik_utils.plots import _HATCHES, _LINES, _MARKERS, _SHADES, _axes, _finished, _shades
+from batik_utils.plots import ACCENT, DIM, GREY, INK, LIGHT, SECOND, dots, new, percent, style
 
-#: Families in the order of their styles; others follow.
-FAMILIES = ("baseline", "scratch", "transfer", "ours")
-_FAMILY_COLOURS = ("white", _SHADES[1], _SHADES[2], _SHADES[0])
-_FAMILY_MARKERS = ("s", "^", "D", "o")
+COLOURS = {"main": ACCENT, "second": SECOND, "rest": GREY}
 
 
-def intervals(summary: pd.DataFrame, data_title: str, chance: float | None = None) -> Figure:
-    """Draw every recipe's accuracy with its group-bootstrap interval: the main figure.
+@style()
+def claims(
+    rows: pd.DataFrame, title: str = "", chance: float | None = None, low: float = 0.2
+) -> Figure:
+    """Accuracies in rows, each with its name above it: the main figure.
 
-    Args:
-        summary: see `significance.summary`, in the order to draw from top to bottom.
-        data_title: title of the data set.
-        chance: accuracy of guessing, drawn as a line.
+    ``rows`` has ``name, note, accuracy``, ``lower, upper`` (missing: no interval), ``colour``
+    (``main, second`` or ``rest``), ``runs`` (a list of accuracies to draw as dots, or None) and
+    ``hollow`` (others' numbers). The axis begins at ``low``.
     """
-    height = 0.3 * len(summary) + 1.9
-    n_pictures, repeats = int(summary["n_pictures"].iloc[0]), summary["repeats"]
-    often = f"{repeats.min()}" if repeats.nunique() == 1 else f"{repeats.min()} to {repeats.max()}"
-    figure, axes = _axes(
-        data_title,
-        f"Accuracy on {n_pictures} pictures, cross-validated {often} times, near-twins kept "
-        "together",
-        width=8.5,
-        height=height,
-    )
-    styles = _styles(summary["family"])
-    for y, row in enumerate(summary.itertuples()):
-        marker, colour = styles[row.family]
-        axes.hlines(y, row.lower, row.upper, color="black", linewidth=1.4, zorder=2)
-        axes.plot(row.accuracy, y, marker, color=colour, markeredgecolor="black", markersize=7)
+    figure, [[axes]] = new(title, 6.6, 0.62 * len(rows) + 0.75)
+    for y, row in enumerate(rows.itertuples()):
+        colour = COLOURS[row.colour]
+        heavy = "bold" if row.colour == "main" else "normal"
+        ink = INK if row.colour == "rest" else colour
+        name = axes.text(low, y - 0.26, row.name, va="bottom", color=ink, weight=heavy)
         axes.annotate(
-            f"{row.accuracy:.1%}", (1.01, y), xycoords=("axes fraction", "data"), va="center",
-            fontsize=8,
+            f"  {row.note}", (1, 0), xycoords=name, va="bottom", fontsize=8.5, color=DIM,
         )  # fmt: skip
+        axes.hlines(y, low, 1, color=LIGHT, linewidth=0.8, zorder=0)
+        if row.runs is not None:
+            dots(axes, row.runs, y)
+            axes.plot([row.accuracy] * 2, [y - 0.24, y + 0.24], color=INK, linewidth=2)
+        else:
+            axes.hlines(y, row.lower, row.upper, color=colour, linewidth=3.5, alpha=0.45)
+            face = plt.rcParams["figure.facecolor"] if row.hollow else colour
+            axes.plot(row.accuracy, y, "o", markersize=10, color=colour, markerfacecolor=face,
+                      markeredgewidth=2)  # fmt: skip
+        axes.text(1.015, y, f"{row.accuracy:.0%}", va="center", fontsize=13, weight="bold",
+                  color=ink)  # fmt: skip
     if chance is not None:
-        axes.axvline(chance, color="black", linestyle=":", linewidth=1)
-    axes.set_yticks(range(len(summary)), summary["recipe"])
-    axes.set(xlim=(0, 1), ylim=(len(summary) - 0.4, -0.6))
-    axes.set_xlabel("accuracy (line: 95 % interval over groups of near-twins)")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(axis="x", alpha=0.3)
-    handles = _family_handles(styles)
-    if chance is not None:
-        handles.append(
-            plt.Line2D([], [], color="black", linestyle=":", label=f"guessing ({chance:.0%})")
-        )
-    _legend_above(axes, handles)
+        axes.axvline(chance, color=DIM, linestyle=":", linewidth=1)
+        axes.text(chance, len(rows) - 0.55, " guessing", color=DIM, fontsize=8.5, va="center")
+    axes.set(xlim=(low, 1), ylim=(len(rows) - 0.4, -0.75), yticks=[])
+    percent(axes.xaxis)
+    axes.spines["bottom"].set_visible(False)
     return figure
 
 
-def critical_difference(
-    mean_ranks: pd.Series,
-    p_values: pd.DataFrame,
-    data_title: str,
-    *,
-    test: str,
-    families: Mapping[str, str] | None = None,
-    alpha: float = 0.05,
-) -> Figure:
-    """Draw mean ranks; the dots on one bar are recipes that the test cannot tell apart.
-
-    A bar may pass over a recipe without a dot: that one is told apart from some of the others.
-
-    Args:
-        mean_ranks: by recipe, 1 is best; see `significance.ranks`.
-        p_values: recipes by recipes; see `significance.p_matrix`, or Nemenyi's of
-            `significance.ranks` (which takes folds for independent).
-        data_title: title of the data set.
-        test: what the p-values come from, for the title.
-        families: family by recipe, for the markers.
-        alpha: below it recipes are told apart.
-
-    Raises:
-        BatikError: ranks and p-values are not of the same recipes.
-
-    Source: the diagram of Demšar (2006), drawn by scikit-posthocs.
-    """
-    import scikit_posthocs
-
-    if set(mean_ranks.index) != set(p_values.index):
-        odd = sorted(set(mean_ranks.index) ^ set(p_values.index))
-        raise BatikError(f"Ranks and p-values need the same recipes; odd: {odd}.")
-    order = list(mean_ranks.sort_values(kind="stable").index)
-    figure, axes = _axes(
-        data_title,
-        f"Mean rank over folds (1 is best); dots on one bar: not told apart by {test}, "
-        f"{alpha:.0%} level",
-        width=9,
-        height=0.2 * len(order) + 2.2,
-    )
-    artists = scikit_posthocs.critical_difference_diagram(
-        mean_ranks[order],
-        p_values.loc[order, order],
-        alpha=alpha,
-        ax=axes,
-        label_fmt_left="{label}  {rank:.1f}",
-        label_fmt_right="{rank:.1f}  {label}",
-        label_props={"fontsize": 9},
-        color_palette=dict.fromkeys(order, "black"),
-        elbow_props={"linewidth": 0.7},
-        crossbar_props={"color": _SHADES[0], "linewidth": 3, "marker": "o", "markersize": 6},
-        marker_props={"s": 20},
-        text_h_margin=0.03 * len(order),
-    )
-    if families is not None:
-        styles = _styles(families[name] for name in order)
-        for name in order:
-            marker, colour = styles[families[name]]
-            axes.plot(
-                mean_ranks[name], 0, marker, color=colour, markeredgecolor="black", markersize=7,
-                zorder=4,
-            )  # fmt: skip
-        for dots in artists["markers"]:
-            dots.remove()
-        axes.legend(
-            handles=_family_handles(styles), loc="lower center", bbox_to_anchor=(0.5, -0.02),
-            ncols=len(styles), fontsize=8, frameon=False,
-        )  # fmt: skip
-        low, high = axes.get_ylim()
-        axes.set_ylim(low - 0.12 * (high - low), high)
-    axes.set_title(axes.get_title(), pad=12, fontsize=11)
-    return figure
-
-
-def reliability(
-    tables: Mapping[str, pd.DataFrame], recipe: str, data_title: str, bins: int | None = None
-) -> Figure:
-    """Draw accuracy against confidence; on the diagonal a model keeps its word.
-
-    Args:
-        tables: by name (e.g. ``as trained`` and ``temperature scaled``), each of
-            `calibration.reliability`.
-        recipe: for the title.
-        data_title: title of the data set.
-        bins: number of bins asked for, told in the axis label; else the first table's.
-    """
-    figure, axes = _axes(data_title, f"Reliability of {recipe}", width=5.6, height=5.2)
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8, label="keeps its word")
-    colours = _colours(len(tables))
-    for k, (name, table) in enumerate(tables.items()):
-        style = {"color": colours[k], "marker": _MARKERS[k % 8], "linestyle": _LINES[k % 4]}
-        # a little aside, so that whiskers of two tables do not hide each other
-        x = table["confidence"] + 0.006 * k
-        axes.vlines(x, table["lower"], table["upper"], color=colours[k], linewidth=0.9, alpha=0.6)
-        axes.plot(x, table["accuracy"], markeredgecolor="black", label=name, **style)
-    first = next(iter(tables.values()))
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="accuracy (whisker: 95 % interval)")
-    axes.set_xlabel(f"mean confidence of the answers in each of {bins or len(first)} bins")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
-    return figure
-
-
-def learning_curve(table: pd.DataFrame, data_title: str, chance: float | None = None) -> Figure:
-    """Draw accuracy against the number of training pictures, one line a recipe.
-
-    Args:
-        table: ``recipe, n_train, seed, accuracy``; see `out_of_fold.learning_table`.
-        data_title: title of the data set.
-        chance: accuracy of guessing, drawn as a line.
-    """
-    figure, axes = _axes(data_title, "More pictures, better answers?", width=8, height=4.5)
-    recipes = list(dict.fromkeys(table["recipe"]))
-    colours = _colours(len(recipes))
-    for k, recipe in enumerate(recipes):
-        by_size = table[table["recipe"] == recipe].groupby("n_train")["accuracy"]
-        mean, low, high = by_size.mean(), by_size.min(), by_size.max()
-        axes.fill_between(mean.index, low, high, color=colours[k], alpha=0.2, linewidth=0)
-        axes.plot(
-            mean.index, mean, color=colours[k], marker=_MARKERS[k % len(_MARKERS)],
-            linestyle=_LINES[k % len(_LINES)], markeredgecolor="black", label=recipe,
-        )  # fmt: skip
-    if chance is not None:
-        axes.axhline(chance, color="black", linestyle=":", linewidth=1, label="guessing")
-    axes.set(xlabel="training pictures", ylim=(0, 1.02))
-    axes.set_ylabel("accuracy (band: lowest to highest repeat)")
-    axes.set_xlim(0, table["n_train"].max() * 1.05)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", ncols=1 + len(recipes) // 6)
-    return figure
-
-
-def difficulty(table: pd.DataFrame, data_title: str, bins: int = 10) -> Figure:
-    """Draw how many pictures are how hard.
-
-    Args:
-        table: see `out_of_fold.difficulty`.
-        data_title: title of the data set.
-        bins: number of equal steps from never to always wrong.
-    """
-    recipes = int(table["recipes"].max())
-    figure, axes = _axes(
-        data_title, f"How often each picture is taken for another motif ({recipes} recipes)",
-        width=8,
-    )  # fmt: skip
-    motifs = sorted(table["label"].unique())
-    edges = np.linspace(0, 1, bins + 1)
-    bottom = np.zeros(bins)
-    for k, motif in enumerate(motifs):
-        counts, _ = np.histogram(table.loc[table["label"] == motif, "wrong"], edges)
-        axes.bar(
-            edges[:-1], counts, width=1 / bins, bottom=bottom, align="edge",
-            color=_shades(len(motifs))[k], hatch=_HATCHES[k % len(_HATCHES)], edgecolor="black",
-            label=motif,
-        )  # fmt: skip
-        bottom += counts
-    axes.set(xlim=(0, 1), ylabel="pictures")
-    axes.set_xlabel("share of wrong answers (over recipes and repeats)")
-    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(title="motif")
-    return figure
-
-
-def label_kinds(table: pd.DataFrame, data_title: str) -> Figure:
-    """Draw how many pictures are wrong in how many repeats, by who doubts their label.
-
-    Args:
-        table: see `cross_validation.label_kinds`.
-        data_title: title of the data set.
-    """
-    repeats = int(table["repeats"].max())
-    figure, axes = _axes(
-        data_title, f"How often each of {len(table)} pictures is named wrongly", height=3.6
-    )
-    bottom = np.zeros(repeats + 1)
-    kinds = sorted(table["kind"].unique(), key=lambda kind: kind != "undoubted")
-    for k, kind in enumerate(kinds):
-        wrong = table.loc[table["kind"] == kind, "wrong"]
-        counts = np.bincount(wrong.astype(int), minlength=repeats + 1)
-        axes.bar(
-            range(repeats + 1), counts, bottom=bottom, label=f"{kind} ({counts.sum()})",
-            color=_SHADES[k % len(_SHADES)], hatch=_HATCHES[k % len(_HATCHES)], edgecolor="black",
-        )  # fmt: skip
-        bottom += counts
-    for x, total in enumerate(bottom):
-        axes.annotate(f"{total:.0f}", (x, total), ha="center", va="bottom", fontsize=8)
-    axes.set_xticks(range(repeats + 1), [f"{x} of {repeats}" for x in range(repeats + 1)])
-    axes.set(xlabel="repeats in which it is wrong", ylabel="pictures")
-    axes.margins(y=0.12)
-    axes.legend(title="label", frameon=False)
-    return _finished(figure)
-
-
-def accuracy_coverage(
-    table: pd.DataFrame, data_title: str, recipes: Sequence[str] | None = None
-) -> Figure:
-    """Draw how right recipes are when they may decline the pictures they are least sure of.
-
-    Args:
-        table: see `calibration.coverage`.
-        data_title: title of the data set.
-        recipes: which to draw, in this order; else all.
-    """
-    figure, axes = _axes(data_title, "Accuracy if the least sure answers are withheld", width=8)
-    recipes = list(dict.fromkeys(table["recipe"])) if recipes is None else list(recipes)
-    colours = _colours(len(recipes))
-    for k, recipe in enumerate(recipes):
-        rows = table[table["recipe"] == recipe]
-        axes.plot(
-            rows["coverage"], rows["accuracy"], drawstyle="steps-post", color=colours[k],
-            linestyle=_LINES[k % len(_LINES)], linewidth=1.6,
-        )  # fmt: skip
-        # a line of hundreds of steps is told from others by a few marks on it
-        marks = rows.iloc[np.abs(rows["coverage"].to_numpy()[:, None] - _MARKED).argmin(axis=0)]
-        axes.plot(
-            marks["coverage"], marks["accuracy"], _MARKERS[k % len(_MARKERS)], color=colours[k],
-            markeredgecolor="black",
-        )  # fmt: skip
-    handles = [
-        plt.Line2D(
-            [], [], color=colours[k], linestyle=_LINES[k % len(_LINES)], label=recipe,
-            marker=_MARKERS[k % len(_MARKERS)], markeredgecolor="black",
-        )
-        for k, recipe in enumerate(recipes)
-    ]  # fmt: skip
-    shown = table[table["recipe"].isin(recipes) & (table["coverage"] >= 0.1)]["accuracy"]
-    axes.set(xlim=(0, 1), ylim=(max(0.0, shown.min() - 0.05), 1.01))
-    axes.set(xlabel="share of pictures answered", ylabel="accuracy on those")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.grid(alpha=0.3)
-    axes.legend(handles=handles, loc="lower left", ncols=1 + len(recipes) // 6)
-    return figure
-
-
-def cost(summary: pd.DataFrame, data_title: str) -> Figure:
-    """Draw accuracy against a model's size and against the time it takes for one picture.
-
-    Named are the recipes that no other beats in both.
-
-    Args:
-        summary: ``recipe, family, accuracy, lower, upper, megabytes, latency_ms``; a recipe without
-            a size or a latency is not drawn there.
-        data_title: title of the data set.
-    """
-    figure, row = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True, layout="constrained")
-    styles = _styles(summary["family"])
-    panels = (("megabytes", "size of the saved model (MB)"), ("latency_ms", "one picture (ms)"))
-    for axes, (column, label) in zip(row, panels, strict=True):
-        known = summary[summary[column] > 0].sort_values(
-            [column, "accuracy"], ascending=[True, False]
-        )
-        axes.vlines(known[column], known["lower"], known["upper"], color="grey", linewidth=0.7)
-        for family, rows in known.groupby("family"):
-            marker, colour = styles[family]
-            axes.scatter(
-                rows[column], rows["accuracy"], marker=marker, s=60, facecolors=colour,
-                edgecolors="black", zorder=3,
-            )  # fmt: skip
-        best_so_far = known["accuracy"].cummax().shift(fill_value=-1)
-        for unbeaten in known[known["accuracy"] > best_so_far].itertuples():
+@style()
+def pairs(table: pd.DataFrame, names: Sequence[str], title: str = "", width: float = 4.4) -> Figure:
+    """Two shares a row, joined by a line: ``names`` are the columns, the index labels the rows."""
+    figure, [[axes]] = new(title, width, 0.62 * len(table) + 1.3)
+    low, high = table[list(names)].min().min(), table[list(names)].max().max()
+    space = 0.12 * (high - low)
+    for y, (name, row) in enumerate(table.iterrows()):
+        first, second = (row[column] for column in names)
+        axes.text(low - 1.2 * space, y - 0.2, name, va="bottom", fontsize=9)
+        axes.plot([first, second], [y, y], color=GREY, linewidth=3, alpha=0.5)
+        axes.plot(first, y, "o", color=GREY, markersize=9)
+        axes.plot(second, y, "o", color=ACCENT, markersize=9)
+        side = 1 if second >= first else -1
+        for value, where, colour in ((first, -side, DIM), (second, side, ACCENT)):
             axes.annotate(
-                unbeaten.recipe, (getattr(unbeaten, column), unbeaten.accuracy), xytext=(6, 5),
-                textcoords="offset points", fontsize=8, zorder=4,
-                bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.8},
+                f"{value:.0%}", (value, y), xytext=(9 * where, 0), textcoords="offset points",
+                ha="left" if where > 0 else "right", va="center", color=colour, fontsize=9,
             )  # fmt: skip
-        axes.set(xscale="log", xlabel=label)
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:g}")
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.2)
-        axes.grid(alpha=0.3)
-    row[0].set_ylabel("accuracy (line: 95 % interval)")
-    row[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    figure.legend(handles=_family_handles(styles), loc="outside lower center", ncols=len(styles))
-    figure.suptitle(f"What a model costs and what it gives\n{data_title}", fontsize=11)
-    return _finished(figure)
+    first, second = table.iloc[0][list(names)]
+    for value, other, name, colour in (
+        (first, second, names[0], DIM), (second, first, names[1], ACCENT)
+    ):  # fmt: skip
+        axes.annotate(
+            name, (value, 0), xytext=(0, -9), textcoords="offset points", color=colour,
+            ha="left" if value > other else "right", va="top", fontsize=8.5,
+        )  # fmt: skip
+    axes.set(xlim=(low - 1.5 * space, high + 1.5 * space), ylim=(len(table) - 0.5, -0.7))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+    return figure
 
 
-_MARKED = np.linspace(0.1, 1, 10)
+@style()
+def reliability(table: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy against confidence, from `calibration.reliability`."""
+    figure, [[axes]] = new(title, 4.4, 3.7)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.vlines(table["confidence"], table["lower"], table["upper"], color=ACCENT, alpha=0.45,
+                linewidth=3)  # fmt: skip
+    axes.plot(table["confidence"], table["accuracy"], "o-", color=ACCENT, markersize=6)
+    axes.text(0.42, 0.38, "perfectly calibrated", color=DIM, fontsize=8.5, rotation=38)
+    low = min(0.3, table["confidence"].min() - 0.05)
+    axes.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel="stated probability", ylabel="accuracy")
+    percent(axes.xaxis)
+    percent(axes.yaxis)
+    return figure
 
 
-def _colours(n: int) -> list:
-    return [_SHADES[0], _SHADES[2]][:n] if n <= 2 else _shades(n)
+@style()
+def coverage(table: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy on the surest answers: ``by`` (a score), ``coverage, accuracy``; a line a score."""
+    figure, [[axes]] = new(title, 4.4, 3.7)
+    styles = ((ACCENT, "-"), (SECOND, "--"), (GREY, ":"))
+    for (name, rows), (colour, line) in zip(table.groupby("by", sort=False), styles, strict=False):
+        rows = rows[rows["coverage"] >= 0.1].sort_values("coverage")
+        axes.plot(rows["coverage"], rows["accuracy"], line, color=colour, linewidth=2)
+        at = rows.iloc[(rows["coverage"] - (0.55 if line == "-" else 0.3)).abs().argmin()]
+        axes.annotate(
+            f"by {name}", (at["coverage"], at["accuracy"]), xytext=(0, 8 if line == "-" else -16),
+            textcoords="offset points", color=colour, ha="center", fontsize=9,
+        )  # fmt: skip
+    axes.set(xlim=(0, 1.01), xlabel="share of pictures answered", ylabel="accuracy on these")
+    percent(axes.xaxis)
+    percent(axes.yaxis)
+    return figure
 
 
-def _styles(families: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return marker and colour of each family that occurs."""
-    there = set(families)
-    order = [*FAMILIES, *sorted(there - set(FAMILIES))]
-    n = len(FAMILIES)
-    return {
-        family: (
-            _FAMILY_MARKERS[k] if k < n else _MARKERS[(k + 1) % len(_MARKERS)],
-            _FAMILY_COLOURS[k % n],
-        )
-        for k, family in enumerate(order)
-        if family in there
-    }
+@style()
+def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy against the number of training pictures, from `out_of_fold.learning`.
+
+    The band spans the repeats; the name is at the end of its line.
+    """
+    figure, [[axes]] = new(title, 7, 3.8)
+    names = list(dict.fromkeys(table["recipe"]))
+    styles = [(c, line) for line in ("-", "--") for c in (ACCENT, SECOND, GREY)]
+    for k, name in enumerate(names):
+        colour, line = styles[k % len(styles)]
+        by_size = table[table["recipe"] == name].groupby("n_train")["accuracy"]
+        mean = by_size.mean()
+        axes.fill_between(mean.index, by_size.min(), by_size.max(), color=colour, alpha=0.15,
+                          linewidth=0)  # fmt: skip
+        axes.plot(mean.index, mean, line, color=colour, marker="o", markersize=4)
+        axes.text(mean.index[-1] + 2, mean.iloc[-1], name, color=colour, va="center", fontsize=9)
+    axes.set(xlabel="training pictures", xlim=(0, table["n_train"].max() * 1.3))
+    axes.set_ylabel("accuracy")
+    percent(axes.yaxis)
+    return figure
 
 
-def _family_handles(styles: Mapping[str, tuple[str, str]]) -> list[plt.Line2D]:
-    return [
-        plt.Line2D(
-            [], [], marker=marker, color=colour, markeredgecolor="black", markersize=7,
-            linestyle="none", label=family,
-        )
-        for family, (marker, colour) in styles.items()
-    ]  # fmt: skip
+def search_history(study: optuna.Study, title: str = "") -> Figure:
+    """Loss of every complete trial of a search, and the best so far; see `search.study_of`."""
+    return _optuna("plot_optimization_history", study, title, target_name="log-loss (nats)")
 
 
-def _legend_above(axes: Axes, handles: Sequence[plt.Line2D]) -> None:
-    axes.legend(
-        handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(handles),
-        fontsize=8, frameon=False,
-    )  # fmt: skip
-    axes.set_title(axes.get_title(), pad=24, fontsize=11)
+def search_importance(study: optuna.Study, title: str = "") -> Figure:
+    """Share of the variance of the loss that each setting explains (functional ANOVA)."""
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    return _optuna("plot_param_importances", study, title, evaluator=evaluator)
+
+
+@style()
+def _optuna(name: str, study: optuna.Study, title: str, **settings) -> Figure:
+    """A figure of `optuna.visualization.matplotlib`, in our style."""
+    with mock.patch.object(plt.style, "use"), warnings.catch_warnings():  # Optuna sets its own
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        axes = getattr(optuna.visualization.matplotlib, name)(study, **settings)
+    for drawn in (*axes.collections, *axes.lines, *axes.patches):
+        drawn.set_color(ACCENT if drawn in axes.lines else GREY)
+    if axes.get_legend():
+        axes.get_legend().remove()
+    axes.set_title(title, fontsize=12, fontweight="bold")
+    axes.figure.set_size_inches(7, 3.2)
+    plt.close(axes.figure)
+    return axes.figure

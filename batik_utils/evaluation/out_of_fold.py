@@ -1,33 +1,74 @@
-"""Predictions of cross-validation, its folds put together again.
+"""Cross-validation tables: from the result files to one row a recipe, or one row a picture.
 
-    >>> from batik_utils.evaluation import out_of_fold
+    >>> runs, predictions, folds = out_of_fold.read(results)
     >>> table = out_of_fold.pooled(runs, predictions)
 
 ``runs`` and ``predictions`` are rows of ``runs.csv`` and ``predictions.csv``: one run a recipe,
 repeat (its ``seed``) and fold, so that each repeat predicts each picture once, by a network that
-was not trained on it. Introduced in notebook 04, section "Protocol".
+was not trained on it. ``results`` is ``<results>/<data set>``. Used in notebooks 03 and 04.
 """
+
+from pathlib import Path
 
 import pandas as pd
 
+from batik_utils import data, recipes
+from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError
+from batik_utils.checkpoints import Store
+
+#: Name of the final model's runs, and its folder below ``cv``.
+FINAL = "final"
+#: Kinds of labels in `label_kinds`.
+LABEL_KINDS = (
+    "undoubted",
+    "doubted by confident learning alone",
+    "doubted by a person or by a copy elsewhere",
+)
+
+
+def read(results: Path, split: str = "cv") -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Runs, predictions and folds of a grid of finished repeats, recipes in table order.
+
+    The runs of the final model, in a folder of their own, are among them.
+    """
+    store = Store(results / split)
+    path = store.folder / "folds.csv"
+    runs, predictions = (
+        pd.concat([table for table in both if len(table)] or both, ignore_index=True)
+        for name in ("runs", "predictions")
+        for both in [[store.read(name), Store(store.folder / FINAL).read(name)]]
+    )
+    if runs.empty or not path.is_file():
+        raise BatikError(
+            f"No cross-validation in {store.folder}: run notebook 03 (or 'python -m batik_utils "
+            f"train --grid {split}') first."
+        )
+    gaps = unfinished(runs, predictions)
+    gone = set(zip(gaps["recipe"], gaps["repeat"], strict=True))
+    keys = zip(runs["recipe"], runs["seed"], strict=True)
+    runs = runs[[key not in gone for key in keys]]
+    place = {name: k for k, name in enumerate(recipes.RECIPES)}
+    order = runs["recipe"].map(place).fillna(len(place))
+    runs = runs.assign(order=order).sort_values(["order", "recipe", "seed", "fold"])
+    runs = runs.drop(columns="order").reset_index(drop=True)
+    return runs, predictions[predictions["run"].isin(runs["run"])], data.read_table(path)
+
+
+def unfinished(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Repeats in which pictures are not yet predicted: ``recipe, repeat, missing``."""
+    table = _joined(runs, predictions)
+    counts = table.groupby(["recipe", "repeat"], sort=False)["path"].nunique()
+    gaps = (table["path"].nunique() - counts).rename("missing")
+    return gaps[gaps > 0].reset_index()
 
 
 def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Put the folds of each repeat together.
+    """The folds of each repeat put together, one row a recipe, repeat and picture.
 
-    Args:
-        runs: rows of ``runs.csv``; predictions of other runs are left out. Runs of a learning
-            curve, or of one recipe with several numbers of epochs, must not be among them.
-        predictions: rows of ``predictions.csv``.
-
-    Returns:
-        One row a recipe, repeat and picture, in the order of ``runs``: ``recipe, repeat, fold,
-        path, label, predicted, right, p_<motif>...``.
-
-    Raises:
-        BatikError: a run without predictions, a picture doubled or missing in a repeat, or recipes
-            that were not run on the same folds.
+    ``recipe, repeat, fold, path, label, predicted, right, p_<motif>...``, in the order of ``runs``.
+    Refused are runs without predictions, a picture that is doubled or missing in a repeat, and
+    recipes that were not run on the same folds.
     """
     if missing := sorted(set(runs["run"]) - set(predictions["run"])):
         raise BatikError(
@@ -42,16 +83,10 @@ def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             f"Recipe '{row['recipe']}' predicts {row['path']} twice in repeat {row['repeat']}: "
             f"keep one number of epochs a recipe, and leave out the runs of a learning curve."
         )
-    odd = table.groupby("path")["label"].nunique() > 1
-    if odd.any():
-        raise BatikError(f"Runs disagree about the label of {odd.idxmax()}: run them again.")
-    odd = table.groupby(["repeat", "path"])["fold"].nunique() > 1
-    if odd.any():
-        repeat, path = odd.idxmax()
-        raise BatikError(
-            f"Recipes test {path} in different folds of repeat {repeat}: they can only be compared "
-            f"on one division into folds."
-        )
+    for keys, what in ((["path"], "label"), (["repeat", "path"], "fold")):
+        odd = table.groupby(keys)[what].nunique() > 1
+        if odd.any():
+            raise BatikError(f"Runs disagree about the {what} of {odd.idxmax()}: run them again.")
     gaps = unfinished(runs, predictions)
     if len(gaps):
         row = gaps.iloc[0]
@@ -64,45 +99,17 @@ def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     return table[first + [column for column in table.columns if column.startswith("p_")]]
 
 
-def unfinished(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """List the repeats that a stopped grid left with pictures not yet predicted.
-
-    Args:
-        runs: rows of ``runs.csv``.
-        predictions: rows of ``predictions.csv``.
-
-    Returns:
-        One row each: ``recipe, repeat, missing`` (pictures that other repeats have).
-    """
-    table = _joined(runs, predictions)
-    counts = table.groupby(["recipe", "repeat"], sort=False)["path"].nunique()
-    gaps = (table["path"].nunique() - counts).rename("missing")
-    return gaps[gaps > 0].reset_index()
-
-
 def shares_right(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the share of repeats in which each recipe is right about each picture.
-
-    Args:
-        table: of `pooled`.
-
-    Returns:
-        One row a picture (``path``), one column a recipe, 0 to 1.
-    """
+    """Share of repeats in which each recipe (column) is right about each picture (row)."""
     return table.pivot_table("right", "path", "recipe", aggfunc="mean", sort=False, observed=True)
 
 
 def difficulty(table: pd.DataFrame) -> pd.DataFrame:
-    """Return how often each picture is taken for something else, hardest first.
+    """How often each picture is taken for another motif, hardest first.
 
-    Args:
-        table: of `pooled`; leave out recipes that are not meant to know, such as the majority
-            class. Recipes count alike, however many repeats they have.
-
-    Returns:
-        One row a picture: ``path, label, recipes, wrong`` (mean over recipes of the share of
-        repeats, 0 to 1), ``recipes_wrong`` (recipes wrong in more than half of their repeats) and
-        ``mostly_called`` (their most frequent wrong answer; empty if there is none).
+    ``path, label, recipes, wrong`` (mean over recipes of the share of repeats, 0 to 1),
+    ``recipes_wrong`` (recipes wrong in more than half of their repeats) and ``mostly_called``
+    (their most frequent wrong answer; empty if there is none).
     """
     wrong = 1 - shares_right(table)
     label = table.drop_duplicates("path").set_index("path")["label"]
@@ -120,37 +127,67 @@ def difficulty(table: pd.DataFrame) -> pd.DataFrame:
     return result.sort_values(["wrong", "path"], ascending=[False, True], ignore_index=True)
 
 
-def learning_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy against the number of training pictures.
+def split_duplicates(results: Path) -> pd.DataFrame | None:
+    """Accuracy with near-duplicates split between training and test, and with them kept together.
 
-    Args:
-        runs: rows of ``runs.csv`` on the folds, those of a learning curve (``...-n<pictures a
-            motif>``) among them.
-
-    Returns:
-        One row a recipe, size and repeat: ``recipe, n_train`` (mean over folds), ``seed,
-        accuracy`` (over the test pictures of all folds). Sizes with a single repeat have no band.
-
-    Raises:
-        BatikError: a repeat without all its folds.
+    By recipe, over the repeats that both grids have: ``split, together, inflated_by``; None where
+    ``train --grid cv-ungrouped`` was not run.
     """
-    size = runs["run"].str.extract(r"-n(\d+)$", expand=False).fillna("all").rename("size")
+    if Store(results / "cv-ungrouped").read("runs").empty:
+        return None
+    split, together = (pooled(*read(results, name)[:2]) for name in ("cv-ungrouped", "cv"))
+    rows = []
+    for recipe in dict.fromkeys(split["recipe"]):
+        tables = [table[table["recipe"] == recipe] for table in (split, together)]
+        common = set(tables[0]["repeat"]) & set(tables[1]["repeat"])
+        if common:
+            scores = [t.loc[t["repeat"].isin(common), "right"].mean() for t in tables]
+            rows.append((recipe, *scores, scores[0] - scores[1]))
+    columns = ["recipe", "split", "together", "inflated_by"]
+    return pd.DataFrame(rows, columns=columns).set_index("recipe")
+
+
+def learning(results: Path) -> pd.DataFrame | None:
+    """Accuracy against the number of training pictures: ``recipe, n_train, seed, accuracy``.
+
+    From the runs on thinned folds and their full counterparts; None where ``train --grid cv
+    --n-train`` was not run.
+    """
+    thin = Store(results / "cv" / "learning").read("runs")
+    if thin.empty:
+        return None
+    full = read(results)[0]
+    full = full[full["recipe"].isin(thin["recipe"]) & full["seed"].isin(thin["seed"])]
+    runs = pd.concat([thin, full], ignore_index=True)
+    size = runs["run"].str.extract(r"-n(\d+)$", expand=False).fillna("all")
     keyed = runs.assign(size=size, n_right=runs["accuracy"] * runs["n_test"])
     sums = keyed.groupby(["recipe", "size", "seed"], sort=False).agg(
         n_train=("n_train", "mean"), n_right=("n_right", "sum"), n_test=("n_test", "sum")
     )
-    short = sums["n_test"] < sums["n_test"].max()
-    if short.any():
-        recipe, size, seed = short.idxmax()
-        raise BatikError(
-            f"Recipe '{recipe}' with {size} pictures a motif lacks folds of repeat {seed}: finish "
-            f"the grid, or leave those runs out."
-        )
+    sums = sums[sums["n_test"] == sums["n_test"].max()]  # without unfinished repeats
     sums["accuracy"] = sums["n_right"] / sums["n_test"]
     # the full folds differ in size by a picture or so from repeat to repeat
     sums["n_train"] = sums.groupby(["recipe", "size"])["n_train"].transform("mean")
     table = sums.reset_index()[["recipe", "n_train", "seed", "accuracy"]]
     return table.sort_values(["recipe", "n_train", "seed"], ignore_index=True)
+
+
+def label_kinds(table: pd.DataFrame, results: Path, recipe: str = FINAL) -> pd.DataFrame | None:
+    """How often one recipe is wrong about each picture, and who doubts the picture's label.
+
+    ``path, label, wrong`` (number of repeats), ``repeats, kind`` (of `LABEL_KINDS`); None without
+    an audit.
+    """
+    by_eye, by_any = audit.doubted(results), audit.doubted(results, by_any=True)
+    if by_eye is None or by_any is None:
+        return None
+    rows = table[table["recipe"] == recipe]
+    if rows.empty:
+        raise BatikError(f"There is no recipe '{recipe}' among the predictions.")
+    found = rows.assign(wrong=~rows["right"]).groupby(["path", "label"], as_index=False)
+    found = found.agg(wrong=("wrong", "sum"), repeats=("wrong", "size"))
+    level = found["path"].isin(by_any).astype(int) + found["path"].isin(by_eye)
+    return found.assign(kind=level.map(dict(enumerate(LABEL_KINDS))))
 
 
 def _joined(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

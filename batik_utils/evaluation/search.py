@@ -1,102 +1,65 @@
-"""Search a recipe's settings on the training pictures alone; a search resumes where it stopped.
+"""Search a recipe's settings on the training pictures of a split; a search resumes.
 
-    >>> from batik_utils import data, experiments
-    >>> from batik_utils.evaluation import search as tuning
-    >>> setup = experiments.prepare(data.load("synthetic"), "stratified-0")
-    >>> table = tuning.search(setup, "mobilenet_v2_probe", trials=30)
+    >>> table = search.search(setup, "mobilenet_v2_probe", trials=30)
 
-Test and validation pictures of the split are not even opened. Each trial is scored by stratified
-cross-validation inside the training pictures: the mean log-loss (nats) of the held-out ones, once
-every picture was held out. Accuracy decides nothing, though it is noted: over 120 pictures it moves
-in steps of 0.8 points with a standard error of about 4, so that many trials tie, while the log-loss
-hears every picture's probability. Near-twins may fall into different folds, which flatters all
-trials alike.
-
-Values are proposed by TPE (Bergstra et al., Algorithms for Hyper-Parameter Optimization, 2011); a
-trial that is worse than the median of the earlier ones after as many folds is pruned. It is judged
-after folds and not after epochs, because epochs and a schedule that ends with them are searched:
-half-way losses of trials of different length say little about each other.
-Source: Akiba et al., Optuna, 2019 (https://arxiv.org/abs/1907.10902).
-Introduced in notebook 02, section "The search".
+Test and validation pictures are not opened. A trial's score is the mean log-loss (nats) of
+stratified cross-validation inside the training pictures. Near-duplicates may fall into different
+folds, which inflates all trials alike. TPE proposes values (Bergstra et al., 2011), and a trial
+that is worse than the median after as many folds is pruned; both are Optuna's (Akiba
+et al., 2019). Its figures take the study that `study_of` makes. Used in notebooks 02 and 03.
 """
 
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import filelock
 import numpy as np
 import optuna
 import pandas as pd
 import torch
+from optuna.distributions import FloatDistribution as Float
+from optuna.distributions import IntDistribution as Int
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
-from batik_utils import models, recipes, splits, transforms
-from batik_utils import training as engine
+from batik_utils import data, models, recipes, splits, training, transforms
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
-from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 
 log = logging.getLogger(__name__)
+OnTrial = Callable[[Recipe, dict, str], None] | None
 
-
-class Range(NamedTuple):
-    """Values to choose from: whole numbers where ``low`` is one.
-
-    Attributes:
-        low: smallest value.
-        high: largest value.
-        step: distance of neighbours; None for any value (1 for whole numbers).
-        log: whether orders of magnitude are equally likely.
-    """
-
-    low: float
-    high: float
-    step: float | None = None
-    log: bool = False
-
-    def distribution(self) -> optuna.distributions.BaseDistribution:
-        """Return the same for Optuna."""
-        if isinstance(self.low, int):
-            return optuna.distributions.IntDistribution(
-                self.low, self.high, step=int(self.step or 1), log=self.log
-            )
-        return optuna.distributions.FloatDistribution(
-            self.low, self.high, step=self.step, log=self.log
-        )
-
-
-#: What is searched, by what is trained: a whole network, or the head of a fixed backbone, where
+#: What is searched, by what is trained: a whole network, or the head of a frozen backbone, where
 #: each augmentation strength costs a pass of the backbone and so comes in steps.
-SPACES: dict[str, dict[str, Range]] = {
+SPACES: dict[str, dict[str, Float | Int]] = {
     "network": {
-        "epochs": Range(20, 60, step=10),
-        "learning_rate": Range(5e-4, 1e-2, log=True),
-        "dropout": Range(0.0, 0.6),
-        "weight_decay": Range(1e-6, 1e-2, log=True),
-        "augment": Range(0.0, 1.0),
+        "epochs": Int(20, 60, step=10),
+        "learning_rate": Float(5e-4, 1e-2, log=True),
+        "dropout": Float(0.0, 0.6),
+        "weight_decay": Float(1e-6, 1e-2, log=True),
+        "augment": Float(0.0, 1.0),
     },
     "head": {
-        "epochs": Range(10, 100, step=10),
-        "learning_rate": Range(1e-4, 3e-2, log=True),
-        "dropout": Range(0.0, 0.8),
-        "weight_decay": Range(1e-6, 1e-1, log=True),
-        "augment": Range(0.0, 1.0, step=0.25),
+        "epochs": Int(10, 100, step=10),
+        "learning_rate": Float(1e-4, 3e-2, log=True),
+        "dropout": Float(0.0, 0.8),
+        "weight_decay": Float(1e-6, 1e-1, log=True),
+        "augment": Float(0.0, 1.0, step=0.25),
     },
 }
 PARAMETERS = tuple(SPACES["network"])
 COLUMNS = ("number", "state", "value", "accuracy", "folds", *PARAMETERS, "seconds")
 
 
-def space_of(recipe: Recipe) -> dict[str, Range]:
-    """Return the ranges that are searched for a recipe."""
+def space_of(recipe: Recipe) -> dict[str, Float | Int]:
+    """Ranges that are searched for a recipe."""
     return SPACES["head" if recipe.frozen == "backbone" else "network"]
 
 
@@ -107,30 +70,15 @@ def search(
     *,
     folds: int = 4,
     seed: int = 0,
-    progress: bool = True,
+    on_trial: OnTrial = None,
 ) -> pd.DataFrame:
-    """Bring a recipe's search to a number of finished trials.
+    """Bring a recipe's search to a number of finished trials, pruned ones included.
 
     The first trial is the recipe itself, brought into the ranges. Everything random in a trial
-    follows from the seed and the number of finished trials, so an interrupted search goes on as
-    if nothing had happened; the trial that was running is repeated.
-
-    Args:
-        setup: data set, split, device.
-        name: recipe to start from.
-        trials: number of finished trials, pruned ones included, that there should be.
-        folds: parts of the training pictures, each held out once.
-        seed: of proposals, folds and trainings.
-            A search may change between the two; proposals on a cluster depend on which trial ends
-            first, so they are not the ones of this process.
-        progress: show a bar over trials with the time left and the best loss.
-
-    Returns:
-        One row a trial, with ``COLUMNS``, as written to ``tuning/<recipe>.csv``; see `read`.
-
-    Raises:
-        WeightsNotFound: the recipe's weights cannot be had.
-        BatikError: a wrong setting, or the search there has other settings or is running.
+    follows from the seed and the number of finished trials, so an interrupted search goes on as if
+    nothing had happened; the trial that was running is repeated. ``on_trial`` is called with the
+    recipe, each finished trial's row and the data set's digest. Returns and writes
+    ``tuning/<recipe>.csv``, see `read`.
     """
     recipe = recipes.get(name)
     if trials < 1:
@@ -150,7 +98,7 @@ def search(
             study = _open(folder / f"{name}.log", name, settings)
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 study.tell(trial.number, state=TrialState.FAIL)
-            _run(study, objective, trials, seed, folder / f"{name}.csv", progress)
+            _run(study, objective, trials, seed, folder / f"{name}.csv", on_trial)
             return _write(study, folder / f"{name}.csv")
     except filelock.Timeout as error:
         raise BatikError(
@@ -160,82 +108,32 @@ def search(
 
 
 def read(folder: str | Path, name: str) -> pd.DataFrame:
-    """Return the trials of a search.
+    """Trials of a search, from ``<results>/<data set>/<split>``, one row each.
 
-    Args:
-        folder: ``<results>/<data set>/<split>``.
-        name: recipe that the search started from.
-
-    Returns:
-        One row a trial: ``number``, ``state`` (``COMPLETE``, ``PRUNED``; ``FAIL`` for one that was
-        interrupted), ``value`` (mean log-loss in nats over the pictures held out so far; NaN for a
-        training that diverged), ``accuracy`` of the same pictures, ``folds`` done, the searched
-        settings, and ``seconds``.
-
-    Raises:
-        BatikError: there is no such search, or its file is damaged.
+    ``number, state`` (``COMPLETE``, ``PRUNED``, or ``FAIL`` if interrupted), ``value`` (mean
+    log-loss of the pictures held out so far), ``accuracy`` of the same pictures, ``folds`` done,
+    the settings, and ``seconds``.
     """
     path = Path(folder) / "tuning" / f"{name}.csv"
-    if not path.is_file():
-        raise BatikError(
-            f"No search at {path}: run 'python -m batik_utils tune --recipe {name}' first."
-        )
-    try:
-        table = pd.read_csv(path)
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise BatikError(f"{path} is damaged ({error}): restore it with git.") from error
-    if tuple(table.columns) != COLUMNS:
-        raise BatikError(f"{path} is no search: it should have the columns {', '.join(COLUMNS)}.")
-    return table
+    return data.read_table(path, COLUMNS, made_by=f"search --recipe {name}")
 
 
 def best(table: pd.DataFrame) -> pd.Series:
-    """Return the complete trial of the smallest loss.
-
-    Raises:
-        BatikError: no trial was completed.
-    """
+    """Complete trial of the smallest loss."""
     complete = table[table["state"] == "COMPLETE"]
     if complete.empty:
         raise BatikError("No trial of the search was completed: run more trials.")
     return complete.loc[complete["value"].idxmin()]
 
 
-def summary(table: pd.DataFrame) -> str:
-    """Return what a search found, in one line."""
-    counts = table["state"].value_counts()
-    row = best(table)
-    values = ", ".join(f"{name} {row[name]:.3g}" for name in PARAMETERS)
-    return (
-        f"{counts.get('COMPLETE', 0)} trials completed, {counts.get('PRUNED', 0)} pruned; best is "
-        f"number {row['number']} with log-loss {row['value']:.3f} and accuracy "
-        f"{row['accuracy']:.1%}: {values}"
-    )
-
-
-def importances(table: pd.DataFrame) -> pd.Series:
-    """Return how much of the spread of the losses each setting explains.
-
-    Args:
-        table: see `read`; only complete trials count.
-
-    Returns:
-        Shares that sum to 1 by name of the setting, largest first.
-
-    Raises:
-        BatikError: fewer than four complete trials, or all of one loss.
-
-    Source: Hutter et al., An Efficient Approach for Assessing Hyperparameter Importance (functional
-    ANOVA), 2014.
-    """
+def study_of(table: pd.DataFrame) -> optuna.Study:
+    """Study with the complete trials of a table, for `optuna.visualization`."""
     complete = table[table["state"] == "COMPLETE"]
     if len(complete) < 4 or complete["value"].nunique() < 2:
-        raise BatikError("Parameter importance needs at least four complete, differing trials.")
+        raise BatikError("Figures of a search need at least four complete, differing trials.")
     spaces = {
-        name: optuna.distributions.FloatDistribution(
-            float(complete[name].min()), float(complete[name].max()), log=_is_log(name)
-        )
-        for name in PARAMETERS
+        name: Float(float(complete[name].min()), float(complete[name].max()), log=space.log)
+        for name, space in SPACES["network"].items()
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
@@ -244,19 +142,11 @@ def importances(table: pd.DataFrame) -> pd.Series:
         study.add_trial(
             optuna.create_trial(params=values, distributions=spaces, value=row["value"])
         )
-    found = optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
-    shares = pd.Series(found, dtype=float).reindex(PARAMETERS).fillna(0)
-    return shares.sort_values(ascending=False, kind="stable").rename("importance")
-
-
-def _is_log(name: str) -> bool:
-    return SPACES["network"][name].log
+    return study
 
 
 class _Objective:
-    """The score of one set of values, from the training pictures of the split alone."""
+    """Score of one set of values, from the training pictures of the split alone."""
 
     def __init__(self, setup: Setup, recipe: Recipe, folds: int, seed: int):
         rows = splits.indices(setup.split, setup.dataset, "train")
@@ -270,6 +160,7 @@ class _Objective:
                 f"smallest motif), not {folds}."
             )
         self.setup, self.recipe, self.seed = setup, recipe, seed
+        self.seen = models.stages(recipe)[0][1]
         self.labels = torch.tensor(labels)
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
         self.folds = list(parts.split(labels, labels))
@@ -278,17 +169,13 @@ class _Objective:
         self._views: dict[float, torch.Tensor] = {}
 
     def __call__(self, trial: optuna.Trial) -> float:
-        """Return the mean log-loss (nats) of the held-out pictures.
-
-        Raises:
-            optuna.TrialPruned: not promising.
-        """
-        recipe = replace(self.recipe, **suggest(trial, space_of(self.recipe)))
+        """Mean log-loss (nats) of the held-out pictures; TrialPruned if not promising."""
+        recipe = replace(self.recipe, **trial.params)
         losses, right = [], []
         for number, (learn, held) in enumerate(self.folds):
             try:
                 probabilities = self._fold(recipe, number, learn, held)
-            except engine.Diverged as error:
+            except training.Diverged as error:
                 log.info("%s", error)
                 raise optuna.TrialPruned from error
             labels = self.labels[held].numpy()
@@ -301,121 +188,86 @@ class _Objective:
                 raise optuna.TrialPruned
         return float(np.mean(losses))
 
-    def load_pixels(self) -> None:
-        """Open the training pictures, once for all trials."""
-        if self._pixels is None:
-            _, seen = models.stages(self.recipe)[0]
-            self._pixels = transforms.load_pixels(self.dataset, seen)
-
     def _fold(self, recipe: Recipe, number: int, learn: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Train on one part and return the (n, K) probabilities of the other."""
-        setup, (_, seen) = self.setup, models.stages(recipe)[0]
-        self.load_pixels()
+        setup, n_classes = self.setup, len(self.dataset.classes)
+        if self._pixels is None:
+            self._pixels = transforms.load_pixels(self.dataset, self.seen)
         views = None
         if recipe.frozen == "backbone":
-            views = self._views_of(recipe, seen)[:, learn]
-        examples = engine.Examples(self._pixels[learn], self.labels[learn])
+            views = self._views_of(recipe)[:, learn]
+        examples = training.Examples(self._pixels[learn], self.labels[learn])
         # the same random numbers in every trial, so that the values alone make the difference
-        with engine.seeded(_seed(self.seed, number)) as generator:
+        with training.seeded(_seed(self.seed, number)) as generator:
             if views is None:
-                model, _ = models.build(recipe, len(self.dataset.classes), setup.weights_directory)
+                model, _ = models.build(recipe, n_classes, setup.weights_directory)
             else:
-                model = models.build_untrained(recipe, len(self.dataset.classes))
+                model = models.build_untrained(recipe, n_classes)
             model.to(setup.device, memory_format=torch.channels_last)
             if views is None:
                 learner = model
-                batches = engine.batches(examples, recipe, seen, generator, setup.device)
+                batches = training.batches(examples, recipe, self.seen, generator, setup.device)
             else:
                 learner = model.head
-                batches = engine.view_batches(views, examples.labels, recipe, generator)
-            engine.fit(learner, recipe, batches, precision=setup.precision)
+                batches = training.view_batches(views, examples.labels, recipe, generator)
+            training.fit(learner, recipe, batches, precision=setup.precision)
         if views is None:
-            return engine.predict(model, seen, self._pixels[held], precision=setup.precision)
+            held_pixels = self._pixels[held]
+            return training.predict(model, self.seen, held_pixels, precision=setup.precision)
         model.eval()
         with torch.no_grad():
             return model.head(self._features[held]).double().softmax(1).cpu().numpy()
 
-    def _views_of(self, recipe: Recipe, seen: Preprocessing) -> torch.Tensor:
-        """Return (V, N, F) features of a fixed backbone; each strength is computed once."""
+    def _views_of(self, recipe: Recipe) -> torch.Tensor:
+        """(V, N, F) features of a frozen backbone; each strength is computed once."""
         if recipe.augment not in self._views:
             setup = self.setup
-            with engine.seeded(self.seed) as generator:
+            with training.seeded(self.seed) as generator:
                 model, _ = models.build(recipe, len(self.dataset.classes), setup.weights_directory)
                 model.to(setup.device)
-                self._views[recipe.augment] = engine.views_of(
-                    model, seen, self._pixels, recipe, generator, setup.precision
+                self._views[recipe.augment] = training.views_of(
+                    model, self.seen, self._pixels, recipe, generator, setup.precision
                 )
                 if self._features is None:
-                    self._features = engine.features(
-                        model, seen, self._pixels, precision=setup.precision
+                    self._features = training.features(
+                        model, self.seen, self._pixels, precision=setup.precision
                     )
         return self._views[recipe.augment]
 
 
-def suggest(trial: optuna.Trial, space: dict[str, Range]) -> dict[str, float]:
-    """Return a value for each of the ranges."""
-    values = {}
-    for name, (low, high, step, is_log) in space.items():
-        if isinstance(low, int):
-            values[name] = trial.suggest_int(name, low, high, step=int(step or 1), log=is_log)
-        else:
-            values[name] = trial.suggest_float(name, low, high, step=step, log=is_log)
-    return values
-
-
 def _run(
-    study: optuna.Study,
-    objective: _Objective,
-    trials: int,
-    seed: int,
-    csv: Path,
-    progress: bool,
+    study: optuna.Study, objective: _Objective, trials: int, seed: int, csv: Path, on_trial: OnTrial
 ) -> None:
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    if len(done) >= trials:
-        log.info("%d of %d trials are there already: nothing to do", len(done), trials)
-        return
-    if done:
-        log.info("%d of %d trials are there already: the search goes on", len(done), trials)
-    first = _within(objective.recipe)
-    bar = tqdm(
-        range(len(done), trials),
-        desc=f"Trials of {objective.recipe.name}",
-        unit="trial",
-        initial=len(done),
-        total=trials,
-        disable=not progress,
-    )
-    for number in bar:
+    log.info("%d of %d trials are there already", len(done), trials)
+    recipe, space = objective.recipe, space_of(objective.recipe)
+    for number in tqdm(range(len(done), trials), desc=f"Trials of {recipe.name}", disable=None):
         # a sampler of its own for each trial, so that a resumed search proposes the same values
         study.sampler = optuna.samplers.TPESampler(seed=_seed(seed, number))
         if number == 0:
-            study.enqueue_trial(first, skip_if_exists=False)
-        trial = study.ask()
+            study.enqueue_trial(_within(recipe, space), skip_if_exists=False)
+        trial = study.ask(fixed_distributions=space)
         clock = time.perf_counter()
         try:
             value, state = objective(trial), TrialState.COMPLETE
         except optuna.TrialPruned:
             value, state = None, TrialState.PRUNED
-        trial.set_user_attr("seconds", engine.seconds_since(clock))
+        trial.set_user_attr("seconds", round(time.perf_counter() - clock, 3))
         study.tell(trial, value, state)
-        _show(_write(study, csv), trial.number, objective, bar)
+        table = _write(study, csv)
+        if on_trial is not None:
+            row = table[table["number"] == trial.number].iloc[0].to_dict()
+            on_trial(recipe, row, objective.setup.dataset.digest)
 
 
-def _show(table: pd.DataFrame, number: int, objective: _Objective, bar: tqdm) -> None:
-    """Tell of a finished trial: the bar, and MLflow where that is asked for."""
-    row = table[table["number"] == number].iloc[0].to_dict()
-    if (table["state"] == "COMPLETE").any():
-        row = best(table)
-        bar.set_postfix_str(f"best loss {row['value']:.3f}, accuracy {row['accuracy']:.0%}")
-
-
-def _within(recipe: Recipe) -> dict[str, float]:
-    """Return the recipe's own values, each moved to the nearest one that the ranges allow."""
+def _within(recipe: Recipe, space: dict[str, Float | Int]) -> dict[str, float]:
+    """The recipe's own values, each moved to the nearest one that the ranges allow."""
     values = {}
-    for name, (low, high, step, _) in space_of(recipe).items():
-        value = min(max(getattr(recipe, name), low), high)
-        values[name] = low + round((value - low) / step) * step if step else value
+    for name, span in space.items():
+        value = min(max(getattr(recipe, name), span.low), span.high)
+        if span.step:
+            value = span.low + round((value - span.low) / span.step) * span.step
+        values[name] = value
     return values
 
 
@@ -424,13 +276,14 @@ def _seed(*parts: int) -> int:
 
 
 def _settings(setup: Setup, recipe: Recipe, folds: int, seed: int) -> dict:
-    """Return what trials must agree in to be of one search."""
+    """What trials must agree in to be of one search."""
     plain = asdict(recipe)
     for name in ("name", "family", "published", "note"):
         del plain[name]
+    space = {name: [s.low, s.high, s.step, s.log] for name, s in space_of(recipe).items()}
     settings = {
         "recipe": plain,
-        "space": {name: list(r) for name, r in space_of(recipe).items()},
+        "space": space,
         "dataset": setup.dataset.digest,
         "split": setup.split_name,
         "folds": folds,
@@ -441,11 +294,7 @@ def _settings(setup: Setup, recipe: Recipe, folds: int, seed: int) -> dict:
 
 
 def _open(path: Path, name: str, settings: dict) -> optuna.Study:
-    """Open the search's journal, or begin it.
-
-    Raises:
-        BatikError: damaged, or begun with other settings.
-    """
+    """Open the search's journal, or begin it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         # open() locks work where links do not, e.g. on a mounted Google Drive
@@ -466,28 +315,25 @@ def _open(path: Path, name: str, settings: dict) -> optuna.Study:
         odd = [key for key in settings if found.get(key) != settings[key]]
         raise BatikError(
             f"The search at {path} was begun with another {' and '.join(odd)}: remove the file to "
-            f"begin anew, or use another results folder."
+            f"begin again, or use another results folder."
         )
     return study
 
 
 def _write(study: optuna.Study, path: Path) -> pd.DataFrame:
-    """Write the finished trials as CSV, whole or not at all."""
+    """Write the finished trials as CSV."""
     rows = [
         {
             "number": trial.number,
             "state": trial.state.name,
-            "value": trial.value if trial.value is not None else float("nan"),
-            "accuracy": trial.user_attrs.get("accuracy", float("nan")),
+            "value": trial.value,
             "folds": len(trial.intermediate_values),
-            **{name: trial.params.get(name, float("nan")) for name in PARAMETERS},
-            "seconds": trial.user_attrs.get("seconds", float("nan")),
+            **trial.params,
+            **trial.user_attrs,
         }
         for trial in study.get_trials(deepcopy=False)
         if trial.state.is_finished()
     ]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    partial = path.with_suffix(".partial")
-    table.to_csv(partial, index=False, float_format="%.6g")
-    partial.replace(path)
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": float})
+    data.write_table(table, path)
     return table

@@ -1,22 +1,21 @@
-"""Folds put together again: every picture once a repeat, or a clear refusal."""
+"""Cross-validation tables: every picture once a repeat, or a clear refusal."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from batik_utils import data
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import out_of_fold
+from batik_utils.checkpoints import RUN_COLUMNS, Store
 
 MOTIFS = ("betawi", "tambal")
 
 
-def run_rows(recipe, right, *, folds=2):
-    """Make runs and predictions of one recipe.
+def run_rows(recipe, right, *, folds=2, precision="float32"):
+    """Runs and predictions of one recipe; ``right`` is repeats by pictures.
 
-    Args:
-        recipe: name.
-        right: repeats by pictures, whether the answer is right; even pictures are betawi.
-        folds: picture k is tested in fold k % folds.
+    Picture k is tested in fold k % folds; its motif changes every two pictures.
     """
     runs, predictions = [], []
     for repeat, row in enumerate(right):
@@ -27,7 +26,7 @@ def run_rows(recipe, right, *, folds=2):
             runs.append(
                 {"run": run, "recipe": recipe, "family": "ours", "fold": fold, "seed": repeat,
                  "n_train": len(row) - len(tested), "n_test": len(tested), "accuracy": share,
-                 "train_seconds": 2.0 + fold, "params": 7}
+                 "train_seconds": 2.0 + fold, "params": 7, "precision": precision}
             )  # fmt: skip
             for k in tested:
                 label, other = MOTIFS[k // 2 % 2], MOTIFS[1 - k // 2 % 2]
@@ -39,70 +38,57 @@ def run_rows(recipe, right, *, folds=2):
     return pd.DataFrame(runs), pd.DataFrame(predictions)
 
 
+def joined(*recipes):
+    return tuple(pd.concat(both, ignore_index=True) for both in zip(*recipes, strict=True))
+
+
 @pytest.fixture
 def tables():
     a = run_rows("a", [[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 0]])
-    b = run_rows("b", [[0, 1, 1, 1], [0, 1, 1, 1]])
-    runs, predictions = (pd.concat(both, ignore_index=True) for both in zip(a, b, strict=True))
-    return runs, predictions
+    return joined(a, run_rows("b", [[0, 1, 1, 1], [0, 1, 1, 1]]))
 
 
 def test_every_picture_comes_once_a_repeat(tables):
     table = out_of_fold.pooled(*tables)
     assert table.groupby(["recipe", "repeat"])["path"].nunique().tolist() == [4] * 5
-    assert len(table) == 20
-    assert table["right"].mean() == pytest.approx((7 + 6) / 20)
     one = table[(table["recipe"] == "a") & (table["repeat"] == 1) & (table["path"] == "2.jpg")]
     assert one[["fold", "label", "predicted", "right"]].to_numpy().tolist() == [
         [0, "tambal", "betawi", False]
     ]
-
-
-def test_predictions_of_other_runs_are_left_out(tables):
-    runs, predictions = tables
-    table = out_of_fold.pooled(runs[runs["recipe"] == "b"], predictions)
-    assert set(table["recipe"]) == {"b"}
-
-
-def test_shares_right_are_over_repeats(tables):
-    shares = out_of_fold.shares_right(out_of_fold.pooled(*tables))
+    shares = out_of_fold.shares_right(table)
     assert shares.loc["1.jpg"].to_dict() == pytest.approx({"a": 2 / 3, "b": 1})
-    assert shares.loc["0.jpg"].to_dict() == pytest.approx({"a": 1, "b": 0})
 
 
-def test_a_doubled_picture_is_refused(tables):
-    runs, predictions = tables
-    curve = runs.iloc[[0]].assign(run="a-e1-f0-s0-n20")
+def doubled(runs, predictions):
     more = predictions[predictions["run"] == "a-e1-f0-s0"].assign(run="a-e1-f0-s0-n20")
-    with pytest.raises(BatikError, match=r"'a' predicts 0\.jpg twice in repeat 0.*learning curve"):
-        out_of_fold.pooled(pd.concat([runs, curve]), pd.concat([predictions, more]))
+    curve = runs.iloc[[0]].assign(run="a-e1-f0-s0-n20")
+    return pd.concat([runs, curve]), pd.concat([predictions, more])
 
 
-def test_a_missing_fold_is_refused_and_listed(tables):
-    runs, predictions = tables
-    runs = runs[runs["run"] != "b-e1-f1-s1"]
-    with pytest.raises(BatikError, match="'b' lacks 2 of 4 pictures in repeat 1: finish the grid"):
-        out_of_fold.pooled(runs, predictions)
-    gaps = out_of_fold.unfinished(runs, predictions)
-    assert gaps.to_dict("records") == [{"recipe": "b", "repeat": 1, "missing": 2}]
-    assert out_of_fold.unfinished(*tables).empty
+def other_folds(runs, predictions):
+    return (
+        runs.assign(fold=runs["fold"].where(runs["recipe"] == "a", 1 - runs["fold"])),
+        predictions,
+    )
 
 
-def test_a_run_without_predictions_is_refused(tables):
-    runs, predictions = tables
-    with pytest.raises(BatikError, match=r"no predictions \(first: b-e1-f1-s1\)"):
-        out_of_fold.pooled(runs, predictions[predictions["run"] != "b-e1-f1-s1"])
+def other_label(runs, predictions):
+    return runs, predictions.assign(label=["tambal", *predictions["label"].iloc[1:]])
 
 
-def test_other_folds_or_labels_are_refused(tables):
-    runs, predictions = tables
-    moved = runs.assign(fold=runs["fold"].where(runs["recipe"] == "a", 1 - runs["fold"]))
-    with pytest.raises(BatikError, match="different folds of repeat 0"):
-        out_of_fold.pooled(moved, predictions)
-    odd = predictions.copy()
-    odd.loc[0, "label"] = "tambal"
-    with pytest.raises(BatikError, match=r"disagree about the label of 0\.jpg"):
-        out_of_fold.pooled(runs, odd)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (doubled, r"'a' predicts 0\.jpg twice in repeat 0"),
+        (lambda r, p: (r[r["run"] != "b-e1-f1-s1"], p), "'b' lacks 2 of 4 pictures in repeat 1"),
+        (lambda r, p: (r, p[p["run"] != "b-e1-f1-s1"]), r"no predictions \(first: b-e1-f1-s1\)"),
+        (other_folds, "disagree about the fold"),
+        (other_label, r"disagree about the label of 0\.jpg"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(tables, spoil, message):
+    with pytest.raises(BatikError, match=message):
+        out_of_fold.pooled(*spoil(*tables))
 
 
 def test_difficulty_counts_recipes_alike(tables):
@@ -115,28 +101,78 @@ def test_difficulty_counts_recipes_alike(tables):
     assert set(table["recipes"]) == {2}
 
 
-def test_a_recipe_is_wrong_where_most_of_its_repeats_are():
-    runs = run_rows("a", [[1, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0]])
-    table = out_of_fold.difficulty(out_of_fold.pooled(*runs)).set_index("path")
-    assert table["wrong"].sort_index().tolist() == pytest.approx([0, 2 / 3, 1 / 3, 1])
-    assert table["recipes_wrong"].sort_index().tolist() == [0, 1, 0, 1]
+# --- from the files ------------------------------------------------------------------------------
 
 
-def test_a_picture_never_mistaken_is_called_nothing():
-    table = out_of_fold.difficulty(out_of_fold.pooled(*run_rows("a", [[1, 1, 1, 0]])))
-    assert table["mostly_called"].tolist() == ["betawi", "", "", ""]
+def store(folder, recipe, right, *, folds=3, suffix="", left_out=()):
+    """Write runs of a recipe as a grid does."""
+    runs, predictions = run_rows(recipe, right, folds=folds)
+    for run in runs.to_dict("records"):
+        if (run["seed"], run["fold"]) in left_out:
+            continue
+        own = predictions[predictions["run"] == run["run"]].drop(columns="run")
+        row = dict.fromkeys(RUN_COLUMNS, 1) | run | {"run": run["run"] + suffix}
+        if suffix:
+            row["n_train"] = 1
+        Store(folder).add(row, own, pd.DataFrame({"epoch": [1]}))
 
 
-def test_learning_table_keeps_sizes_apart(tables):
-    full, _ = run_rows("a", [[1, 1, 1, 0], [1, 1, 0, 0]])
-    few, _ = run_rows("a", [[0, 1, 0, 0], [0, 0, 0, 0]])
-    few = few.assign(run=few["run"] + "-n1", n_train=1)
-    table = out_of_fold.learning_table(pd.concat([full, few]))
-    assert table.to_numpy().tolist() == [
-        ["a", 1.0, 0, 0.25],
-        ["a", 1.0, 1, 0.0],
-        ["a", 2.0, 0, 0.75],
-        ["a", 2.0, 1, 0.5],
-    ]
-    with pytest.raises(BatikError, match="'a' with 1 pictures a motif lacks folds of repeat 1"):
-        out_of_fold.learning_table(pd.concat([full, few.iloc[:-1]]))
+@pytest.fixture
+def results(tmp_path):
+    paths = [f"{k}.jpg" for k in range(6)]
+    motifs = [MOTIFS[k // 2 % 2] for k in range(6)]
+    folds = pd.DataFrame({"path": paths, "motif": motifs, "group": paths, "dataset": "d"})
+    folds = folds.assign(repeat_0=[0, 1, 2] * 2, repeat_1=[0, 1, 2] * 2)
+    data.write_table(folds, tmp_path / "cv" / "folds.csv")
+    data.write_table(folds, tmp_path / "cv-ungrouped" / "folds.csv")
+    store(tmp_path / "cv", "texture", [[1, 1, 1, 0, 0, 0]] * 2)
+    store(tmp_path / "cv", "scratch_ours", [[1, 1, 0, 0, 0, 0]] * 2)
+    return tmp_path
+
+
+def test_what_is_read_is_finished_and_in_table_order(results):
+    store(results / "cv", "efficientnet_lite0", [[1] * 6] * 2, left_out={(1, 2)})
+    store(results / "cv" / "final", "final", [[1] * 6] * 2)
+    runs, predictions, folds = out_of_fold.read(results)
+    order = ["scratch_ours", "efficientnet_lite0", "texture", "final"]
+    assert list(dict.fromkeys(runs["recipe"])) == order
+    assert set(runs.loc[runs["recipe"] == "efficientnet_lite0", "seed"]) == {0}
+    assert set(predictions["run"]) == set(runs["run"])
+    assert len(folds) == 6
+    with pytest.raises(BatikError, match="train --grid cv"):
+        out_of_fold.read(results / "elsewhere")
+
+
+def test_accuracy_with_duplicates_split_and_together(results):
+    assert out_of_fold.split_duplicates(results) is None
+    store(results / "cv-ungrouped", "texture", [[1, 1, 1, 1, 1, 0]])
+    table = out_of_fold.split_duplicates(results)
+    assert table.loc["texture"].tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 3])
+
+
+def test_a_learning_curve_ends_with_the_full_runs(results):
+    assert out_of_fold.learning(results) is None
+    store(results / "cv" / "learning", "texture", [[1, 1, 0, 0, 0, 0]], suffix="-n1")
+    table = out_of_fold.learning(results)
+    assert table.to_numpy().tolist() == [["texture", 1.0, 0, 1 / 3], ["texture", 4.0, 0, 1 / 2]]
+
+
+def test_errors_by_who_doubts_the_label(tmp_path):
+    pd.DataFrame(
+        {
+            "path": ["b", "c", "c", "d"],
+            "motif": "m",
+            "source": ["confident learning", "confident learning", "no cloth", "caption"],
+            "reason": "",
+        }
+    ).to_csv(tmp_path / "doubtful_labels.csv", index=False)
+    right = {"a": [1, 1, 0], "b": [0, 0, 1], "c": [0, 0, 0], "d": [1, 1, 1]}
+    rows = [("final", path, "m", bool(v)) for path, values in right.items() for v in values]
+    table = pd.DataFrame(rows, columns=["recipe", "path", "label", "right"])
+    kinds = out_of_fold.label_kinds(table, tmp_path)
+    assert kinds["wrong"].tolist() == [1, 2, 3, 0] and set(kinds["repeats"]) == {3}
+    order = [out_of_fold.LABEL_KINDS.index(kind) for kind in kinds["kind"]]
+    assert order == [0, 1, 2, 2]
+    with pytest.raises(BatikError, match="no recipe"):
+        out_of_fold.label_kinds(table, tmp_path, "third")
+    assert out_of_fold.label_kinds(table, tmp_path / "nowhere") is None
