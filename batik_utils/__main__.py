@@ -205,19 +205,35 @@ def _search(options: argparse.Namespace) -> int:
     name = recipes.get(options.recipes).name
     setup = _setup(options)
     settings = {"folds": options.folds or 4, "seed": options.seed}
-    _say(search.summary(search.search(setup, name, options.trials, **settings)))
+    table = search.search(setup, name, options.trials, **settings)
+    _say(search.best(table).to_string())
     _say(setup.store.folder / "tuning" / f"{name}.csv")
     return 0
 
 
 def _audit(options: argparse.Namespace) -> int:
     """List near-duplicates, doubtful labels and shortcuts of a data set."""
-    from batik_utils import data
+    from batik_utils import data, splits
     from batik_utils.duplicates import audit
+    from batik_utils.evaluation import shortcuts
+    from batik_utils.weights import WeightsNotFound
 
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
     results = data.results_root(options.results)
-    _say(audit.run(dataset, results, weights_directory=options.weights or None))
+    weights = options.weights or None
+    _say(audit.run(dataset, results, weights_directory=weights))
+    if {*_MOTIFS.split(",")} <= {*dataset.classes}:
+        three = data.load(options.data, options.root, limit=options.limit)
+        folder, groups = results / three.name, audit.groups_of(three, results)
+        folds = splits.open_or_make_folds(three, folder / "cv" / "folds.csv", groups)
+        listed = folder / "watermarks_by_eye.csv"
+        marked = list(data.read_table(listed)["path"]) if listed.is_file() else []
+        settings = {"watermarked": marked, "weights_directory": weights}
+        try:
+            for table in shortcuts.run(three, folds, folder / "cv", **settings):
+                _say(table.to_string())
+        except WeightsNotFound as error:
+            _say(f"Shortcuts left out: {error}")
     return 0
 
 
@@ -291,10 +307,12 @@ def _export(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     """Measure how close the code comes to the limit of this machine, and what recipes cost."""
-    from batik_utils import data
+    from batik_utils import data, experiments
+    from batik_utils.evaluation import cost
     from batik_utils.scale import benchmark
 
     dataset = data.load(options.data, options.root)
+    _say(cost.measure(experiments.prepare(dataset, "cv"), "all").to_string())
     output = _path(options.output) if options.output else data.results_root() / "bench"
     _say(benchmark.run(dataset, output, model=_path(options.model) if options.model else None))
     _say(output)

@@ -177,7 +177,7 @@ def picture_grid(
     """Square pictures, uint8 (N, 3, S, S), side by side, with a caption each."""
     columns = min(columns, len(captions))
     rows = -(-len(captions) // columns)
-    figure, grid = new(title, 1.55 * columns, 1.75 * rows + 0.4, rows, columns)
+    figure, grid = new(title, 1.55 * columns, 1.75 * rows + (0.4 if title else 0), rows, columns)
     for axes in grid.flat:
         axes.axis("off")
     for axes, picture, caption in zip(grid.flat, np.asarray(pixels), captions, strict=False):
@@ -296,7 +296,7 @@ def repetitions(runs: pd.DataFrame, published: dict[str, float], title: str = ""
     """
     names = runs["label"] if "label" in runs else runs["recipe"]
     order = list(dict.fromkeys(names))
-    figure, [[axes]] = new(title, 7.5, 0.42 * len(order) + 1.1)
+    figure, [[axes]] = new(title, 6.4, 0.42 * len(order) + 1.1)
     for y, name in enumerate(order):
         dots(axes, runs.loc[names == name, "accuracy"], y)
         axes.plot(
@@ -312,7 +312,7 @@ def repetitions(runs: pd.DataFrame, published: dict[str, float], title: str = ""
 @style()
 def probabilities(values: Sequence[float], classes: Sequence[str], title: str = "") -> Figure:
     """Class probabilities of one picture."""
-    figure, [[axes]] = new(title, 6, 0.36 * len(classes) + 0.9)
+    figure, [[axes]] = new(title, 5.6, 0.36 * len(classes) + 0.6)
     colours = [ACCENT if value == max(values) else GREY for value in values]
     bars = axes.barh(list(classes), list(values), color=colours, height=0.6)
     axes.bar_label(bars, labels=[f"{value:.1%}" for value in values], padding=4)

@@ -12,7 +12,19 @@ import optuna
 import pandas as pd
 from matplotlib.figure import Figure
 
-from batik_utils.plots import ACCENT, DIM, GREY, INK, LIGHT, SECOND, dots, new, percent, style
+from batik_utils.plots import (
+    ACCENT,
+    DIM,
+    GREY,
+    INK,
+    LIGHT,
+    PAPER,
+    SECOND,
+    dots,
+    new,
+    percent,
+    style,
+)
 
 COLOURS = {"main": ACCENT, "second": SECOND, "rest": GREY}
 
@@ -27,12 +39,15 @@ def claims(
     (``main, second`` or ``rest``), ``runs`` (a list of accuracies to draw as dots, or None) and
     ``hollow`` (others' numbers). The axis begins at ``low``.
     """
-    figure, [[axes]] = new(title, 6.6, 0.62 * len(rows) + 0.75)
+    figure, [[axes]] = new(title, 6.2, 0.62 * len(rows) + 0.7)
+    paper = {"facecolor": PAPER, "linewidth": 0, "pad": 1.5}
     for y, row in enumerate(rows.itertuples()):
         colour = COLOURS[row.colour]
         heavy = "bold" if row.colour == "main" else "normal"
         ink = INK if row.colour == "rest" else colour
-        name = axes.text(low, y - 0.26, row.name, va="bottom", color=ink, weight=heavy)
+        name = axes.text(
+            low, y - 0.26, row.name, va="bottom", color=ink, weight=heavy, fontsize=11, bbox=paper
+        )
         axes.annotate(
             f"  {row.note}", (1, 0), xycoords=name, va="bottom", fontsize=8.5, color=DIM,
         )  # fmt: skip
@@ -42,13 +57,13 @@ def claims(
             axes.plot([row.accuracy] * 2, [y - 0.24, y + 0.24], color=INK, linewidth=2)
         else:
             axes.hlines(y, row.lower, row.upper, color=colour, linewidth=3.5, alpha=0.45)
-            face = plt.rcParams["figure.facecolor"] if row.hollow else colour
+            face = PAPER if row.hollow else colour
             axes.plot(row.accuracy, y, "o", markersize=10, color=colour, markerfacecolor=face,
                       markeredgewidth=2)  # fmt: skip
         axes.text(1.015, y, f"{row.accuracy:.0%}", va="center", fontsize=13, weight="bold",
                   color=ink)  # fmt: skip
     if chance is not None:
-        axes.axvline(chance, color=DIM, linestyle=":", linewidth=1)
+        axes.axvline(chance, color=DIM, linestyle=":", linewidth=1, zorder=0)
         axes.text(chance, len(rows) - 0.55, " guessing", color=DIM, fontsize=8.5, va="center")
     axes.set(xlim=(low, 1), ylim=(len(rows) - 0.4, -0.75), yticks=[])
     percent(axes.xaxis)
@@ -59,7 +74,7 @@ def claims(
 @style()
 def pairs(table: pd.DataFrame, names: Sequence[str], title: str = "", width: float = 4.4) -> Figure:
     """Two shares a row, joined by a line: ``names`` are the columns, the index labels the rows."""
-    figure, [[axes]] = new(title, width, 0.62 * len(table) + 1.3)
+    figure, [[axes]] = new(title, width, 0.58 * len(table) + 0.9)
     low, high = table[list(names)].min().min(), table[list(names)].max().max()
     space = 0.12 * (high - low)
     for y, (name, row) in enumerate(table.iterrows()):
@@ -82,7 +97,7 @@ def pairs(table: pd.DataFrame, names: Sequence[str], title: str = "", width: flo
             name, (value, 0), xytext=(0, -9), textcoords="offset points", color=colour,
             ha="left" if value > other else "right", va="top", fontsize=8.5,
         )  # fmt: skip
-    axes.set(xlim=(low - 1.5 * space, high + 1.5 * space), ylim=(len(table) - 0.5, -0.7))
+    axes.set(xlim=(low - 1.5 * space, high + 1.5 * space), ylim=(len(table) - 0.6, -0.55))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     return figure

@@ -23,7 +23,7 @@ FINAL = "final"
 LABEL_KINDS = (
     "undoubted",
     "doubted by confident learning alone",
-    "doubted by a person or by a copy elsewhere",
+    "doubted by a person or by a near-duplicate in another folder",
 )
 
 
