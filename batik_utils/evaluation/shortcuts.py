@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 from tqdm.auto import tqdm
@@ -27,6 +27,7 @@ from batik_utils import baselines, data, models, recipes, splits, training, tran
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import significance
+from batik_utils.images import changes
 
 #: Networks that are tested: recipes with a frozen backbone.
 RECIPES = ("mobilenet_v2_probe", "efficientnet_lite0")
@@ -260,12 +261,11 @@ def _watermark(picture: np.ndarray) -> np.ndarray:
     """A square picture with a dark, half transparent strip with light words, as shops print."""
     side = len(picture)
     height = 0.065 * side
+    strip = (side - height) / 2, (side + height) / 2 - 1, (0, 0, 0, 165)
     overlay = Image.new("RGBA", (side, side))
-    draw = ImageDraw.Draw(overlay)
-    draw.rectangle((0, (side - height) / 2, side, (side + height) / 2 - 1), fill=(0, 0, 0, 165))
-    font = ImageFont.load_default(max(6, round(0.6 * height)))
-    words = "0123.456.789   /   BATIK SHOP"
-    draw.text((side / 2, side / 2), words, fill=(255, 255, 255, 165), font=font, anchor="mm")
+    words, ink = "0123.456.789   /   BATIK SHOP", (255, 255, 255, 165)
+    middle = side / 2, side / 2
+    changes.watermark(overlay, words, middle, round(0.6 * height), ink, strip, "mm")
     values = np.asarray(overlay).astype(np.float32)
     alpha = values[..., 3:] / 255
     return (picture * (1 - alpha) + values[..., :3] * alpha).round().astype(np.uint8)

@@ -1,7 +1,6 @@
 """The bench runs and writes what it says; no test looks at how long anything took."""
 
 import json
-import math
 from dataclasses import replace
 
 import pandas as pd
@@ -16,7 +15,7 @@ from batik_utils.classifier import final
 from batik_utils.classifier.embedding import Branch
 from batik_utils.errors import BatikError
 from batik_utils.scale import benchmark as bench
-from batik_utils.scale import plots_bench, timing
+from batik_utils.scale import timing
 from batik_utils.scale.timing import Race, Ratio
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
@@ -144,26 +143,8 @@ def test_everything_runs_and_writes_its_columns(larger_root, tmp_path, small, ca
     aims = table.set_index("name")["aim"].dropna()
     assert sorted(aims.round(2)) == [0.87, 2, 2.5, 4, 15, 40, 500, 1000, 1000]
     assert sorted(table["limit_s"].dropna()) == [0.3, 1]
-    figure = plots_bench.ratios(table, "the title of the data")
-    assert "the title of the data" in figure.axes[0].get_title()
 
 
 def test_a_model_of_unknown_layers_is_refused(model_folder):
     with pytest.raises(BatikError, match="does not name the layers"):
         bench.eager_twin(model_folder)
-
-
-def test_the_figure_marks_what_was_missed():
-    seconds = {"slow": [8.0, 9.0], "fast": [1.0, 1.0]}
-    rows = [
-        timing.as_row(Ratio(name, "slow", "fast", "", aim=aim), seconds)
-        for name, aim in (("reached", 4), ("missed", 40), ("free", math.nan))
-    ]
-    figure = plots_bench.ratios(pd.DataFrame(rows).assign(**timing.machine()), "title")
-    (axes,) = figure.axes
-    marks = [line.get_marker() for line in axes.lines if len(line.get_xdata()) == 1]
-    assert marks.count("o") == 2
-    assert marks.count("X") == 1
-    assert marks.count("|") == 2
-    assert axes.get_xscale() == "log"
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["reached", "missed", "free"]
