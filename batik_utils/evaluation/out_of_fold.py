@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from batik_utils import data, recipes
+from batik_utils.checkpoints import Store
 from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError
-from batik_utils.checkpoints import Store
 
 #: Name of the final model's runs, and its folder below ``cv``.
 FINAL = "final"

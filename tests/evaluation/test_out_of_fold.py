@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from batik_utils import data
+from batik_utils.checkpoints import RUN_COLUMNS, Store
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import out_of_fold
-from batik_utils.checkpoints import RUN_COLUMNS, Store
 
 MOTIFS = ("betawi", "tambal")
 
