@@ -312,7 +312,8 @@ def _bench(options: argparse.Namespace) -> int:
     from batik_utils.scale import benchmark
 
     dataset = data.load(options.data, options.root)
-    _say(cost.measure(experiments.prepare(dataset, "cv"), "all").to_string())
+    if (data.results_root() / dataset.name / "cv" / "folds.csv").is_file():
+        _say(cost.measure(experiments.prepare(dataset, "cv"), "all").to_string())
     output = _path(options.output) if options.output else data.results_root() / "bench"
     _say(benchmark.run(dataset, output, model=_path(options.model) if options.model else None))
     _say(output)

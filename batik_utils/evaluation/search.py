@@ -278,7 +278,7 @@ def _seed(*parts: int) -> int:
 def _settings(setup: Setup, recipe: Recipe, folds: int, seed: int) -> dict:
     """What trials must agree in to be of one search."""
     plain = asdict(recipe)
-    for name in ("name", "family", "published", "note"):
+    for name in ("name", "family", "published"):
         del plain[name]
     space = {name: [s.low, s.high, s.step, s.log] for name, s in space_of(recipe).items()}
     settings = {
