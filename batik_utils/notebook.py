@@ -313,7 +313,6 @@ def render(notebook: Path, page: Path) -> Path:
             parts[part] = []
         if "not-in-report" not in tags:
             parts[list(parts)[-1]].append(cell)
-    title = parts[""][0].source.splitlines()[0].lstrip("# ")
     body = ""
     for part, content.cells in parts.items():
         heading = ""
@@ -322,12 +321,14 @@ def render(notebook: Path, page: Path) -> Path:
         inner, _ = exporter.from_notebook_node(content)
         folded = f"<details><summary>{html.escape(heading.lstrip('# '))}</summary>{inner}</details>"
         body += folded if heading else inner
+    found = re.search(r"<h1[^>]*>(.*?)(?:<a |</h1>)", body, re.DOTALL)
+    title = re.sub("<[^>]*>", "", found[1]) if found else notebook.stem
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     with replacing(page) as partial:
         partial.write_text(
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
             f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n"
+            f"<title>{title}</title>\n<style>\n{style}</style></head>\n"
             f"<body><main>\n{body}\n</main></body></html>\n",
             encoding="utf-8",
         )
