@@ -26,5 +26,7 @@ for _name, _value in {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
 }.items():
     os.environ.setdefault(_name, _value)

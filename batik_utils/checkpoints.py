@@ -10,10 +10,11 @@ import contextlib
 import pickle
 import struct
 import subprocess
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from torch import nn
 
 from batik_utils import __version__, data, metrics, models
 from batik_utils.data import Dataset
-from batik_utils.errors import PROJECT, BatikError, locked, replacing
+from batik_utils.errors import PROJECT, BatikError, NotWritten, locked, replacing
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 
@@ -62,8 +63,6 @@ def finish(
 
     ``facts`` are the columns of a run's row that are not known otherwise.
     """
-    import torchvision
-
     tested = dataset.manifest.iloc[rows]
     predictions = pd.DataFrame(
         {
@@ -79,8 +78,7 @@ def finish(
         "epochs": recipe.epochs,
         "n_test": len(rows),
         **metrics.scores([dataset.labels[k] for k in rows], probabilities),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        **{name: version for name, version in _versions().items() if name in RUN_COLUMNS},
         "dataset": dataset.digest,
     }
     return Finished(row, predictions, history)
@@ -142,8 +140,8 @@ class Store:
         if runs.empty:
             names = ", ".join(name for name, _ in order)
             raise BatikError(
-                f"No finished run of {names} in {self.folder}: if their weights could not be had, "
-                f"not_run.csv there names the remedy."
+                f"No finished run of {names} in {self.folder}: train them first (python -m "
+                f"batik_utils train). If weights are missing, not_run.csv there names the remedy."
             )
         chosen = predictions["run"].isin(runs["run"])
         return runs.reset_index(drop=True), predictions[chosen].reset_index(drop=True)
@@ -152,15 +150,28 @@ class Store:
         """Write one finished run: values for ``RUN_COLUMNS``, test predictions and history.
 
         Raises:
+            NotWritten: the run is in another folder, which the message names.
             BatikError: a column is missing or unknown.
         """
         if set(row) != set(RUN_COLUMNS):
             odd = sorted(set(row) ^ set(RUN_COLUMNS))
             raise BatikError(f"A run's row needs exactly the columns of RUN_COLUMNS; odd: {odd}.")
-        with self._locked():
-            self._append("predictions", row["run"], predictions)
-            self._append("history", row["run"], history)
-            self._append("runs", row["run"], pd.DataFrame([row])[list(RUN_COLUMNS[1:])])
+        tables = (predictions, history, pd.DataFrame([row])[list(RUN_COLUMNS[1:])])
+        try:
+            self._append_all(row["run"], tables)
+        except (OSError, BatikError) as error:  # hours of work must not be lost to a full disk
+            rescue = Store(Path(tempfile.mkdtemp(prefix="batik-run-")))
+            rescue._append_all(row["run"], tables)
+            raise NotWritten(
+                f"{error} The finished run '{row['run']}' is kept in {rescue.folder}: append its "
+                f"tables to those in {self.folder}, or train it again."
+            ) from error
+
+    def check_writable(self) -> None:
+        """Raise `NotWritten` now if `add` would do so after hours."""
+        with self._locked(), replacing(self.folder / ".lock.try") as partial:
+            partial.touch()
+        (self.folder / ".lock.try").unlink(missing_ok=True)
 
     def note_not_run(self, recipe: str, reason: str, remedy: str) -> None:
         """Remember that a recipe could not be run, and what would help."""
@@ -175,6 +186,11 @@ class Store:
             with self._locked():
                 table = self.read("not_run")
                 self._put("not_run", table[table["recipe"] != recipe])
+
+    def _append_all(self, run: str, tables: tuple[pd.DataFrame, ...]) -> None:
+        with self._locked():
+            for name, table in zip(("predictions", "history", "runs"), tables, strict=True):
+                self._append(name, run, table)
 
     def _append(self, name: str, run: str, rows: pd.DataFrame) -> None:
         rows = rows.assign(run=run)[["run", *rows.columns]]
@@ -207,8 +223,15 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".lock", 60):
+        with contextlib.ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder / ".lock", 60))
+            except OSError as error:
+                raise NotWritten(
+                    f"{self.folder} cannot be written ({error.strerror or error}): allow writing "
+                    f"there, wait for another program that does, or choose another --results."
+                ) from error
             yield
 
 
@@ -230,6 +253,16 @@ class OutdatedCheckpoint(CheckpointError):
     """A checkpoint of ours that another version wrote."""
 
 
+def _versions() -> dict[str, str]:
+    import torchvision
+
+    return {
+        "batik_utils": __version__,
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+    }
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained network in evaluation mode, on the CPU, with all that is needed to use it."""
@@ -240,36 +273,23 @@ class Checkpoint:
     preprocessing: Preprocessing
     #: Digest of the data set it was trained on.
     dataset: str
-    #: Of this package, torch and torchvision at saving time.
-    versions: dict[str, str]
+    #: Of this package, torch and torchvision.
+    versions: dict[str, str] = field(default_factory=_versions)
 
 
-def save(
-    path: Path,
-    model: nn.Module,
-    recipe: Recipe,
-    classes: tuple[str, ...],
-    preprocessing: Preprocessing,
-    dataset: str,
-) -> Path:
+def save(path: Path, saved: Checkpoint) -> Path:
     """Write a checkpoint; the file appears whole or not at all."""
-    import torchvision
-
     content = {
         "format": _FORMAT,
-        "recipe": asdict(recipe),
-        "classes": list(classes),
-        "preprocessing": preprocessing.as_dict(),
-        "dataset": dataset,
-        "versions": {
-            "batik_utils": __version__,
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
-        "state": {k: v.cpu().contiguous() for k, v in model.state_dict().items()},
+        "recipe": asdict(saved.recipe),
+        "classes": list(saved.classes),
+        "preprocessing": saved.preprocessing.as_dict(),
+        "dataset": saved.dataset,
+        "versions": saved.versions,
+        "state": {k: v.cpu().contiguous() for k, v in saved.model.state_dict().items()},
     }
-    with replacing(path) as partial:
-        torch.save(content, partial)
+    with replacing(path) as partial, partial.open("wb") as stream:
+        torch.save(content, stream)
     return path
 
 

@@ -33,9 +33,9 @@ from batik_utils import (
     training,
     transforms,
 )
-from batik_utils.checkpoints import Finished, Store
+from batik_utils.checkpoints import Checkpoint, Finished, Store
 from batik_utils.data import Dataset
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
 from batik_utils.training import Batches, Examples
@@ -375,6 +375,8 @@ def run_grid(
     """
     units, reused = _units(setup, names, seeds, epochs, n_train)
     store = setup.at(0, 0, n_train).store
+    if units:
+        store.check_writable()
     for unit in units:  # a worker elsewhere opens no file of the data set
         if unit.recipe.family == "baseline":
             setup.described(unit.recipe.architecture)
@@ -454,7 +456,7 @@ def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFra
 
 def train_or_load(
     setup: Setup, name: str, seed: int = 0, *, epochs: int = 0
-) -> tuple[checkpoints.Checkpoint, pd.DataFrame]:
+) -> tuple[Checkpoint, pd.DataFrame]:
     """Return one trained network and its history, from its checkpoint if there is one.
 
     Raises:
@@ -477,10 +479,13 @@ def train_or_load(
         model, _, run_rows = train(setup, recipe, seed, test=not finished)
         if run_rows is not None:
             setup.store.add(*run_rows)
-        seen = models.preprocessing_of(recipe)
-        digest = setup.dataset.digest
-        checkpoints.save(path, model, recipe, setup.dataset.classes, seen, digest)
-        saved = checkpoints.load(path)
+        dataset, seen = setup.dataset, models.preprocessing_of(recipe)
+        model = model.cpu().eval()
+        saved = Checkpoint(model, recipe, dataset.classes, seen, dataset.digest)
+        try:
+            checkpoints.save(path, saved)
+        except NotWritten as error:
+            log.warning("The trained network is in memory alone: %s", error)
     if saved.dataset != setup.dataset.digest:
         raise BatikError(f"{path} was trained on other pictures: remove it to train again.")
     history = setup.store.read("history")

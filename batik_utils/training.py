@@ -118,12 +118,20 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         n = len(self.labels)
         order = torch.randperm(n, generator=self.generator) if self.generator else torch.arange(n)
-        for chosen in order.split(self.size):
+        for chosen in order.split(self.sizes):
             inputs = self.inputs[chosen.to(self.inputs.device)].to(self.device)
             yield self.prepare(inputs), self.labels[chosen].to(self.device)
 
     def __len__(self) -> int:
-        return math.ceil(len(self.labels) / self.size)
+        return len(self.sizes)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of inputs in each batch; a last one alone joins the batch before it."""
+        whole, rest = divmod(len(self.labels), self.size)
+        if rest == 1 and whole:  # batch norm cannot do with one
+            return [self.size] * (whole - 1) + [self.size + 1]
+        return [self.size] * whole + [rest] * (rest > 0)
 
 
 def batches(
@@ -215,7 +223,8 @@ def fit(
         Diverged: the loss is no longer a number.
         BatikError: no pictures, or a setting of the recipe is wrong.
     """
-    _check(model, train, validation)
+    if not len(train) or (validation is not None and not len(validation)):
+        raise BatikError("Training needs at least one training and one validation picture.")
     optimiser = optimiser or adam(model, recipe)
     n, n_steps = len(train.labels), recipe.epochs * len(train)
     rate = SCHEDULES[recipe.schedule]
@@ -235,9 +244,9 @@ def fit(
         # the last step of an epoch shows only in the validation
         if not math.isfinite(loss_sum + (0.0 if validation is None else found[0])):
             raise Diverged(
-                f"Recipe '{recipe.name}' diverged in epoch {epoch} (the loss is no longer a "
-                f"number): use a smaller learning rate than {recipe.learning_rate}, or precision "
-                f"'float32'."
+                f"Recipe '{recipe.name}' diverged in epoch {epoch}: the loss is no longer a "
+                f"number. Give it a smaller learning rate than {recipe.learning_rate}"
+                f"{'' if precision == 'float32' else ', or use precision float32'}."
             )
         values = (epoch, loss_sum / n, right / n, *found)
         rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
@@ -380,16 +389,3 @@ def _run(model, preprocessing, inputs, precision, prepare=None) -> Tensor:
             part = part.to(device)
             parts.append(model(prepare(part) if prepare else part))
     return torch.cat(parts)
-
-
-def _check(model: nn.Module, train: Batches, validation: Batches | None) -> None:
-    n = len(train.labels)
-    if not n or (validation is not None and not len(validation.labels)):
-        raise BatikError("Training needs at least one training and one validation picture.")
-    head = getattr(model, "head", model)
-    normed = any(isinstance(module, nn.BatchNorm1d) for module in head.modules())
-    if normed and (n % train.size or train.size) == 1:
-        raise BatikError(
-            f"A last batch of one picture would break batch norm: {n} training pictures with batch "
-            f"size {train.size}. Use another batch size."
-        )

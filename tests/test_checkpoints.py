@@ -1,10 +1,14 @@
 """Result files are read as written; a checkpoint gives its network back, others do no harm."""
 
 import contextlib
+import errno
 import math
+import multiprocessing
+import os
 import pickle
 import random
-from concurrent.futures import ThreadPoolExecutor
+import re
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +18,13 @@ import pytest
 import torch
 
 from batik_utils import checkpoints, models, training
-from batik_utils.checkpoints import RUN_COLUMNS, CheckpointError, OutdatedCheckpoint, Store
+from batik_utils.checkpoints import (
+    RUN_COLUMNS,
+    Checkpoint,
+    CheckpointError,
+    OutdatedCheckpoint,
+    Store,
+)
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
 
@@ -80,7 +90,7 @@ def test_a_run_is_read_as_it_was_written(store):
         store.finished("e" * 64, ["toy-s0"])
 
 
-@pytest.mark.parametrize("text", ["1234e56", "0123456", "1e5", "", "true", "False", "NA"])
+@pytest.mark.parametrize("text", ["1234e56", "0123456", "1e5", "", "true", "False", "NA", "nan"])
 def test_text_stays_text(store, text):
     for name in ("a", "b"):
         row, predictions, history = run_of(name, git=text, recipe=text)
@@ -165,13 +175,100 @@ def test_a_run_interrupted_while_writing_is_not_finished(store, monkeypatch):
     assert store.finished(DIGEST, ["toy-s0"])
 
 
-def test_several_writers_lose_nothing(store):
+def test_several_processes_on_a_fresh_folder_lose_nothing(store):
+    """Each asks, writes and notes as a grid does."""
     names = [f"toy-s{seed}" for seed in range(12)]
-    with ThreadPoolExecutor(6) as pool:
-        # a store of its own for each, as in processes
-        list(pool.map(lambda name: Store(store.folder).add(*run_of(name)), names))
+
+    def write(some: list[str]) -> None:
+        mine = Store(store.folder)
+        for name in some:
+            mine.check_writable()
+            mine.finished(DIGEST, names)
+            mine.add(*run_of(name))
+            mine.note_not_run(name, "no weights", "none")
+            mine.forget_not_run(name)
+
+    # copies of this process start at once, and do without the start method of some systems
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=write, args=(names[k::4],)) for k in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0] * 4
     assert sorted(store.read("runs")["run"]) == sorted(names)
     assert len(store.read("predictions")) == len(store.read("history")) == 24
+    assert store.read("not_run").empty
+    assert {p.name for p in store.folder.iterdir()} <= {
+        *("runs.csv", "predictions.csv", "history.csv", "not_run.csv", ".lock")
+    }
+
+
+# --- a disk that does not write ---------------------------------------------------------------
+
+
+def is_a_file(store, monkeypatch):
+    store.folder.parent.mkdir(parents=True)
+    store.folder.write_text("no folder")
+
+
+def is_below_a_file(store, monkeypatch):
+    store.folder.parent.parent.mkdir(parents=True)
+    store.folder.parent.write_text("no folder")
+
+
+def is_full(store, monkeypatch):
+    store.folder.mkdir(parents=True)
+    replace = Path.replace
+
+    def refuse(path, *given):
+        if store.folder in path.parents:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return replace(path, *given)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+
+
+def is_locked(store, monkeypatch):
+    store.folder.mkdir(parents=True)
+    held = checkpoints.locked
+
+    def locked(path, timeout_s):
+        if path.parent == store.folder:
+            raise TimeoutError(str(path))
+        return held(path, timeout_s)
+
+    monkeypatch.setattr(checkpoints, "locked", locked)
+
+
+@pytest.mark.parametrize("trouble", [is_a_file, is_below_a_file, is_full, is_locked])
+def test_a_folder_that_cannot_be_written_is_told_before_and_loses_no_run(
+    store, monkeypatch, tmp_path, trouble
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    trouble(store, monkeypatch)
+    with pytest.raises(BatikError, match=str(store.folder)):
+        store.check_writable()
+    with pytest.raises(BatikError, match=r"'toy-s0' is kept in (\S+):") as told:
+        store.add(*run_of("toy-s0"))
+    rescue = Store(re.search(r"kept in (\S+):", str(told.value))[1])
+    assert rescue.finished(DIGEST, ["toy-s0"])
+    assert len(rescue.read("predictions")) == len(rescue.read("history")) == 2
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_drive_without_locks_and_flushes_still_takes_runs(store, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    if number == errno.ENOSYS:
+        monkeypatch.setattr(os, "fsync", refuse)
+    store.check_writable()
+    store.add(*run_of("toy-s0"))
+    assert store.finished(DIGEST, ["toy-s0"])
 
 
 @pytest.mark.parametrize("change", [{"surplus": 1}, {"git": None, "gti": "x"}])
@@ -225,7 +322,9 @@ def model(toy):
 
 @pytest.fixture
 def saved(tmp_path, model, toy) -> Path:
-    return checkpoints.save(tmp_path / "toy.pt", model, toy, CLASSES, SETTINGS, "d" * 64)
+    return checkpoints.save(
+        tmp_path / "toy.pt", Checkpoint(model, toy, CLASSES, SETTINGS, "d" * 64)
+    )
 
 
 def rewritten(path: Path, **changes) -> Path:
@@ -253,12 +352,12 @@ def test_a_failed_save_leaves_the_old_file_whole(saved, model, toy, monkeypatch,
     content = saved.read_bytes()
 
     def half_a_save(values, target):
-        Path(target).write_bytes(b"half of it")
+        target.write(b"half of it")
         raise error
 
     monkeypatch.setattr(torch, "save", half_a_save)
     with pytest.raises((BatikError, KeyboardInterrupt)):
-        checkpoints.save(saved, model, toy, CLASSES, SETTINGS, "d")
+        checkpoints.save(saved, Checkpoint(model, toy, CLASSES, SETTINGS, "d"))
     assert saved.read_bytes() == content
     assert list(saved.parent.iterdir()) == [saved]
 

@@ -3,6 +3,7 @@
 import copy
 import logging
 import pickle
+import socket
 from dataclasses import replace
 from datetime import datetime
 
@@ -24,7 +25,7 @@ from batik_utils import (
     training,
     weights,
 )
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images.resize import Preprocessing
 from batik_utils.weights import Weights, WeightsFile, WeightsNotFound
 
@@ -304,7 +305,7 @@ def test_a_network_of_other_pictures_is_refused_and_an_outdated_one_trained_agai
 ):
     saved, _ = experiments.train_or_load(setup, "toy")
     path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
-    checkpoints.save(path, saved.model, toy, saved.classes, saved.preprocessing, "e" * 64)
+    checkpoints.save(path, replace(saved, dataset="e" * 64))
     with pytest.raises(BatikError, match=path.name):
         experiments.train_or_load(setup, "toy")
     content = torch.load(path, weights_only=True)
@@ -312,6 +313,41 @@ def test_a_network_of_other_pictures_is_refused_and_an_outdated_one_trained_agai
     saved, _ = experiments.train_or_load(setup, "toy")
     assert saved.dataset == setup.dataset.digest
     assert path.name in caplog.text
+
+
+def test_a_full_disk_costs_no_trained_network(setup, monkeypatch, caplog):
+    def refuse(*_):
+        raise NotWritten("The disk is full.")
+
+    monkeypatch.setattr(checkpoints, "save", refuse)
+    saved, history = experiments.train_or_load(setup, "toy")
+    assert saved.classes == setup.dataset.classes and len(history) == 2
+    assert "The disk is full." in caplog.text
+
+
+def test_two_motifs_of_ten_pictures_train_whatever_they_are_called(
+    picture_tree, tmp_path, toy, add, monkeypatch
+):
+    """From the folder to the summary, and nobody outside this machine is asked for anything."""
+
+    def outside(*given):
+        raise AssertionError(given)
+
+    monkeypatch.setattr(socket, "getaddrinfo", outside)
+    monkeypatch.setattr(socket.socket, "connect", outside)
+    add("normed", head="modified", batch_size=5)  # 16 pictures to learn from: the last is alone
+    root = picture_tree({"true": 10, "false": 10})
+    dataset = data.load("folder", root, "all")
+    setup = experiments.prepare(dataset, "stratified-0", results=tmp_path / "results")
+    outcome = grid(setup, "toy,normed,baseline", seeds=1)
+    assert len(outcome.trained) == 6 and not outcome.failed
+    runs, predictions = experiments.results_of(setup, "toy,normed,baseline")
+    assert set(predictions["label"]) == {"true", "false"}
+    assert len(metrics.summarise(runs, predictions)) == 6
+    mine = predictions[predictions["run"] == "toy-e2-f0-s0"]
+    assert (
+        metrics.confusion(mine["label"], mine["predicted"], dataset.classes).to_numpy().sum() == 2
+    )
 
 
 # --- folds ------------------------------------------------------------------------------------

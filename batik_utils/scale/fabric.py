@@ -66,7 +66,7 @@ class Fit:
         precision: str = "float32",
     ) -> pd.DataFrame:
         """Train a network in place; see `training.fit`."""
-        last = len(train.labels) % train.size or train.size
+        last = train.sizes[-1]
         if last < self.devices:
             raise BatikError(
                 f"The last batch has fewer pictures ({last}) than there are processes "

@@ -31,9 +31,6 @@ def logger() -> Callable[[Recipe, dict, pd.DataFrame, pd.DataFrame], None]:
     Raises:
         BatikError: MLflow is not installed, or does not take runs.
     """
-    # no other server is asked for anything
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
     mlflow = need("mlflow", "MLFLOW_TRACKING_URI")
     # tables are made when a database is first opened, with a line for each step
     for chatty in ("alembic", "mlflow"):

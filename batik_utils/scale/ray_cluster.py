@@ -44,8 +44,6 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     Raises:
         BatikError: Ray is not installed, or no cluster answers.
     """
-    # no other server is asked for anything
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = need("ray", "--ray")
     if ray.is_initialized():
