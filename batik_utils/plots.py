@@ -326,7 +326,7 @@ def dots(axes: Axes, values: Sequence[float], y: float, colour: str = GREY) -> N
     """Draw one dot a value at height y; equal values are stacked above each other."""
     known = pd.Series(values).round(4).value_counts()
     for value, count in known.items():
-        heights = y + 0.13 * (np.arange(count) - (count - 1) / 2) * min(1, 5 / count)
+        heights = y + 0.1 * (np.arange(count) - (count - 1) / 2) * min(1, 5 / count)
         axes.plot([value] * count, heights, "o", color=colour, markersize=4.5)
 
 
