@@ -1,47 +1,101 @@
-"""The package keeps its order: no module imports one to its right."""
+"""The house keeps its order: who imports whom, how large a module is, what an import loads."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from setuptools import find_packages
+from setuptools.config.pyprojecttoml import read_configuration
+
 import batik_utils
+from batik_utils.errors import PROJECT
 
 FOLDER = Path(batik_utils.__file__).parent
-MODULES = {path.stem for path in FOLDER.glob("*.py")} - {"__init__"}
+MODULES = sorted(FOLDER.rglob("*.py"))
+#: Parts in the order in which they may import: each those before it. Root modules are "root".
+ORDER = ("errors", "images", "root", "duplicates", "evaluation", "classifier", "scale")
+#: Modules that bring the parts together, and import them inside functions.
+OUTSIDE = ("notebook", "__main__")
+#: Optional packages, and those of the application, that the root modules do without.
+OPTIONAL = {"ray", "lightning_fabric", "mlflow", "gradio", "onnxruntime"}
 
 
-def order():
-    block = batik_utils.__doc__.split("::", 1)[1].split("No module imports")[0]
-    return re.findall(r"\w+", block)
+def part_of(path):
+    name = path.relative_to(FOLDER).parts[0].removesuffix(".py")
+    return name if name in (*ORDER, *OUTSIDE, "app") else "root"
 
 
-def imported(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("batik_utils"):
-            inner = node.module.removeprefix("batik_utils").lstrip(".")
-            yield from [inner] if inner else [alias.name for alias in node.names]
+def imported(tree):
+    """Modules that a syntax tree imports, as dotted names."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_the_order_names_every_module_once():
-    assert sorted(order()) == sorted(MODULES)
+def may_import(part, name):
+    """Whether a part may import ``batik_utils.<name>``."""
+    other = part_of(FOLDER / name.split(".")[0])
+    if part == "app":
+        return other in ("app", "errors", "images")
+    if other == "app":
+        return name.startswith("app.") and part in ("evaluation", "classifier", "scale")
+    if other not in ORDER:
+        return False
+    return ORDER.index(other) <= ORDER.index(part)
 
 
-def test_no_module_imports_one_to_its_right():
-    place = {name: k for k, name in enumerate(order())}
-    wrong = [
-        f"{name} imports {other}"
-        for name in MODULES
-        for other in imported(FOLDER / f"{name}.py")
-        if other in place and place[other] > place[name]
-    ]
-    assert not wrong
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(FOLDER)))
+def test_a_module_imports_what_stands_before_it(path):
+    part = part_of(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if part in OUTSIDE:  # their top level alone; inside functions they may import all
+        tree.body = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
+        part = "errors"
+    names = list(imported(tree))
+    ours = [name.removeprefix("batik_utils.") for name in names if name.startswith("batik_utils.")]
+    assert not [n for n in ours if n != "__version__" and not may_import(part, n)]
+    if part in ("errors", "images", "root"):
+        assert not OPTIONAL & {name.split(".")[0] for name in names}
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    code = "import batik_utils, sys; print({'torch', 'numpy', 'PIL', 'pandas'} & set(sys.modules))"
+def test_sizes():
+    assert len(list(FOLDER.glob("*.py"))) <= 16
+    lines = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert not {name: number for name, number in lines.items() if number > 400}
+
+
+@pytest.mark.parametrize(
+    ("module", "without"),
+    [
+        ("batik_utils", {"numpy", "PIL", "pandas", "torch"}),
+        ("batik_utils.notebook", {"numpy", "PIL", "pandas", "torch", "nbformat", "papermill"}),
+        ("batik_utils.images.files", {"pandas", "torch"}),
+        ("batik_utils.data", {"torch"}),
+        ("batik_utils.app.predict", {"pandas", "torch"}),
+        ("batik_utils.app.server", {"torch"}),
+    ],
+)
+def test_what_an_import_does_not_load(module, without):
+    words = f"import {module}, sys; print(*sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=True
+        [sys.executable, "-c", words], cwd=PROJECT, capture_output=True, text=True, check=True
     )
-    assert done.stdout.strip() == "set()"
+    assert not without & set(done.stdout.split())
+
+
+def test_every_module_and_data_file_is_packaged():
+    packaged = {PROJECT / name.replace(".", "/") for name in find_packages(str(PROJECT))}
+    assert {path.parent for path in MODULES} <= packaged
+    settings = read_configuration(PROJECT / "pyproject.toml", expand=False)["tool"]["setuptools"]
+    covered = {
+        path
+        for name, patterns in settings["package-data"].items()
+        for pattern in patterns
+        for path in (PROJECT / name.replace(".", "/")).glob(pattern)
+    }
+    files = {p for p in FOLDER.rglob("*.*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    assert not {str(path.relative_to(FOLDER)) for path in files - covered}
