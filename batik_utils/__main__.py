@@ -315,7 +315,8 @@ def _bench(options: argparse.Namespace) -> int:
     if (data.results_root() / dataset.name / "cv" / "folds.csv").is_file():
         _say(cost.measure(experiments.prepare(dataset, "cv"), "all").to_string())
     output = _path(options.output) if options.output else data.results_root() / "bench"
-    _say(benchmark.run(dataset, output, model=_path(options.model) if options.model else None))
+    table = benchmark.run(dataset, output, model=options.model or None, ray=options.ray)
+    _say(table.iloc[:, :7].round(3).to_string(index=False))
     _say(output)
     return 0
 

