@@ -140,15 +140,8 @@ def _report(options: argparse.Namespace) -> int:
 
     if options.smoke and options.full:
         raise BatikError("--smoke and --full exclude each other.")
-    page = notebook.report(
-        options.data,
-        options.root,
-        results=options.results,
-        smoke=options.smoke,
-        full=options.full,
-        given=dict(options.parameter),
-    )
-    _say(page)
+    size = {"smoke": options.smoke, "full": options.full, "given": dict(options.parameter)}
+    _say(notebook.report(options.data, options.root, results=options.results, **size))
     return 0
 
 
@@ -242,14 +235,10 @@ def _build(options: argparse.Namespace) -> int:
     from batik_utils import data
     from batik_utils.classifier import build
 
-    found = build.run(
-        data.load(options.data, options.root, options.classes),
-        data.results_root(options.results),
-        options.weights or None,
-        output=_path(options.output) if options.output else None,
-        evaluate_only=options.evaluate,
-    )
-    _say(found)
+    dataset = data.load(options.data, options.root, options.classes)
+    where = {"output": _path(options.output) if options.output else None}
+    where |= {"evaluate_only": options.evaluate}
+    _say(build.run(dataset, data.results_root(options.results), options.weights or None, **where))
     return 0
 
 
@@ -257,15 +246,8 @@ def _predict(options: argparse.Namespace) -> int:
     """Name the motif of pictures, or of folders of pictures."""
     from batik_utils.app import command
 
-    return command.predict(
-        options.file,
-        csv=options.csv,
-        as_json=options.json,
-        resume=options.resume,
-        details=options.details,
-        model=options.model,
-        ray=options.ray,
-    )
+    asked = {name: getattr(options, name) for name in ("csv", "resume", "details", "model", "ray")}
+    return command.predict(options.file, as_json=options.json, **asked)
 
 
 def _app(options: argparse.Namespace) -> int:
@@ -287,9 +269,8 @@ def _app(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """Write the deployed model in other formats, as a static page (web) or a Space (space)."""
-    names = [name.strip() for name in options.format.split(",") if name.strip()]
     output, model = _path(options.output), options.model or None
-    for name in names:
+    for name in filter(None, map(str.strip, options.format.split(","))):
         if name == "web":
             from batik_utils.app import web
 
@@ -325,106 +306,97 @@ def _path(text: str | Path) -> Path:
     return Path(text).expanduser()
 
 
-_MOTIFS = "betawi,sidoluhur,tambal"
-_WORD: dict = {"type": str.lower}  # "Folder" and "CPU" are meant well
-_COUNT: dict = {"type": int, "metavar": "N"}
-_ON: dict = {"action": "store_true"}
-
-#: Every option once: its settings of argparse and its help.
-OPTIONS: dict[str, tuple[dict, str]] = {
-    "-p": (
-        {"nargs": 2, "action": "append", "dest": "parameter", "metavar": ("NAME", "VALUE")},
-        "notebook parameter, e.g. -p EPOCHS 3 or -p EPOCHS=3 (may be repeated)",
-    ),
-    "--smoke": (_ON, "minutes: ten pictures a motif, one epoch, one seed"),
-    "--full": (_ON, "hours: every recipe, with as many seeds as the committed results have"),
-    "--refresh": (_ON, "run with defaults and keep the outputs in place"),
-    "--output": ({}, "file or folder to write"),
-    "--data": ({"default": "auto", **_WORD}, "auto, folder, kaggle or synthetic"),
-    "--root": ({}, "folder of the pictures, one folder for each motif, for --data folder"),
-    "--results": ({}, "results folder (default: the project's, or BATIK_RESULTS_DIR)"),
-    "--classes": ({"default": _MOTIFS}, "motifs, or 'all': every folder of --root"),
-    "--limit": ({"default": 0, **_COUNT}, "pictures a motif, 0 for all"),
-    "--weights": ({}, "folder of pretrained weights (default: BATIK_WEIGHTS_DIR)"),
-    "--grid": (
-        {"default": "course", **_WORD},
-        "split: course, stratified-<seed>, cv (folds that keep near-duplicates together) or "
-        "cv-ungrouped",
-    ),
-    "--recipes": ({"default": "all", **_WORD}, "recipes or families, comma separated"),
-    "--seeds": ({"default": 3, **_COUNT}, "seeds a recipe; of cv, its repeats"),
-    "--epochs": ({"default": 0, **_COUNT}, "0: as each recipe says"),
-    "--n-train": ({"default": 0, **_COUNT}, "at most N training pictures a motif, 0 for all"),
-    "--folds": ({"default": 0, **_COUNT}, "folds, 0: as there are, or the usual number"),
-    "--device": ({"default": "auto", **_WORD}, "auto, cpu, cuda, cuda:1 or mps"),
-    "--precision": ({"default": "float32", **_WORD}, "float32 or bfloat16"),
-    "--devices": ({"default": 1, **_COUNT}, "GPUs or processes that share each batch (Fabric)"),
-    "--ray": ({"metavar": "ADDRESS"}, "compute on a Ray cluster: auto, local or HOST:PORT"),
-    "--trials": ({"default": 30, **_COUNT}, "finished trials there should be"),
-    "--seed": ({"default": 0, **_COUNT}, "of the search"),
-    "--evaluate": (_ON, "only the cross-validation"),
-    "--model": ({}, "model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)"),
-    "--csv": ({}, "write the answers to this table instead"),
-    "--json": (_ON, "print one JSON object a picture, refused ones too"),
-    "--resume": (_ON, "go on with the table of an interrupted call"),
-    "--details": (_ON, "also print level, words and the evidence map"),
-    "--host": ({"default": "127.0.0.1"}, "address to listen on, 0.0.0.0 for all"),
-    "--port": ({"default": 7860, **_COUNT}, "0: a free one"),
-    "--share": (_ON, "also a public link through gradio.live, for 72 hours"),
-    "--gallery": ({"metavar": "DIR"}, "own photographs for the page; captions are the file names"),
-    "--root-path": ({"metavar": "PATH"}, "path of the page behind a proxy, e.g. /batik"),
-    "--format": ({"default": "onnx", **_WORD}, "some of web, space, onnx, safetensors, pt"),
+#: Every option once: its default, whose type is the option's, and its help.
+OPTIONS: dict[str, tuple[object, str]] = {
+    "-p": ([], "notebook parameter, e.g. -p EPOCHS 3 or -p EPOCHS=3 (may be repeated)"),
+    "--smoke": (False, "minutes: ten pictures a motif, one epoch, one seed"),
+    "--full": (False, "hours: every recipe, with as many seeds as the committed results have"),
+    "--refresh": (False, "run with defaults and keep the outputs in place"),
+    "--output": ("", "file or folder to write"),
+    "--data": ("auto", "auto, folder, kaggle or synthetic"),
+    "--root": ("", "folder of the pictures, one folder for each motif, for --data folder"),
+    "--results": ("", "results folder (default: BATIK_RESULTS_DIR, or the project's)"),
+    "--classes": ("betawi,sidoluhur,tambal", "motifs, or 'all': every folder of --root"),
+    "--limit": (0, "pictures a motif, 0 for all"),
+    "--weights": ("", "folder of pretrained weights (default: BATIK_WEIGHTS_DIR)"),
+    "--grid": ("course", "split: course, stratified-<seed>, cv (10 grouped folds), cv-ungrouped"),
+    "--recipes": ("all", "recipes or families, comma separated"),
+    "--seeds": (3, "seeds a recipe; of cv, its repeats"),
+    "--epochs": (0, "0: as each recipe says"),
+    "--n-train": (0, "at most N training pictures a motif, 0 for all"),
+    "--folds": (0, "folds, 0: as there are, or the usual number"),
+    "--device": ("auto", "auto, cpu, cuda, cuda:1 or mps"),
+    "--precision": ("float32", "float32 or bfloat16"),
+    "--devices": (1, "GPUs or processes that share each batch (Fabric)"),
+    "--ray": ("", "compute on a Ray cluster: auto, local or HOST:PORT"),
+    "--trials": (30, "finished trials there should be"),
+    "--seed": (0, "of the search"),
+    "--evaluate": (False, "only the cross-validation"),
+    "--model": ("", "model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)"),
+    "--csv": ("", "write the answers to this table instead"),
+    "--json": (False, "print one JSON object a picture, refused ones too"),
+    "--resume": (False, "go on with the table of an interrupted call"),
+    "--details": (False, "also print level, words and the evidence map"),
+    "--host": ("127.0.0.1", "address to listen on, 0.0.0.0 for all"),
+    "--port": (7860, "0: a free one"),
+    "--share": (False, "also a public link through gradio.live, for 72 hours"),
+    "--format": ("onnx", "some of web, space, onnx, safetensors, pt"),
 }
+#: Options whose words are understood in any case, e.g. "--data Folder".
+ANY_CASE = {"--data", "--grid", "--recipes", "--device", "--precision", "--format"}
 _DATA = "--data --root --results"
 _TRAINING = f"{_DATA} --classes --limit --grid --device --precision --weights --recipes --folds"
-#: What each command does, its options, and defaults of its own.
+#: Options of each command, and defaults of its own.
 COMMANDS: dict[Callable, tuple[str, dict]] = {
     _run: ("-p --smoke --refresh --output", {}),
     _report: (f"{_DATA} -p --smoke --full", {}),
     _train: (f"{_TRAINING} --seeds --epochs --n-train --ray --devices", {}),
-    _search: (f"{_TRAINING} --trials --seed --ray", {"recipes": "scratch_small"}),
-    _audit: (f"{_DATA} --classes --limit --weights", {"classes": "all"}),
+    _search: (f"{_TRAINING} --trials --seed", {"--recipes": "scratch_small"}),
+    _audit: (f"{_DATA} --classes --limit --weights", {"--classes": "all"}),
     _build: (f"{_DATA} --classes --weights --output --evaluate", {}),
     _predict: ("--csv --json --resume --details --model --ray", {}),
-    _app: ("--model --host --port --share --gallery --root-path", {}),
-    _export: ("--format --output --model", {"output": "build/export"}),
+    _app: ("--model --host --port --share", {}),
+    _export: ("--format --output --model", {"--output": "build/export"}),
     _bench: ("--data --root --model --output --ray", {}),
 }
-_POSITIONAL = {
-    _run: ("notebook", "*", "path, name or number, e.g. 02"),
-    _predict: ("file", "+", "picture, folder, pattern such as '*.jpg', or - for standard input"),
-}
-_EPILOGUE = {_predict: PREDICT, _train: OWN_MOTIFS, _build: OWN_MOTIFS}
 
 
 def _parser() -> argparse.ArgumentParser:
-    shape = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m batik_utils",
         description="Batik image classification.",
         epilog=f"{OWN_MOTIFS}\nPaths are relative to the folder that you stand in.",
-        formatter_class=shape,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    epilogues = {_predict: PREDICT, _train: OWN_MOTIFS, _build: OWN_MOTIFS}
     for function, (options, defaults) in COMMANDS.items():
-        name = function.__name__[1:]
-        settings = {"description": function.__doc__, "epilog": _EPILOGUE.get(function, "")}
+        name, text = function.__name__[1:], function.__doc__
         command = commands.add_parser(
-            name, help=function.__doc__, formatter_class=shape, **settings
+            name,
+            help=text,
+            description=text,
+            epilog=epilogues.get(function),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if function in _POSITIONAL:
-            word, number, text = _POSITIONAL[function]
-            command.add_argument(word, nargs=number, metavar=word.upper(), help=text)
+        if function is _run:
+            command.add_argument("notebook", nargs="*", help="path, name or number, e.g. 02")
+        if function is _predict:
+            what = "picture, folder, pattern such as '*.jpg', or - for standard input"
+            command.add_argument("file", nargs="+", help=what)
         for option in options.split():
-            how, text = OPTIONS[option]
-            own = {"default": defaults.get(option[2:], how.get("default", ""))}
-            if how is not _ON and option != "-p":
-                shown = text if own["default"] in ("", 0) else f"{text} (default: %(default)s)"
-                how, text = how | own, shown
-            elif option == "-p":
-                how = how | {"default": []}
-            command.add_argument(option, help=text, **how)
+            default, text = OPTIONS[option]
+            default = defaults.get(option, default)
+            how: dict = {"type": str.lower if option in ANY_CASE else type(default)}
+            if isinstance(default, bool):
+                how = {"action": "store_true"}
+            elif isinstance(default, list):
+                how = {"nargs": 2, "action": "append", "dest": "parameter"}
+                how["metavar"] = ("NAME", "VALUE")
+            elif default:
+                text += " (default: %(default)s)"
+            command.add_argument(option, default=default, help=text, **how)
         command.set_defaults(function=function, name=name)
     return parser
 
