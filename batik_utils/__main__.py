@@ -60,8 +60,8 @@ A model of your own motifs, from a folder with one folder of pictures for each m
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: a notebook failed, a picture was refused, or Ctrl-C. 2: a setting is wrong or a file
-    cannot be read or written.
+    0: done. 1: a notebook or run failed, a picture was refused, or Ctrl-C. 2: a setting is wrong, or
+    a file cannot be read or written.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in RENAMED:
@@ -209,21 +209,21 @@ def _audit(options: argparse.Namespace) -> int:
     from batik_utils import data, splits
     from batik_utils.duplicates import audit
     from batik_utils.evaluation import shortcuts
+    from batik_utils.images.motifs import MOTIFS
     from batik_utils.weights import WeightsNotFound
 
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
     results = data.results_root(options.results)
-    weights = options.weights or None
-    _say(audit.run(dataset, results, weights_directory=weights))
-    if {*_MOTIFS.split(",")} <= {*dataset.classes}:
+    settings = {"weights_directory": options.weights or None}
+    _say(audit.run(dataset, results, **settings))
+    if {*MOTIFS} <= {*dataset.classes}:
         three = data.load(options.data, options.root, limit=options.limit)
         folder, groups = results / three.name, audit.groups_of(three, results)
         folds = splits.open_or_make_folds(three, folder / "cv" / "folds.csv", groups)
         listed = folder / "watermarks_by_eye.csv"
         marked = list(data.read_table(listed)["path"]) if listed.is_file() else []
-        settings = {"watermarked": marked, "weights_directory": weights}
         try:
-            for table in shortcuts.run(three, folds, folder / "cv", **settings):
+            for table in shortcuts.run(three, folds, folder / "cv", watermarked=marked, **settings):
                 _say(table.to_string())
         except WeightsNotFound as error:
             _say(f"Shortcuts left out: {error}")
@@ -256,14 +256,8 @@ def _app(options: argparse.Namespace) -> int:
 
     # several answers at once, one core each: more answers a second than all cores for each
     predictor = predict.Predictor.load(options.model or None, threads=1)
-    server.serve(
-        predictor,
-        host=options.host,
-        port=options.port,
-        share=options.share,
-        gallery=options.gallery,
-        root_path=options.root_path,
-    )
+    asked = ("host", "port", "share", "gallery", "root_path")
+    server.serve(predictor, **{name: getattr(options, name) for name in asked})
     return 0
 
 
@@ -340,6 +334,8 @@ OPTIONS: dict[str, tuple[object, str]] = {
     "--host": ("127.0.0.1", "address to listen on, 0.0.0.0 for all"),
     "--port": (7860, "0: a free one"),
     "--share": (False, "also a public link through gradio.live, for 72 hours"),
+    "--gallery": ("", "folder of own photographs for the page; captions are the file names"),
+    "--root-path": ("", "path of the page behind a proxy, e.g. /batik"),
     "--format": ("onnx", "some of web, space, onnx, safetensors, pt"),
 }
 #: Options whose words are understood in any case, e.g. "--data Folder".
@@ -355,31 +351,27 @@ COMMANDS: dict[Callable, tuple[str, dict]] = {
     _audit: (f"{_DATA} --classes --limit --weights", {"--classes": "all"}),
     _build: (f"{_DATA} --classes --weights --output --evaluate", {}),
     _predict: ("--csv --json --resume --details --model --ray", {}),
-    _app: ("--model --host --port --share", {}),
+    _app: ("--model --host --port --share --gallery --root-path", {}),
     _export: ("--format --output --model", {"--output": "build/export"}),
     _bench: ("--data --root --model --output --ray", {}),
 }
 
 
 def _parser() -> argparse.ArgumentParser:
+    shape: dict = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     parser = argparse.ArgumentParser(
         prog="python -m batik_utils",
         description="Batik image classification.",
         epilog=f"{OWN_MOTIFS}\nPaths are relative to the folder that you stand in.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **shape,
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     epilogues = {_predict: PREDICT, _train: OWN_MOTIFS, _build: OWN_MOTIFS}
     for function, (options, defaults) in COMMANDS.items():
         name, text = function.__name__[1:], function.__doc__
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=epilogues.get(function),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        texts = {"help": text, "description": text, "epilog": epilogues.get(function)}
+        command = commands.add_parser(name, **texts, **shape)
         if function is _run:
             command.add_argument("notebook", nargs="*", help="path, name or number, e.g. 02")
         if function is _predict:

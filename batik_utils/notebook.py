@@ -53,9 +53,8 @@ def in_colab() -> bool:
 
 def set_up() -> None:
     """Install in Colab what is missing; elsewhere the environment is the user's own."""
-    requirements = PROJECT / "requirements.txt"
-    if in_colab() and requirements.is_file():
-        install_missing(requirements)
+    if in_colab() and (PROJECT / "requirements.txt").is_file():
+        install_missing(PROJECT / "requirements.txt")
 
 
 def missing(requirements: Path) -> list[str]:
@@ -86,8 +85,7 @@ def install_missing(requirements: Path) -> list[str]:
     Raises:
         BatikError: pip failed; the message ends with its last line.
     """
-    wanted = missing(requirements)
-    if wanted:
+    if wanted := missing(requirements):
         with tempfile.TemporaryDirectory() as folder:
             held = Path(folder) / "held.txt"
             held.write_text("".join(f"{n}=={v}\n" for n in HELD if (v := _installed(n))))
@@ -121,7 +119,7 @@ def check_parameters() -> None:
     from IPython import get_ipython
 
     known: dict[str, object] = {}
-    for source in get_ipython().user_ns["In"] if get_ipython() else ():
+    for source in get_ipython().user_ns["In"]:
         given = _assignments(source)
         if not known and given and all(name.isupper() for name in given):
             known = given
@@ -205,8 +203,7 @@ def bind(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[Path, dict
 
 def where_declared(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[str, str]:
     """Those of the given parameters that a notebook declares, e.g. of `SMOKE`."""
-    known = {name for path in notebooks for name in declared(path)}
-    return {name: text for name, text in given.items() if name in known}
+    return {name: given[name] for path in notebooks for name in declared(path) if name in given}
 
 
 @contextmanager
@@ -232,6 +229,7 @@ def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -
         NotebookFailed: with the cell; the copy, up to there, is kept.
         BatikError: a wrong parameter.
     """
+    import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
 
@@ -239,19 +237,21 @@ def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -
     output.mkdir(parents=True, exist_ok=True)
     copies = [output / path.name for path in notebooks]
     for path, copy in zip(notebooks, copies, strict=True):
-        settings = {"kernel_name": "python3", "language": "python"}
         # a helper's output may depend on where the notebook lies, as in Jupyter
-        settings |= {"cwd": str(path.parent), "progress_bar": {"desc": path.stem}}
+        settings = {"cwd": str(path.parent), "progress_bar": {"desc": path.stem}}
+        settings |= {"kernel_name": "python3", "language": "python"}
+        names = (str(path), str(copy))
         try:
             with _kernel() as config:
-                papermill.execute_notebook(
-                    str(path), str(copy), bound[path], config=config, **settings
-                )
+                papermill.execute_notebook(*names, bound[path], config=config, **settings)
         except papermill.PapermillExecutionError as error:
             number, source = error.exec_count, error.source
             why = f"failed in cell {number}:\n\n{source}\n\n{error.ename}: {error.evalue}"
         except DeadKernelError:
-            number, source = _last_cell(copy)
+            cells = nbformat.read(copy, as_version=4).cells
+            begun = [c for c in cells if c.metadata.get("papermill", {}).get("start_time")]
+            begun = [c.source for c in begun if c.cell_type == "code"]
+            number, source = len(begun), begun[-1]
             why = (
                 f"lost its kernel in cell {number}, often for want of memory:\n\n{source}\n\n"
                 f"Close other programs or give it less to do (LIMIT, RECIPES), and call again."
@@ -260,15 +260,6 @@ def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -
             continue
         raise NotebookFailed(f"{path.name} {why}\n\nThe executed copy up to there: {copy}")
     return copies
-
-
-def _last_cell(copy: Path) -> tuple[int, str]:
-    """Number and source of the code cell in which an executed copy ends."""
-    import nbformat
-
-    cells = [c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
-    begun = [n for n, c in enumerate(cells) if c.metadata.get("papermill", {}).get("start_time")]
-    return len(begun), cells[max(len(begun) - 1, 0)].source
 
 
 def refresh(notebook: Path) -> None:
@@ -355,14 +346,15 @@ def report(
     paths = find()[:4]
     typed = dict(given or {})
     bind(typed, paths)  # a misspelt one must not wait for the pictures to be read
-    typed = {**(where_declared(SMOKE, paths) if smoke else {}), **typed}
+    typed = (where_declared(SMOKE, paths) if smoke else {}) | typed
     classes, limit = typed.get("CLASSES", ",".join(MOTIFS)), int(typed.get("LIMIT", 0))
     dataset = data.load(source, root, classes, limit=limit)
     folder = (data.results_root(results) / dataset.name).resolve()
     typed |= {"DATA": dataset.source, "RESULTS": str(folder.parent)}
     if dataset.source == "folder":
         typed["ROOT"] = str(Path(dataset.root).resolve())
-    plans = [{**(FULL.get(path.name[:2], {}) if full else {}), **typed} for path in paths]
+    plans = [(FULL.get(path.name[:2], {}) if full else {}) | typed for path in paths]
+    # committed results are the report; own runs on the same pictures are among them
     own = "" if dataset.name == "kaggle" else str(folder)
     plans[3] = {"RESULTS": str(PROJECT / "results"), "OWN": own}
     jobs = [(path, where_declared(plan, [path])) for path, plan in zip(paths, plans, strict=True)]
@@ -385,15 +377,12 @@ def _seconds(jobs: Sequence[tuple[Path, dict]], pictures: int) -> list[float]:
     # a few steps of the first recipe, compared with the committed runs of it
     device, recipe = training.choose_device(), recipes.get("scratch1")
     model = models.build_untrained(recipe, 3).to(device)
-    optimizer = torch.optim.Adam(model.parameters())
-    pixels = torch.rand(recipe.batch_size, 3, 224, 224, device=device)
-    labels = torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
-    for step in range(4):
-        if step == 1:  # the one before warms up
-            began = time.monotonic()
-        optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(pixels), labels).backward()
-        optimizer.step()
+    batch = torch.rand(recipe.batch_size, 3, 224, 224, device=device)
+    labels, optimiser = torch.zeros(len(batch)).long().to(device), training.adam(model, recipe)
+    training.train_step(model, batch, labels, optimiser)  # the first one warms up
+    began = time.monotonic()
+    for _ in range(3):
+        training.train_step(model, batch, labels, optimiser)
     rate = 3 * recipe.batch_size / (time.monotonic() - began)
     runs = data.read_table(PROJECT / "results" / "kaggle" / "course" / "runs.csv")
     means = runs.groupby("recipe")[["train_seconds", "train_images_per_second"]].mean()
@@ -411,6 +400,4 @@ def _seconds(jobs: Sequence[tuple[Path, dict]], pictures: int) -> list[float]:
 
 
 def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
