@@ -60,8 +60,8 @@ A model of your own motifs, from a folder with one folder of pictures for each m
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: a notebook or run failed, a picture was refused, or Ctrl-C. 2: a setting is wrong, or
-    a file cannot be read or written.
+    0: done. 1: a notebook or run failed, a picture was refused, or Ctrl-C. 2: a wrong setting, or a
+    file that cannot be read or written.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in RENAMED:

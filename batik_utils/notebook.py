@@ -60,8 +60,7 @@ def set_up() -> None:
 def missing(requirements: Path) -> list[str]:
     """Requirement lines whose package is absent or below its floor.
 
-    Raises:
-        BatikError: a package of `HELD` is too old; only another runtime can help.
+    One of `HELD` that is too old is an error: only another runtime can help.
     """
     wanted = []
     for line in requirements.read_text(encoding="utf-8").splitlines():
@@ -80,11 +79,7 @@ def missing(requirements: Path) -> list[str]:
 
 
 def install_missing(requirements: Path) -> list[str]:
-    """Install what `missing` names, with the packages of `HELD` kept at their versions.
-
-    Raises:
-        BatikError: pip failed; the message ends with its last line.
-    """
+    """Install what `missing` names, with the packages of `HELD` kept at their versions."""
     if wanted := missing(requirements):
         with tempfile.TemporaryDirectory() as folder:
             held = Path(folder) / "held.txt"
@@ -187,8 +182,7 @@ def declared(notebook: Path) -> dict[str, object]:
 def bind(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[Path, dict]:
     """Values of the parameters that each notebook declares, with the right type.
 
-    Raises:
-        BatikError: a name that no notebook declares, or a text that is no value of its type.
+    A name that no notebook declares, or a text that is no value of its type, is an error.
     """
     known = {path: declared(path) for path in notebooks}
     every = {name: default for own in known.values() for name, default in own.items()}
@@ -248,10 +242,9 @@ def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -
             number, source = error.exec_count, error.source
             why = f"failed in cell {number}:\n\n{source}\n\n{error.ename}: {error.evalue}"
         except DeadKernelError:
-            cells = nbformat.read(copy, as_version=4).cells
+            cells = [c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
             begun = [c for c in cells if c.metadata.get("papermill", {}).get("start_time")]
-            begun = [c.source for c in begun if c.cell_type == "code"]
-            number, source = len(begun), begun[-1]
+            number, source = len(begun), begun[-1].source
             why = (
                 f"lost its kernel in cell {number}, often for want of memory:\n\n{source}\n\n"
                 f"Close other programs or give it less to do (LIMIT, RECIPES), and call again."
