@@ -51,8 +51,10 @@ def replacing(path: Path | str) -> Iterator[Path]:
                     raise
         partial.replace(path)
     except OSError as error:
-        # the body may have failed on a file of its own
-        if error.filename and not path.is_relative_to(Path(error.filename).parent):
+        # the body may have failed on a file of its own, or on a network
+        if error.errno is None or (
+            error.filename and not path.is_relative_to(Path(error.filename).parent)
+        ):
             raise
         raise NotWritten(
             f"{given} cannot be written ({error.strerror or error}): free some space or allow "

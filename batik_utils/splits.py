@@ -5,8 +5,8 @@
     >>> table["subset"].value_counts().to_dict()
     {'train': 120, 'validation': 15, 'test': 15}
 
-A division into folds, ``cv``, tests every picture once in each repeat, and keeps near-twins on one
-side (`make_folds`, `of_fold`).
+A division into folds, ``cv``, tests every picture once in each repeat, and keeps near-duplicates on
+one side (`make_folds`, `of_fold`).
 
 Introduced in notebook 01, section "Splits".
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-from batik_utils.data import Dataset
+from batik_utils.data import Dataset, read_table, write_table
 from batik_utils.errors import BatikError
 
 SUBSETS = ("train", "validation", "test")
@@ -29,15 +29,10 @@ _HOLD_OUT = 0.1
 
 
 def make(name: str, dataset: Dataset) -> pd.DataFrame:
-    """Assign every picture to a subset.
+    """Assign every picture to a subset: one row each in manifest order, with ``COLUMNS``.
 
-    Args:
-        name: ``course``, the published split by file number (1-40 train, 41-45 test, 46-50
-            validation), or ``stratified-<seed>``, a random 80/10/10 split of each motif.
-        dataset: the data set.
-
-    Returns:
-        One row a picture in manifest order, with ``COLUMNS``; ``dataset`` repeats the digest.
+    ``course`` is the published split by file number (1-40 train, 41-45 test, 46-50 validation),
+    ``stratified-<seed>`` a random 80/10/10 split of each motif.
 
     Raises:
         BatikError: unknown name, a file without a number, or a motif with too few pictures.
@@ -57,28 +52,19 @@ def make(name: str, dataset: Dataset) -> pd.DataFrame:
 def make_folds(
     dataset: Dataset, groups: pd.DataFrame, *, repeats: int = 5, folds: int = 10
 ) -> pd.DataFrame:
-    """Divide all pictures into folds, several times anew; near-twins share a fold.
+    """Divide all pictures into folds, several times; near-duplicates share a fold.
 
-    Args:
-        dataset: the data set.
-        groups: of `duplicates.group`: ``path`` and ``group``; pictures of other motifs may be
-            there too, and connect.
-        repeats: number of divisions R; division r is drawn with seed r.
-        folds: number of folds; each is the test once, and all others are for training.
-
-    Returns:
-        One row a picture in manifest order: ``path, motif, group, dataset`` and ``repeat_0`` to
-        ``repeat_<R-1>``, the fold (from 0) in which the picture is tested.
+    ``groups`` are those of `duplicates.pairs.group`; pictures of other motifs may be there too, and
+    connect. Returns ``path, motif, group, dataset`` and, for each repeat r (drawn with seed r),
+    ``repeat_<r>``: the fold (from 0) in which the picture is tested.
 
     Raises:
         BatikError: a picture without a group, or fewer groups of a motif than folds.
-
-    Source: scikit-learn's ``StratifiedGroupKFold``.
     """
     known = dict(zip(groups["path"], groups["group"], strict=True))
     if missing := [path for path in dataset.manifest["path"] if path not in known]:
         raise BatikError(
-            f"{len(missing)} pictures have no group of near-twins (first: {missing[0]}): run "
+            f"{len(missing)} pictures have no group of near-duplicates (first: {missing[0]}): run "
             f"'python -m batik_utils audit' on this data set first."
         )
     if repeats < 1 or folds < 2:
@@ -89,8 +75,8 @@ def make_folds(
     n_groups = table.groupby("motif")["group"].nunique()
     if n_groups.min() < folds:
         raise BatikError(
-            f"Motif '{n_groups.idxmin()}' has {n_groups.min()} groups of near-twins, fewer than "
-            f"the {folds} folds: ask for fewer folds."
+            f"Motif '{n_groups.idxmin()}' has {n_groups.min()} groups of near-duplicates, fewer "
+            f"than the {folds} folds: ask for fewer folds."
         )
     for repeat in range(repeats):
         division = StratifiedGroupKFold(folds, shuffle=True, random_state=repeat)
@@ -105,9 +91,6 @@ def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
     """Return one fold of `make_folds` as a split: its pictures are the test, the rest training.
 
     There is no validation subset: nothing may be chosen by it.
-
-    Raises:
-        BatikError: no such repeat or fold.
     """
     if f"repeat_{repeat}" not in table:
         raise BatikError(f"The folds have no repeat {repeat}: there are {n_repeats(table)}.")
@@ -123,14 +106,6 @@ def thin(table: pd.DataFrame, n_train: int, seed: int) -> pd.DataFrame:
     """Leave at most so many training pictures of each motif, drawn at random; the test stays.
 
     A smaller draw of the same seed is part of a larger one.
-
-    Args:
-        table: of `make` or `of_fold`.
-        n_train: training pictures a motif, at least 1.
-        seed: of the draw.
-
-    Raises:
-        BatikError: fewer than one picture is asked for.
     """
     if n_train < 1:
         raise BatikError(f"At least one training picture a motif is needed, not {n_train}.")
@@ -150,75 +125,47 @@ def n_folds(table: pd.DataFrame) -> int:
 
 
 def save(table: pd.DataFrame, path: Path) -> None:
-    """Write a split as CSV; the file appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    table.to_csv(partial, index=False)
-    partial.replace(path)
-
-
-def read(path: Path, dataset: Dataset) -> pd.DataFrame:
-    """Read a saved split for a data set.
-
-    Args:
-        path: CSV written by `save`.
-        dataset: the data set it must belong to.
-
-    Returns:
-        As `make`.
-
-    Raises:
-        BatikError: no such file, made for other pictures, or damaged.
-    """
-    return _checked(_read_own(path, dataset, COLUMNS, "split"), dataset, str(path))
+    """Write a split or folds as CSV."""
+    write_table(table, path, None)
 
 
 def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
-    """Read the split saved at ``path``, or make it and save it there."""
-    if path.exists():
-        return read(path, dataset)
-    table = make(name, dataset)
-    save(table, path)
-    return table
+    """Read the split at ``path``, or make it and write it there.
+
+    Raises:
+        BatikError: see `make`; or the file is damaged or made for other pictures.
+    """
+    if not path.exists():
+        write_table(make(name, dataset), path, None)
+    return _checked(_read(path, dataset, COLUMNS), dataset, str(path))
 
 
 def open_or_make_folds(
     dataset: Dataset, path: Path, groups: Path | None, *, folds: int = 0, repeats: int = 5
 ) -> pd.DataFrame:
-    """Read the folds saved at ``path``, or make and save them.
+    """Read the folds at ``path``, or make and write them.
 
-    Args:
-        dataset: the data set.
-        path: CSV of `make_folds`.
-        groups: CSV of `duplicates.group`, which the audit writes; read only to make new folds.
-            None to take every picture for a group of its own.
-        folds: number of folds that there must be; 0 for as many as there are, or 10 new ones.
-        repeats: number of repeats of new folds.
+    ``groups`` is the audit's CSV file, read only to make new folds; None makes every picture a
+    group of its own. ``folds`` is the number that there must be; 0 for as many as there are, or 10
+    new ones. ``repeats`` is the number of new repeats.
 
     Raises:
         BatikError: folds of other pictures or of another number, a damaged file, or no groups.
     """
     if not path.exists():
-        if groups is None:
-            alone = dataset.manifest["path"]
-            known = pd.DataFrame({"path": alone, "group": alone})
-        elif groups.is_file():
-            known = pd.read_csv(groups, dtype=str, keep_default_na=False)
-        else:
-            raise BatikError(
-                f"Folds need to know near-twins, and there is no {groups}: run 'python -m "
-                f"batik_utils audit' with the same --data, --root and --results first."
-            )
+        alone = dataset.manifest["path"]
+        known = pd.DataFrame({"path": alone, "group": alone})
+        if groups is not None:
+            audit = "python -m batik_utils audit (with the same --data, --root and --results)"
+            known = read_table(groups, ("path", "group"), audit)
         table = make_folds(dataset, known, repeats=repeats, folds=folds or 10)
-        save(table, path)
+        write_table(table, path, None)
         return table
-    table = _read_own(path, dataset, FOLD_COLUMNS, "folds")
-    for repeat in range(n_repeats(table)):
-        column = pd.to_numeric(table[f"repeat_{repeat}"], errors="coerce")
-        if column.isna().any() or (table.groupby(column)["path"].count() < 1).any():
-            raise BatikError(f"{path} has no fold number in column repeat_{repeat}: restore it.")
-        table[f"repeat_{repeat}"] = column.astype(int)
+    table = _read(path, dataset, (*FOLD_COLUMNS, "repeat_0"))
     _check_complete(table, dataset, str(path))
+    for repeat in range(n_repeats(table)):
+        if not pd.api.types.is_integer_dtype(table[f"repeat_{repeat}"]):
+            raise BatikError(f"{path} has no fold number in column repeat_{repeat}: restore it.")
     if folds and n_folds(table) != folds:
         raise BatikError(
             f"{path} has {n_folds(table)} folds, not {folds}: ask for as many, or move it and its "
@@ -233,58 +180,15 @@ def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
     return [i for i, path in enumerate(dataset.manifest["path"]) if path in chosen]
 
 
-def twins_in_training(
-    table: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame
-) -> pd.DataFrame:
-    """Count, for each test picture, the training pictures that are its twins.
-
-    Args:
-        table: of `make`.
-        edges: direct edges, of `duplicates.find`; pairs judged false (``seen``) do not count.
-        groups: transitive ones, of `duplicates.group`.
-
-    Returns:
-        One row a test picture: ``path, motif, direct, by_group`` (numbers of training pictures)
-        and ``twins``, the paths of the direct ones, joined by a space.
-    """
-    if "seen" in edges:
-        edges = edges[edges["seen"] != "false"]
-    train = set(table.loc[table["subset"] == "train", "path"])
-    near: dict[str, set[str]] = {}
-    for a, b in zip(edges["path_a"], edges["path_b"], strict=True):
-        near.setdefault(a, set()).add(b)
-        near.setdefault(b, set()).add(a)
-    group = dict(zip(groups["path"], groups["group"], strict=True))
-    in_training = groups.loc[groups["path"].isin(train), "group"].value_counts()
-    test = table.loc[table["subset"] == "test", ["path", "motif"]]
-    direct = [sorted(near.get(path, set()) & train) for path in test["path"]]
-    return test.assign(
-        direct=[len(twins) for twins in direct],
-        by_group=[int(in_training.get(group.get(path), 0)) for path in test["path"]],
-        twins=[" ".join(twins) for twins in direct],
-    ).reset_index(drop=True)
-
-
-def _read_own(path: Path, dataset: Dataset, columns: tuple[str, ...], kind: str) -> pd.DataFrame:
+def _read(path: Path, dataset: Dataset, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read a table of this data set's pictures; the paths are spelt as the data set spells them."""
-    if not path.is_file():
-        raise BatikError(f"No {kind} at {path}: make one with splits.make and save it.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except ValueError as error:  # pandas' own errors are ValueErrors
-        raise BatikError(f"The {kind} {path} is damaged ({error}): remove the file.") from error
-    wanted = [*columns, *(c for c in table.columns if kind == "folds" and c.startswith("repeat_"))]
-    if list(table.columns) != wanted or (kind == "folds" and len(wanted) == len(columns)):
-        raise BatikError(
-            f"{path} is no {kind}: it should have the columns {', '.join(columns)}"
-            + (", repeat_0 and so on." if kind == "folds" else ".")
-        )
+    table = read_table(path, columns)
     made_for = sorted(set(table["dataset"])) or ["none"]
     if made_for != [dataset.digest]:
         raise BatikError(
-            f"The {kind} {path} was made for other pictures (digest {made_for[0][:8]}…, this data "
-            f"set has {dataset.digest[:8]}…): remove the file to make a new one, or use the data "
-            f"set it was made for."
+            f"{path} was made for other pictures (digest {made_for[0][:8]}…, this data set has "
+            f"{dataset.digest[:8]}…): remove the file to make a new one, or use the data set it "
+            f"was made for."
         )
     # the digest leaves open how a motif's folder is spelt: file names say which picture is meant
     own = dict(zip(_keys(dataset.manifest), dataset.manifest["path"], strict=True))

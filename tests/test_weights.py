@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from batik_utils import weights
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.errors import PROJECT, BatikError, locked
 from batik_utils.weights import WEIGHTS, Weights, WeightsFile, WeightsNotFound
 
 ROOT = PROJECT
@@ -112,7 +112,7 @@ def put(folder, filename, content=CONTENT):
 
 def failure(**kwargs):
     with pytest.raises(WeightsNotFound) as caught:
-        weights.find("toy", **{"progress": False, "timeout_s": 5.0} | kwargs)
+        weights.find("toy", **{"timeout_s": 5.0} | kwargs)
     error = caught.value
     assert all(text in str(error) for text in (*error.tried, error.remedy, "'toy'"))
     assert "\n" not in str(error)
@@ -157,15 +157,6 @@ def test_addresses_equal_the_libraries_own():
     assert ours["noisy_student_b2"] == noisy.url
     assert (noisy.mean, noisy.std) == (weights.IMAGENET.mean, weights.IMAGENET.std)
     assert mobilenet.transforms().mean == list(weights.IMAGENET.mean)
-
-
-@pytest.mark.parametrize(("version", "size"), [(0, 224), (1, 240), (2, 260)])
-def test_lite_preprocessing_is_pixel_minus_127_over_128(version, size):
-    wanted = WEIGHTS[f"efficientnet_lite{version}"].preprocessing
-    assert (wanted.size, wanted.interpolation) == (size, "bicubic")
-    for pixel in (0, 127, 255):
-        scaled = [(pixel / 255 - m) / s for m, s in zip(wanted.mean, wanted.std, strict=True)]
-        assert scaled == pytest.approx([(pixel - 127) / 128] * 3)
 
 
 def test_label_names_file_and_hash():
@@ -221,14 +212,10 @@ def test_a_place_comes_before_a_preference(tmp_path, toy, hub):
     assert hub.requests == []
 
 
-@pytest.mark.parametrize("by_env", [False, True])
-def test_missing_folder_is_an_error(tmp_path, monkeypatch, toy, hub, by_env):
-    missing = tmp_path / "missing"
-    if by_env:
-        monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(missing))
-    with pytest.raises(BatikError, match=r"missing .* does not exist") as caught:
-        weights.find("toy", None if by_env else missing)
-    assert ("BATIK_WEIGHTS_DIR" in str(caught.value)) is by_env
+def test_missing_folder_is_an_error(tmp_path, monkeypatch, toy, hub):
+    monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "missing"))
+    with pytest.raises(BatikError, match=r"missing .*BATIK_WEIGHTS_DIR.* does not exist"):
+        weights.find("toy")
     assert hub.requests == []
 
 
@@ -267,43 +254,38 @@ def test_cache_folder_follows_torch(monkeypatch, tmp_path, env):
 # --- download ------------------------------------------------------------------------------------
 
 
-def test_download_then_reuse_without_a_request(toy, hub, cache, capsys):
-    path = weights.find("toy", progress=True)
+def test_download_then_reuse_without_a_request(toy, hub, cache, caplog):
+    path = weights.find("toy")
     assert path == cache / toy.file.filename
     assert path.read_bytes() == CONTENT
-    assert toy.file.filename in capsys.readouterr().err
-    assert weights.find("toy", progress=True) == path
+    assert f"{hub.url}/{toy.file.filename}" in caplog.text  # said before it is asked
+    assert weights.find("toy") == path
     assert len(hub.requests) == 1
-    assert capsys.readouterr().err == ""
 
 
-def test_no_progress_is_silent(toy, capsys):
-    weights.find("toy", progress=False)
-    assert capsys.readouterr() == ("", "")
+def test_nothing_is_asked_offline(toy, hub, monkeypatch):
+    monkeypatch.setenv("BATIK_OFFLINE", "1")
+    assert "offline" in failure().tried[1]
+    assert hub.requests == []
+    monkeypatch.setenv("BATIK_OFFLINE", "0")
+    assert weights.find("toy")
 
 
 def test_wrong_hash_in_the_cache_is_fetched_again(toy, hub, cache, caplog):
     bad = put(cache, toy.file.filename, b"other")
     assert "has sha256" in failure(download=False).tried[0]
     assert bad.read_bytes() == b"other"
-    assert weights.find("toy", progress=False).read_bytes() == CONTENT
+    assert weights.find("toy").read_bytes() == CONTENT
     assert len(hub.requests) == 1
     assert "it is not used" in caplog.text
-
-
-def test_wrong_hash_in_the_cache_without_network_is_an_error(toy, hub, cache):
-    put(cache, toy.file.filename, b"other")
-    hub.bodies.clear()
-    error = failure()
-    assert ["has sha256" in error.tried[0], "404" in error.tried[1]] == [True, True]
 
 
 @pytest.mark.parametrize(
     ("mode", "timeout_s", "words"),
     [
         ("cut off", 5.0, f"cut off after {len(CONTENT)} of {len(CONTENT) + 1000} bytes"),
-        ("stalled", 0.3, "time-out, nothing came for 0.3 s"),
-        ("silent", 0.3, "time-out, nothing came for 0.3 s"),
+        ("stalled", 0.3, "time-out: nothing came for 0.3 s"),
+        ("silent", 0.3, "time-out: nothing came for 0.3 s"),
         ("wrong hash", 5.0, hashlib.sha256(b"portal").hexdigest()),
         ("404", 5.0, "the server answered 404"),
     ],
@@ -314,9 +296,7 @@ def test_failed_download_says_why_and_leaves_nothing(toy, hub, cache, mode, time
         hub.bodies[toy.file.filename] = b"portal"
     if mode == "404":
         hub.bodies.clear()
-    start = time.monotonic()
     error = failure(timeout_s=timeout_s)
-    assert time.monotonic() - start < 2.5
     assert error.tried[0] == f"no file {cache / toy.file.filename}"
     assert error.tried[1].startswith(f"{hub.url}/{toy.file.filename}: ")
     assert words in error.tried[1]
@@ -330,11 +310,6 @@ def test_no_network(toy, monkeypatch):
         port = probe.getsockname()[1]
     monkeypatch.setenv("BATIK_HUB_MIRROR", f"http://127.0.0.1:{port}/")
     assert "no connection (" in failure().tried[1]
-
-
-def test_mirror_that_is_no_address(toy, monkeypatch):
-    monkeypatch.setenv("BATIK_HUB_MIRROR", "mirror")
-    assert "unknown url type" in failure().tried[1]
 
 
 def test_server_that_speaks_no_http(toy, monkeypatch):
@@ -354,21 +329,16 @@ def test_server_that_speaks_no_http(toy, monkeypatch):
         thread.join()
 
 
-def test_without_a_mirror_the_hub_itself_is_meant(toy, monkeypatch):
-    monkeypatch.delenv("BATIK_HUB_MIRROR")
-    assert failure(download=False).tried[1] == f"{toy.file.url} was not asked (download=False)"
-
-
 def test_cache_that_cannot_be_written(toy, monkeypatch, tmp_path, hub):
     put(tmp_path, "occupied")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "occupied"))
-    assert "Not a directory" in failure().tried[-1]
+    assert "occupied" in failure().tried[-1]
     assert hub.requests == []
 
 
 def test_next_file_is_asked_when_the_first_fails(toy, hub, cache):
     toy(toy_file(b"never served"), toy.file)
-    assert weights.find("toy", progress=False) == cache / toy.file.filename
+    assert weights.find("toy") == cache / toy.file.filename
     assert len(hub.requests) == 2
 
 
@@ -382,8 +352,8 @@ def test_a_file_that_no_hub_has(toy, hub):
 def test_a_held_lock_is_not_waited_for_without_end(toy, hub, cache, monkeypatch):
     monkeypatch.setattr(weights, "LOCK_TIMEOUT_S", 0.2)
     cache.mkdir(parents=True)
-    with weights.filelock.FileLock(cache / f"{toy.file.filename}.lock"):
-        assert "another process has held" in failure().tried[1]
+    with locked(cache / f"{toy.file.filename}.lock"):
+        assert "another process" in failure().tried[1]
     assert hub.requests == []
 
 
@@ -394,7 +364,7 @@ def test_two_processes_fetch_one_file_once(toy, hub, cache):
         f"file = w.{toy.file!r}\n"
         "w.WEIGHTS['toy'] = w.Weights('toy', 'toy_net', w.IMAGENET, (file,))\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "print(w.find('toy', progress=False))"
+        "print(w.find('toy'))"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) for _ in range(2)]
@@ -424,7 +394,7 @@ def test_load_returns_tensors_entry_and_path(toy, hub, cache, suffix):
         content = pytest.importorskip("safetensors.torch").save(tensors)
     file = toy(toy_file(content, suffix))
     hub.bodies[file.filename] = content
-    state_dict, entry, path = weights.load("toy", progress=False)
+    state_dict, entry, path = weights.load("toy")
     assert (entry, path) == (file, cache / file.filename)
     assert state_dict.keys() == tensors.keys()
     assert all(torch.equal(state_dict[key], tensors[key]) for key in tensors)

@@ -1,18 +1,17 @@
 """Local features: which pictures share a piece of cloth, and how well the pieces lie on each other.
 
-    >>> import numpy as np
-    >>> from batik_utils.duplicates.pairs import local_features as features
-    >>> from batik_utils.images import cloth as synthetic
-    >>> a = features.extract(synthetic.draw("tambal", seed=7))
-    >>> b = features.extract(synthetic.draw("tambal", seed=7).rotate(30).crop((40, 40, 280, 280)))
-    >>> features.is_same(features.verify(a, b))
+    >>> from batik_utils.duplicates import local_features
+    >>> from batik_utils.images import cloth
+    >>> a = local_features.extract(cloth.draw("tambal", seed=7))
+    >>> b = local_features.extract(cloth.draw("tambal", seed=7).rotate(30).crop((40, 40, 280, 280)))
+    >>> local_features.is_same(local_features.verify(a, b))
     True
 
 RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012) finds points that survive scale, turn, crop
 and JPEG; a vocabulary of such points shortlists the pictures that share rare ones; a homography
 (MAGSAC, Barath et al. 2020) is fitted to a shortlisted pair. Batik repeats itself, so many inliers
 alone prove little: they must spread over the shared part, and the two pictures, laid on each
-other, must look alike block by block. Used by `duplicates`.
+other, must look alike block by block.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ import cv2
 import numpy as np
 from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
-from tqdm.auto import tqdm
 
 #: Pictures are looked at with this longest side (px), small ones enlarged.
 SIDE = 448
@@ -51,17 +49,11 @@ _MIRROR = np.arange(128).reshape(4, 4, 8)[::-1][..., (-np.arange(8)) % 8].ravel(
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A picture's points.
+    """A picture's points."""
 
-    Attributes:
-        points: x and y in px of ``grey``, float32 (N, 2).
-        descriptors: RootSIFT, float32 (N, 128), each of length 1.
-        grey: the picture with longest side ``SIDE``, uint8 (H, W).
-    """
-
-    points: np.ndarray
-    descriptors: np.ndarray
-    grey: np.ndarray
+    points: np.ndarray  # x and y in px of ``grey``, float32 (N, 2)
+    descriptors: np.ndarray  # RootSIFT, float32 (N, 128), each of length 1
+    grey: np.ndarray  # the picture with longest side ``SIDE``, uint8 (H, W)
 
     def mirrored(self) -> "Features":
         """Return the features of the picture flipped left to right, without detecting again."""
@@ -72,29 +64,16 @@ class Features:
 
 @dataclass(frozen=True)
 class Verification:
-    """How well one picture can be laid on another.
+    """How well one picture can be laid on another; shares are 0 to 1."""
 
-    Attributes:
-        inliers: pairs of points that one homography explains.
-        spread: share of the overlap's cells (of an 8 x 8 grid over the picture) with an inlier.
-        aligned: share of the overlap's textured blocks that look alike, 0 to 1.
-        overlap: overlap's share of the smaller picture, 0 to 1.
-        mirrored: whether the first picture had to be flipped.
-    """
-
-    inliers: int = 0
-    spread: float = 0.0
-    aligned: float = 0.0
-    overlap: float = 0.0
-    mirrored: bool = False
+    inliers: int = 0  # pairs of points that one homography explains
+    spread: float = 0.0  # share of the overlap's cells (of an 8 x 8 grid) with an inlier
+    aligned: float = 0.0  # share of the overlap's textured blocks that look alike
+    overlap: float = 0.0  # share of the smaller picture that the overlap is
 
 
 def extract(picture: Image.Image) -> Features:
-    """Find a picture's points.
-
-    Args:
-        picture: PIL image, mode RGB, any size.
-    """
+    """Return the points of an RGB picture of any size."""
     scale = SIDE / max(picture.size)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     grey = np.asarray(picture.convert("L").resize(size, Image.Resampling.LANCZOS))
@@ -114,48 +93,43 @@ def extract(picture: Image.Image) -> Features:
 class Index:
     """Finds the pictures that share rare points with a picture.
 
-    Args:
-        features: of all pictures; their order decides nothing but the numbering.
-        seed: of the vocabulary.
+    ``pictures`` are taken in this order, which decides the vocabulary. Their descriptors are
+    stored once: ``descriptors[k]`` are those of picture k.
     """
 
-    def __init__(self, features: Sequence[Features], seed: int = 0):
-        self.n_pictures = len(features)
-        self._descriptors = np.concatenate([f.descriptors for f in features])
-        self._owner = np.repeat(np.arange(len(features)), [len(f.points) for f in features])
-        words = max(1, min(WORDS, len(self._descriptors) // 20))
-        sample = np.random.default_rng(seed).permutation(len(self._descriptors))[:SAMPLE]
+    def __init__(self, pictures: Sequence[np.ndarray], seed: int = 0):
+        self.n_pictures = len(pictures)
+        ends = np.cumsum([len(part) for part in pictures])
+        self._all = np.concatenate(pictures)
+        self.descriptors = np.split(self._all, ends[:-1])
+        self._owner = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
+        words = max(1, min(WORDS, len(self._all) // 20))
+        sample = np.random.default_rng(seed).permutation(len(self._all))[:SAMPLE]
         kmeans = MiniBatchKMeans(
             words, batch_size=8192, max_iter=20, n_init=1, init="random", random_state=seed
-        ).fit(self._descriptors[np.sort(sample)])
+        ).fit(self._all[np.sort(sample)])
         centres = kmeans.cluster_centers_
         self._centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-        word = self._words(self._descriptors, 1)[:, 0]
-        order = np.argsort(word, kind="stable")
-        self._descriptors, self._owner = self._descriptors[order], self._owner[order]
-        self._starts = np.searchsorted(word[order], np.arange(words + 1))
+        word = self._words(self._all, 1)[:, 0]
+        self._order = np.argsort(word, kind="stable")
+        self._starts = np.searchsorted(word[self._order], np.arange(words + 1))
 
-    def votes(self, queries: Sequence[Features], *, progress: bool = False) -> np.ndarray:
-        """Return how many points each picture shares with each query, rare ones counting more.
+    def votes(self, queries: Sequence[np.ndarray]) -> np.ndarray:
+        """Return how many points each picture shares with each query: (queries, pictures).
 
-        Args:
-            queries: of any pictures, indexed or not.
-            progress: show a bar.
-
-        Returns:
-            float array (queries, pictures). A point that k pictures have gives each of them 1/k.
+        Queries are descriptors. Rare points count more: one that k pictures have gives each 1/k.
         """
-        descriptors = np.concatenate([f.descriptors for f in queries])
-        asker = np.repeat(np.arange(len(queries)), [len(f.points) for f in queries])
+        descriptors = np.concatenate(queries)
+        asker = np.repeat(np.arange(len(queries)), [len(part) for part in queries])
         words = self._words(descriptors, 2)
+        # the rows of each word, without looking through all of them for every word
+        flat = np.argsort(words, axis=None, kind="stable")
+        starts = np.searchsorted(words.ravel()[flat], np.arange(len(self._centres) + 1))
         votes = np.zeros(len(queries) * self.n_pictures)
-        bar = tqdm(
-            range(len(self._centres)), desc="Shortlisting", unit="word", disable=not progress
-        )
-        for word in bar:
-            here = slice(self._starts[word], self._starts[word + 1])
-            rows = np.flatnonzero((words == word).any(1))
-            alike = descriptors[rows] @ self._descriptors[here].T >= ALIKE
+        for word in range(len(self._centres)):
+            here = self._order[self._starts[word] : self._starts[word + 1]]
+            rows = flat[starts[word] : starts[word + 1]] // words.shape[1]
+            alike = descriptors[rows] @ self._all[here].T >= ALIKE
             row, column = np.nonzero(alike)
             # a picture that repeats the point a hundred times still has it once
             pairs = np.unique(row * self.n_pictures + self._owner[here][column])
@@ -165,24 +139,20 @@ class Index:
         return votes.reshape(len(queries), self.n_pictures)
 
     def _words(self, descriptors: np.ndarray, count: int) -> np.ndarray:
-        found = [
-            np.argpartition(-(part @ self._centres.T), min(count, len(self._centres)) - 1, axis=1)[
-                :, :count
-            ]
-            for part in np.array_split(descriptors, max(1, len(descriptors) // 4096))
-        ]
-        return np.concatenate(found)
+        """Return the nearest words of each descriptor, (N, count), in no order."""
+        count = min(count, len(self._centres))
+        found = np.empty((len(descriptors), count), np.int32)
+        for start in range(0, len(descriptors), 4096):
+            part = slice(start, start + 4096)
+            distances = -(descriptors[part] @ self._centres.T)
+            found[part] = np.argpartition(distances, count - 1, axis=1)[:, :count]
+        return found
 
 
 def match(a: Features, b: Features) -> np.ndarray:
     """Return the pairs of points that are each other's nearest and nearer than their rivals.
 
-    Args:
-        a: one picture.
-        b: the other.
-
-    Returns:
-        int array (M, 2) of positions in ``a.points`` and ``b.points``.
+    They are positions in ``a.points`` and ``b.points``, int (M, 2).
     """
     if min(len(a.points), len(b.points)) < 2:
         return np.zeros((0, 2), int)
@@ -198,16 +168,10 @@ def match(a: Features, b: Features) -> np.ndarray:
 
 
 def verify(a: Features, b: Features) -> Verification:
-    """Lay one picture on another, as it is and flipped; return the better result.
-
-    Args:
-        a: one picture.
-        b: the other.
-    """
-    plain, flipped = _lay(a, b, False), _lay(a.mirrored(), b, True)
-    return (
-        flipped if (is_same(flipped), flipped.inliers) > (is_same(plain), plain.inliers) else plain
-    )
+    """Lay one picture on another, as it is and flipped; return the better result."""
+    as_it_is, flipped = _lay(a, b), _lay(a.mirrored(), b)
+    better = (is_same(flipped), flipped.inliers) > (is_same(as_it_is), as_it_is.inliers)
+    return flipped if better else as_it_is
 
 
 def is_same(found: Verification) -> bool:
@@ -223,24 +187,24 @@ def is_same(found: Verification) -> bool:
     )
 
 
-def _lay(a: Features, b: Features, mirrored: bool) -> Verification:
+def _lay(a: Features, b: Features) -> Verification:
     pairs = match(a, b)
     if len(pairs) < FEW_INLIERS:
-        return Verification(mirrored=mirrored)
+        return Verification()
     source, target = a.points[pairs[:, 0]], b.points[pairs[:, 1]]
     try:
         homography, mask = cv2.findHomography(
             source, target, cv2.USAC_MAGSAC, 5.0, maxIters=1500, confidence=0.999
         )
     except cv2.error:
-        return Verification(mirrored=mirrored)
+        return Verification()
     if homography is None or not _is_sane(homography, a.grey.shape):
-        return Verification(mirrored=mirrored)
+        return Verification()
     inside = mask.ravel() > 0
     # several points at one spot, with different directions, are one witness
     inliers = len(np.unique(np.round(target[inside] / 4), axis=0))
     if inliers < FEW_INLIERS:
-        return Verification(inliers, mirrored=mirrored)
+        return Verification(inliers)
     size = b.grey.shape[::-1]
     warped = cv2.warpPerspective(a.grey, homography, size, flags=cv2.INTER_AREA)
     covered = cv2.warpPerspective(np.ones_like(a.grey), homography, size, flags=cv2.INTER_NEAREST)
@@ -251,7 +215,6 @@ def _lay(a: Features, b: Features, mirrored: bool) -> Verification:
         _spread(target[inside], covered),
         _aligned(warped, b.grey, covered),
         float(overlap),
-        mirrored,
     )
 
 

@@ -1,26 +1,25 @@
 """Near-duplicates: the same photograph or the same cloth, filed twice.
 
     >>> from batik_utils import data
-    >>> from batik_utils.duplicates.pairs import pairs as duplicates
+    >>> from batik_utils.duplicates import pairs
     >>> dataset = data.load("folder", "indonesian-batik-motifs", "all")
-    >>> looks = duplicates.look_all(dataset)
-    >>> edges = duplicates.find(dataset, looks)      # direct edges: pair, method, score
-    >>> groups = duplicates.group(dataset, edges)    # transitive, for splitting only
+    >>> edges = pairs.find(dataset)            # direct edges: pair, method, score
+    >>> groups = pairs.group(dataset, edges)   # transitive, for splitting only
 
-Four methods, from the strictest to the most patient: ``exact`` (same bytes), ``hash`` (perceptual
-hashes of the eight flips and right turns), ``correlation`` (of small grey versions, same eight) and
-``features`` (a piece of one laid on the other, see `features`). The first that holds names the
-edge. Thresholds were set on planted duplicates against pairs of different pictures, see
-`duplicate_check`.
+Four methods, from the strictest to the slowest: ``exact`` (same bytes), ``hash`` (perceptual hashes
+of the eight flips and right turns), ``correlation`` (of small grey versions, same eight) and
+``features`` (a piece of one laid on the other, see `local_features`). The first that holds names
+the edge. Thresholds were set on planted copies against pairs of different pictures
+(``results/kaggle/duplicates_planted.csv``, ``duplicates_thresholds.csv``).
 
 Introduced in notebook 01, section "Near-duplicates".
 """
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import imagehash
@@ -31,25 +30,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from batik_utils.data import Dataset
-from batik_utils.duplicates import local_features as features
-from batik_utils.images import files
+from batik_utils.duplicates import local_features
+from batik_utils.images.files import open_image
 
 METHODS = ("exact", "hash", "correlation", "features")
-EDGE_COLUMNS = (
-    "path_a",
-    "path_b",
-    "motif_a",
-    "motif_b",
-    "method",
-    "score",
-    "hash",
-    "correlation",
-    "inliers",
-    "spread",
-    "aligned",
-    "overlap",
-)
-GROUP_COLUMNS = ("path", "motif", "group")
+EDGE_COLUMNS = ("path_a", "path_b", "motif_a", "motif_b", "method", "score", "hash")
+EDGE_COLUMNS += ("correlation", "inliers", "spread", "aligned", "overlap")
 
 #: From here on a pair is the same picture: share of equal hash bits, correlation. High, as two
 #: shirts before one white wall agree in 0.87 of the bits and correlate by 0.98.
@@ -59,6 +45,10 @@ MIN_CORRELATION = 0.99
 LOOK_HASH, LOOK_CORRELATION = 0.70, 0.75
 #: Pictures looked at closely because they share the most rare points, of each flip.
 SHORTLIST = 12
+#: At most so many others are looked at closely because hash or correlation is near.
+NEAR = 50
+#: Pictures whose shortlists are made at once, which bounds the memory.
+BLOCK = 256
 
 _SMALL, _SIDE, _HASH = 128, 32, 16  # px, px, bits a side
 _TURNS = (None, *Image.Transpose)
@@ -67,36 +57,22 @@ _HASHES = (imagehash.phash, imagehash.dhash, imagehash.whash)
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What is kept of a picture to compare it.
+    """What is stored of a picture to compare it."""
 
-    Attributes:
-        sha256: of its file; "" if it has none.
-        hashes: perceptual hashes of the eight flips and turns, bits as -1 and 1, int8 (8, 768).
-        small: grey versions of zero mean and unit length, float32 (8, 1024).
-        features: its points.
-    """
-
-    sha256: str
-    hashes: np.ndarray
-    small: np.ndarray
-    features: features.Features
+    sha256: str  # of its file; "" if it has none
+    hashes: np.ndarray  # perceptual hashes of the eight flips and turns as -1 and 1, int8 (8, 768)
+    small: np.ndarray  # grey versions of zero mean and unit length, float32 (8, 1024)
+    features: local_features.Features
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How alike two pictures are, by each method.
-
-    Attributes:
-        exact: same bytes.
-        hash: largest share of equal hash bits over the eight flips and turns, 0 to 1.
-        correlation: largest correlation of the small grey versions, -1 to 1.
-        verification: see `features.verify`.
-    """
+    """How alike two pictures are, by each method."""
 
     exact: bool
-    hash: float
-    correlation: float
-    verification: features.Verification
+    hash: float  # largest share of equal hash bits over the eight flips and turns, 0 to 1
+    correlation: float  # largest correlation of the small grey versions, -1 to 1
+    verification: local_features.Verification
 
     @property
     def method(self) -> str:
@@ -105,7 +81,7 @@ class Comparison:
             self.exact,
             self.hash >= MIN_HASH,
             self.correlation >= MIN_CORRELATION,
-            features.is_same(self.verification),
+            local_features.is_same(self.verification),
         )
         return next((name for name, holds in zip(METHODS, held, strict=True) if holds), "")
 
@@ -117,12 +93,7 @@ class Comparison:
 
 
 def look(picture: Image.Image, sha256: str = "") -> Look:
-    """Take in a picture.
-
-    Args:
-        picture: PIL image, mode RGB.
-        sha256: of its file.
-    """
+    """Return what is stored of an RGB picture, whose file has this SHA-256."""
     grey = picture.convert("L").resize((_SMALL, _SMALL), Image.Resampling.LANCZOS)
     turned = [grey if turn is None else grey.transpose(turn) for turn in _TURNS]
     bits = [np.concatenate([h(t, _HASH).hash.ravel() for h in _HASHES]) for t in turned]
@@ -131,66 +102,69 @@ def look(picture: Image.Image, sha256: str = "") -> Look:
     ).reshape(len(turned), -1)
     small -= small.mean(1, keepdims=True)
     small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
-    return Look(sha256, np.where(bits, 1, -1).astype(np.int8), small, features.extract(picture))
+    return Look(
+        sha256, np.where(bits, 1, -1).astype(np.int8), small, local_features.extract(picture)
+    )
 
 
-def look_all(dataset: Dataset, *, progress: bool = True) -> list[Look]:
-    """Take in every picture, in manifest order.
-
-    Args:
-        dataset: the data set.
-        progress: show a bar.
-    """
-
-    def one(job) -> Look:
-        path, sha256 = job
-        return look(files.open_image(path, at_least=features.SIDE), sha256)
-
+def look_all(dataset: Dataset) -> list[Look]:
+    """Return what is stored of every picture, in manifest order."""
     jobs = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
-    return list(in_threads(one, jobs, "Looking at pictures", "picture", progress))
+    return list(_in_threads(_look_at, jobs, "Looking at pictures", "picture"))
+
+
+def _look_at(job: tuple) -> Look:
+    path, sha256 = job
+    return look(open_image(path, at_least=local_features.SIDE), sha256)
 
 
 class Gallery:
-    """Pictures to find duplicates in.
-
-    Args:
-        looks: one a picture.
-    """
+    """Pictures to find duplicates in; their descriptors are stored once, in its index."""
 
     def __init__(self, looks: Sequence[Look]):
-        self.looks = list(looks)
         # a vocabulary learned in the order of the content depends on no file's name
         order = sorted(range(len(looks)), key=lambda i: looks[i].sha256)
         self._place = np.argsort(order)
-        self._index = features.Index([looks[i].features for i in order])
+        self._index = local_features.Index([looks[i].features.descriptors for i in order])
+        shared = [self._index.descriptors[k] for k in self._place]
+        self.looks = [
+            replace(entry, features=replace(entry.features, descriptors=part))
+            for entry, part in zip(looks, shared, strict=True)
+        ]
+        self._digests = np.array([entry.sha256 for entry in looks])
         self._hashes = np.stack([entry.hashes[0] for entry in looks]).astype(np.float32)
         self._small = np.stack([entry.small[0] for entry in looks])
 
-    def alike(self, query: Look) -> tuple[np.ndarray, np.ndarray]:
-        """Return hash agreement and correlation with every picture, each float (n,)."""
-        bits = query.hashes.astype(np.float32) @ self._hashes.T / self._hashes.shape[1]
-        return (1 + bits.max(0)) / 2, (query.small @ self._small.T).max(0)
+    def candidates(self, queries: Sequence[Look]) -> list[np.ndarray]:
+        """Return, for each query, the positions to compare it with, ascending.
 
-    def candidates(self, queries: Sequence[Look], *, progress: bool = True) -> list[np.ndarray]:
-        """Return, for each query, the positions worth a closer look, ascending.
-
-        Args:
-            queries: any pictures; one that is in the gallery finds itself too.
-            progress: show bars.
+        A query that is in the gallery finds itself too.
         """
-        found = []
-        hashes = np.array([entry.sha256 for entry in self.looks])
-        for query in queries:
-            bits, correlation = self.alike(query)
-            near = (bits >= LOOK_HASH) | (correlation >= LOOK_CORRELATION)
-            found.append(near | ((hashes == query.sha256) & (query.sha256 != "")))
-        for mirrored in (False, True):
-            seen = [q.features.mirrored() if mirrored else q.features for q in queries]
-            votes = self._index.votes(seen, progress=progress)[:, self._place]
-            for near, row in zip(found, votes, strict=True):
-                # one more, as it may find itself
-                near[np.argsort(-row, kind="stable")[: SHORTLIST + 1]] = True
-        return [np.flatnonzero(near) for near in found]
+        found = [self._near(query) for query in queries]
+        for start in tqdm(range(0, len(queries), BLOCK), desc="Shortlisting", unit="block"):
+            for mirrored in (False, True):
+                seen = [query.features for query in queries[start : start + BLOCK]]
+                seen = [(f.mirrored() if mirrored else f).descriptors for f in seen]
+                for i, row in enumerate(self._index.votes(seen), start):
+                    # one more, as it may find itself
+                    best = np.argsort(-row[self._place], kind="stable")[: SHORTLIST + 1]
+                    found[i] = np.union1d(found[i], best)
+        return found
+
+    def _near(self, query: Look) -> np.ndarray:
+        """Return the positions near by hash or correlation, at most ``NEAR`` that are not sure."""
+        bits, correlation = _alike(query, self._hashes, self._small)
+        sure = (bits >= MIN_HASH) | (correlation >= MIN_CORRELATION)
+        sure |= (self._digests == query.sha256) & (query.sha256 != "")
+        near = np.flatnonzero(((bits >= LOOK_HASH) | (correlation >= LOOK_CORRELATION)) & ~sure)
+        nearest = np.argsort(-np.maximum(bits, correlation)[near], kind="stable")[:NEAR]
+        return np.union1d(np.flatnonzero(sure), near[nearest])
+
+
+def _alike(query: Look, hashes: np.ndarray, small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return hash agreement and correlation with upright pictures, each (n,)."""
+    bits = query.hashes.astype(np.float32) @ hashes.T / hashes.shape[1]
+    return (1 + bits.max(0)) / 2, (query.small @ small.T).max(0)
 
 
 def compare(a: Look, b: Look) -> Comparison:
@@ -201,74 +175,42 @@ def compare(a: Look, b: Look) -> Comparison:
         a.sha256 == b.sha256 != "",
         float((1 + bits.max()) / 2),
         float((a.small @ b.small[0]).max()),
-        features.verify(a.features, b.features),
+        local_features.verify(a.features, b.features),
     )
 
 
-def find(
-    dataset: Dataset,
-    looks: Sequence[Look],
-    gallery: Gallery | None = None,
-    *,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Return the direct edges: every pair of pictures that a method calls duplicates.
+def find(dataset: Dataset) -> pd.DataFrame:
+    """Return every pair of pictures that a method calls duplicates, with ``EDGE_COLUMNS``.
 
-    Args:
-        dataset: the data set.
-        looks: of `look_all`.
-        gallery: of the same looks, if there is one already.
-        progress: show bars.
-
-    Returns:
-        One row a pair with ``EDGE_COLUMNS``; ``path_a`` stands before ``path_b`` in the manifest.
+    ``path_a`` stands before ``path_b`` in the manifest.
     """
-    gallery = gallery or Gallery(looks)
+    gallery = Gallery(look_all(dataset))
+    looks = gallery.looks
     pairs: set[tuple[int, int]] = set()
-    for i, others in enumerate(gallery.candidates(looks, progress=progress)):
+    for i, others in enumerate(gallery.candidates(looks)):
         pairs |= {(min(i, j), max(i, j)) for j in others.tolist() if i != j}
     jobs = sorted(pairs)
-    compared = in_threads(
-        lambda pair: compare(looks[pair[0]], looks[pair[1]]), jobs, "Comparing", "pair", progress
+    compared = _in_threads(
+        lambda pair: compare(looks[pair[0]], looks[pair[1]]), jobs, "Comparing", "pair"
     )
     paths, motifs = dataset.manifest["path"].tolist(), dataset.manifest["motif"].tolist()
-    rows = [
-        {"path_a": paths[i], "path_b": paths[j], "motif_a": motifs[i], "motif_b": motifs[j]}
-        | numbers_of(comparison)
-        for (i, j), comparison in zip(jobs, compared, strict=True)
-        if comparison.method
-    ]
+    rows = []
+    for (i, j), comparison in zip(jobs, compared, strict=True):
+        if comparison.method:
+            seen = comparison.verification
+            numbers = (comparison.score, comparison.hash, comparison.correlation)
+            shares = (seen.spread, seen.aligned, seen.overlap)
+            row = paths[i], paths[j], motifs[i], motifs[j], comparison.method
+            rows.append((*row, *(round(n, 3) for n in (*numbers, seen.inliers, *shares))))
     return pd.DataFrame(rows, columns=list(EDGE_COLUMNS))
 
 
-def numbers_of(comparison: Comparison) -> dict:
-    """Return a comparison as the columns of an edge."""
-    seen = comparison.verification
-    return {
-        "method": comparison.method,
-        "score": round(comparison.score, 3),
-        "hash": round(comparison.hash, 3),
-        "correlation": round(comparison.correlation, 3),
-        "inliers": seen.inliers,
-        "spread": round(seen.spread, 3),
-        "aligned": round(seen.aligned, 3),
-        "overlap": round(seen.overlap, 3),
-    }
-
-
 def group(dataset: Dataset, edges: pd.DataFrame) -> pd.DataFrame:
-    """Join what is connected, directly or through others.
+    """Join what is connected, directly or through others: ``path, motif, group``.
 
-    For splitting only: two ends of a chain need not look alike. An edge that a person has judged
-    false (column ``seen``) joins nothing.
-
-    Args:
-        dataset: the data set; edges to pictures outside it are left out.
-        edges: of `find`, with or without ``seen``.
-
-    Returns:
-        One row a picture in manifest order with ``GROUP_COLUMNS``; ``group`` is the path of the
-        group's first picture, so a picture without twins is its own group.
+    For splitting only: two ends of a chain need not look alike. ``group`` is the path of the
+    group's first picture in manifest order. An edge that a person has judged false (column
+    ``seen``) and edges to pictures outside the data set join nothing.
     """
     paths = dataset.manifest["path"].tolist()
     if "seen" in edges:
@@ -289,28 +231,14 @@ def group(dataset: Dataset, edges: pd.DataFrame) -> pd.DataFrame:
     return dataset.manifest[["path", "motif"]].assign(group=[first[path] for path in paths])
 
 
-def in_threads(
-    function: Callable, jobs: Sequence, text: str, unit: str, progress: bool
-) -> Iterable:
-    """Map a function over jobs in threads, in order, with a bar.
-
-    OpenCV and NumPy leave the interpreter lock while they work.
-
-    Args:
-        function: of one job.
-        jobs: its arguments.
-        text: the bar's title.
-        unit: what a job is called.
-        progress: show the bar.
-    """
+def _in_threads(function: Callable, jobs: Sequence, text: str, unit: str) -> Iterator:
+    """Map a function over jobs in threads, in order: OpenCV and NumPy release the lock."""
     with _one_opencv_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm(
-            pool.map(function, jobs), total=len(jobs), desc=text, unit=unit, disable=not progress
-        )
+        yield from tqdm(pool.map(function, jobs), total=len(jobs), desc=text, unit=unit)
 
 
-@contextmanager
-def _one_opencv_thread():
+@contextlib.contextmanager
+def _one_opencv_thread() -> Iterator[None]:
     """Our threads are pictures: OpenCV's own would only stand in their way."""
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
