@@ -141,12 +141,12 @@ class Index:
     def _words(self, descriptors: np.ndarray, count: int) -> np.ndarray:
         """Return the nearest words of each descriptor, (N, count), in no order."""
         count = min(count, len(self._centres))
-        found = np.empty((len(descriptors), count), np.int32)
-        for start in range(0, len(descriptors), 4096):
-            part = slice(start, start + 4096)
-            distances = -(descriptors[part] @ self._centres.T)
-            found[part] = np.argpartition(distances, count - 1, axis=1)[:, :count]
-        return found
+        found = []
+        for part in np.array_split(descriptors, max(1, len(descriptors) // 4096)):
+            distances = -(part @ self._centres.T)
+            # a copy, as a view would keep the distances to all words in memory
+            found.append(np.argpartition(distances, count - 1, axis=1)[:, :count].copy())
+        return np.concatenate(found)
 
 
 def match(a: Features, b: Features) -> np.ndarray:
