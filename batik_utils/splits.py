@@ -124,11 +124,6 @@ def n_folds(table: pd.DataFrame) -> int:
     return int(table["repeat_0"].max()) + 1
 
 
-def save(table: pd.DataFrame, path: Path) -> None:
-    """Write a split or folds as CSV."""
-    write_table(table, path, None)
-
-
 def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
     """Read the split at ``path``, or make it and write it there.
 

@@ -106,7 +106,7 @@ def test_a_saved_split_is_kept_rather_than_made_again(tmp_path):
 
 
 def test_a_split_serves_the_same_pictures_in_folders_of_other_names(tmp_path):
-    splits.save(splits.make("stratified-0", UNEVEN), tmp_path / "split.csv")
+    splits.open_or_make("stratified-0", UNEVEN, tmp_path / "split.csv")
     respelt = dataset_of(
         {"betawi": 100, "sidoluhur": 17, "tambal": 3}, folder="data/Batik ", digest=UNEVEN.digest
     )
@@ -115,7 +115,7 @@ def test_a_split_serves_the_same_pictures_in_folders_of_other_names(tmp_path):
 
 
 def test_a_split_of_other_pictures_is_refused(tmp_path):
-    splits.save(splits.make("course", COURSE), tmp_path / "split.csv")
+    splits.open_or_make("course", COURSE, tmp_path / "split.csv")
     other = dataset_of({"betawi": 50, "sidoluhur": 50, "tambal": 50}, digest="b" * 64)
     with pytest.raises(BatikError, match="made for other pictures"):
         splits.open_or_make("course", other, tmp_path / "split.csv")
@@ -246,7 +246,7 @@ def test_folds_without_groups_part_twins(tmp_path):
 )
 def test_damaged_folds_are_refused_in_a_sentence(tmp_path, damage, message):
     path = tmp_path / "folds.csv"
-    splits.save(damage(splits.make_folds(COURSE, GROUPS, repeats=2)), path)
+    data.write_table(damage(splits.make_folds(COURSE, GROUPS, repeats=2)), path)
     with pytest.raises(BatikError, match=message):
         splits.open_or_make_folds(COURSE, path, tmp_path / "none.csv")
 
