@@ -177,11 +177,14 @@ async function start(settings) {
     loaded += bytes;
     postMessage({ progress: Math.min(99, Math.floor((100 * loaded) / all)) });
   };
-  const [wasm, network] = await Promise.all(model.files.map((file) => load(file, count)));
-  ort.env.wasm.wasmBinary = wasm.buffer;
+  const [runtime, network] = model.files.map((file) => load(file, count));
+  ort.env.wasm.wasmBinary = (await runtime).buffer;
   ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm-simd-threaded.mjs", location.href).href };
   ort.env.wasm.numThreads = 1;
-  session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] });
+  // a network of one identity, so that the runtime is compiled while the model is on its way
+  const tiny = Uint8Array.from(atob("CAgSADo3ChAKAXgSAXkiCElkZW50aXR5EgFnWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQEQ=="), (c) => c.charCodeAt(0));
+  await ort.InferenceSession.create(tiny, { executionProviders: ["wasm"] });
+  session = await ort.InferenceSession.create(await network, { executionProviders: ["wasm"] });
   postMessage({ ready: true });
 }
 
