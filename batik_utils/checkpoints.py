@@ -13,10 +13,11 @@ import subprocess
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,12 @@ import torch
 from torch import nn
 
 from batik_utils import __version__, data, metrics, models
-from batik_utils.data import Dataset
 from batik_utils.errors import PROJECT, BatikError, NotWritten, locked, replacing
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
+
+if TYPE_CHECKING:
+    from batik_utils import experiments
 
 RUN_COLUMNS = (
     *("run", "recipe", "family", "weights", "split", "fold", "seed", "epochs", "n_train", "n_test"),
@@ -51,18 +54,26 @@ class Finished(NamedTuple):
     history: pd.DataFrame
 
 
+def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
+    """Return the name of a run, e.g. ``scratch1-e10-f0-s3``, or ``...-n20`` for 20 a motif."""
+    return f"{recipe.name}-e{recipe.epochs}-f{fold}-s{seed}" + (f"-n{n_train}" if n_train else "")
+
+
 def finish(
+    setup: "experiments.Setup",
     recipe: Recipe,
-    dataset: Dataset,
-    rows: Sequence[int],
+    seed: int,
     probabilities: np.ndarray,
     history: pd.DataFrame,
+    started: datetime,
+    seconds: float,
     facts: dict,
 ) -> Finished:
-    """Score one run's probabilities (M, K) of the test pictures at ``rows`` of the manifest.
+    """Score one run's probabilities (M, K) of the test pictures and return what it writes.
 
-    ``facts`` are the columns of a run's row that are not known otherwise.
+    ``facts`` are weights, params and device.
     """
+    dataset, rows, n_train = setup.dataset, setup.rows("test"), len(setup.rows("train"))
     tested = dataset.manifest.iloc[rows]
     predictions = pd.DataFrame(
         {
@@ -72,13 +83,25 @@ def finish(
             **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
         }
     )
+    seconds = max(0.001, round(seconds, 3))
     row = facts | {
+        "run": run_name(recipe, seed, setup.fold, setup.n_train),
         "recipe": recipe.name,
         "family": recipe.family,
+        "split": setup.split_name,
+        "fold": setup.fold,
+        "seed": seed,
         "epochs": recipe.epochs,
+        "n_train": n_train,
         "n_test": len(rows),
         **metrics.scores([dataset.labels[k] for k in rows], probabilities),
+        "train_seconds": seconds,
+        # a baseline counts as one pass over the pictures
+        "train_images_per_second": round(n_train * max(1, len(history)) / seconds, 1),
+        "precision": setup.precision,
         **{name: version for name, version in _versions().items() if name in RUN_COLUMNS},
+        "git": setup.git,
+        "started": started.isoformat(timespec="seconds"),
         "dataset": dataset.digest,
     }
     return Finished(row, predictions, history)

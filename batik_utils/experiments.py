@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,22 +22,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from batik_utils import (
-    baselines,
-    checkpoints,
-    data,
-    models,
-    recipes,
-    splits,
-    training,
-    transforms,
-)
-from batik_utils.checkpoints import Checkpoint, Finished, Store
+from batik_utils import baselines, checkpoints, data, models, recipes, splits, training, transforms
+from batik_utils.checkpoints import Checkpoint, Finished, Store, run_name
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
-from batik_utils.training import Batches, Examples
+from batik_utils.training import Examples
 from batik_utils.weights import WeightsNotFound
 
 log = logging.getLogger(__name__)
@@ -54,7 +44,6 @@ class Setup:
 
     dataset: Dataset
     split_name: str
-    #: See `splits.make`; with folds, the first one until `at` is called.
     split: pd.DataFrame
     store: Store
     device: torch.device
@@ -82,7 +71,7 @@ class Setup:
             table = splits.of_fold(self.folds, repeat, fold)
         if n_train:
             table = splits.thin(table, n_train, repeat)
-        # apart from the full runs, so that nobody counts them together
+        # apart from full runs
         store = Store(self.store.folder / "learning") if n_train else self.store
         return replace(self, split=table, store=store, fold=fold, n_train=n_train)
 
@@ -90,13 +79,11 @@ class Setup:
         """Return the positions of a subset's pictures in the manifest."""
         return splits.indices(self.split, self.dataset, subset)
 
-    def labels(self, subset: str) -> Tensor:
-        """Return a subset's class indices."""
-        return torch.tensor(self.dataset.labels)[self.rows(subset)]
-
     def examples(self, subset: str, preprocessing: Preprocessing) -> Examples:
         """Return a subset's pictures at the input size, and their labels."""
-        return Examples(self.pixels(preprocessing)[self.rows(subset)], self.labels(subset))
+        rows = self.rows(subset)
+        labels = torch.tensor(self.dataset.labels)[rows]
+        return Examples(self.pixels(preprocessing)[rows], labels)
 
     def pixels(self, preprocessing: Preprocessing) -> Tensor:
         """Return all pictures at the input size, uint8 (N, 3, S, S)."""
@@ -112,21 +99,6 @@ class Setup:
             describe = baselines.BASELINES[name].describe
             self._memory[key] = describe(self.dataset.manifest, pixels)
         return self._memory[key]
-
-    def views(self, model: nn.Module, recipe: Recipe, seen: Preprocessing, seed: int = 0) -> Tensor:
-        """Return a frozen backbone's features of all pictures, see `training.cached_views`."""
-        pixels = self.pixels(seen)
-        return training.cached_views(
-            model, seen, self.dataset, pixels, recipe, seed, self.precision
-        )
-
-    def plain(self, subset: str, model: nn.Module, recipe: Recipe, seen: Preprocessing) -> Tensor:
-        """Return a frozen backbone's features (N, F) of a subset's pictures as they are."""
-        if self.shares_views(recipe):
-            recipe = replace(recipe, augment=0.0, extra=())
-            return self.views(model, recipe, seen)[0][self.rows(subset)]
-        pixels = self.examples(subset, seen).pixels
-        return training.features(model, seen, pixels, precision=self.precision)
 
     def shares_views(self, recipe: Recipe) -> bool:
         """Return whether runs share `views`: nothing is drawn, or by the seed for all folds."""
@@ -172,8 +144,7 @@ def prepare(
         BatikError: a setting is wrong, the folder holds results of other pictures, or ``cv`` finds
             no groups of near-duplicates.
     """
-    chosen_device = training.choose_device(device)
-    training.autocast(chosen_device, precision)
+    training.autocast(training.choose_device(device), precision)
     results = data.results_root(results)
     data.write_manifest(dataset, results)
     folder = results / dataset.name / split
@@ -186,24 +157,23 @@ def prepare(
         table = splits.of_fold(divided, 0, 0)
     else:
         table = splits.open_or_make(split, dataset, folder / "split.csv")
-    return Setup(
-        dataset,
-        split,
-        table,
-        Store(folder),
-        chosen_device,
-        precision,
-        weights_directory or None,
-        divided,
-    )
+    chosen = (training.choose_device(device), precision, weights_directory or None)
+    return Setup(dataset, split, table, Store(folder), *chosen, divided)
 
 
-def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
-    """Return the name of a run, e.g. ``scratch1-e10-f0-s3``, or ``...-n20`` for 20 a motif."""
-    return f"{recipe.name}-e{recipe.epochs}-f{fold}-s{seed}" + (f"-n{n_train}" if n_train else "")
-
-
-# --- one run ------------------------------------------------------------------------------------
+def _given(
+    setup: Setup, subset: str, model: nn.Module, stage: Recipe, seen: Preprocessing
+) -> tuple[nn.Module, Preprocessing | None, Tensor]:
+    """Return how a subset is evaluated: a network and pixels, or its head and features."""
+    pixels, rows = setup.pixels(seen), setup.rows(subset)
+    if stage.frozen != "backbone":
+        return model, seen, pixels[rows]
+    if not setup.shares_views(stage):
+        found = training.features(model, seen, pixels[rows], precision=setup.precision)
+        return model.head, None, found
+    plain = replace(stage, augment=0.0, extra=())
+    views = training.cached_views(model, seen, setup.dataset, pixels, plain, 0, setup.precision)
+    return model.head, None, views[0][rows]
 
 
 def _fit_stage(
@@ -216,27 +186,25 @@ def _fit_stage(
     fit: Callable[..., pd.DataFrame],
 ) -> pd.DataFrame:
     """Train in one of the recipe's stages and return its history."""
-    precision, device = setup.precision, setup.device
-    watched = len(setup.rows("validation")) > 0
+    precision, device, validation = setup.precision, setup.device, None
+    learner, prepared, inputs = _given(setup, "validation", model, stage, seen)
+    if len(inputs):
+        watched = Examples(inputs, setup.examples("validation", seen).labels)
+        validation = training.batches(watched, stage, prepared, None, device)
+    pixels, labels = setup.examples("train", seen)
     if stage.frozen != "backbone":
-        train, validation = (setup.examples(subset, seen) for subset in ("train", "validation"))
-        train = training.batches(train, stage, seen, generator, device)
-        validation = training.batches(validation, stage, seen, None, device) if watched else None
-        return fit(model, stage, train, validation, precision=precision)
+        train = training.batches(Examples(pixels, labels), stage, seen, generator, device)
+        return fit(learner, stage, train, validation, precision=precision)
     if setup.shares_views(stage):
-        views = setup.views(model, stage, seen, seed)[:, setup.rows("train")]
+        arguments = (model, seen, setup.dataset, setup.pixels(seen), stage, seed, precision)
+        views = training.cached_views(*arguments)[:, setup.rows("train")]
     else:
-        pixels = setup.examples("train", seen).pixels
         views = training.views_of(model, seen, pixels, stage, generator, precision)
-    labels, validation = setup.labels("train"), None
-    if watched:
-        plain = setup.plain("validation", model, stage, seen)
-        validation = Batches(plain, setup.labels("validation"), 64, nn.Identity(), device)
     if not stage.ridge:
-        batches = training.view_batches(views, labels, stage, generator)
-        return fit(model.head, stage, batches, validation, precision=precision)
-    found = baselines.fit_head(model.head, stage.ridge, views, labels)
-    last = training.evaluate(model.head, validation, precision) if watched else (np.nan, np.nan)
+        train = training.view_batches(views, labels, stage, generator)
+        return fit(learner, stage, train, validation, precision=precision)
+    found = baselines.fit_head(learner, stage.ridge, views, labels)
+    last = training.evaluate(learner, validation, precision) if validation else (np.nan, np.nan)
     return pd.DataFrame([(1, *found, *last)], columns=list(training.HISTORY_COLUMNS))
 
 
@@ -245,11 +213,8 @@ def train(
 ) -> tuple[nn.Module, pd.DataFrame, Finished | None]:
     """Train one network and score it once on the test pictures; write nothing.
 
-    ``seed`` determines initial weights, order of pictures, augmentation and dropout. Returns the
-    network, its history (see `training.fit`) and what `Store.add` takes, None without ``test``.
-
-    Raises:
-        WeightsNotFound: the recipe's weights cannot be had.
+    Return the network, its history (see `training.fit`) and what `Store.add` takes, None without
+    ``test``. Raises `weights.WeightsNotFound`.
     """
     started, steps, histories = datetime.now(timezone.utc), models.stages(recipe), []
     for _, seen in steps:
@@ -269,12 +234,7 @@ def train(
     history = pd.concat(histories, ignore_index=True)
     if not test:
         return model, history, None
-    stage, seen = steps[-1]
-    if stage.frozen == "backbone":
-        asked = (model.head, None, setup.plain("test", model, stage, seen))
-    else:
-        asked = (model, seen, setup.examples("test", seen).pixels)
-    probabilities = training.predict(*asked, precision=setup.precision)
+    given = training.predict(*_given(setup, "test", model, stage, seen), precision=setup.precision)
     device, number = setup.device.type, getattr(fit, "devices", 1)
     device = torch.cuda.get_device_name(setup.device) if device == "cuda" else device
     facts = {
@@ -282,8 +242,8 @@ def train(
         "params": models.count_parameters(model),
         "device": device if number == 1 else f"{number} × {device}",
     }
-    finished = _finish(setup, recipe, seed, probabilities, history, seconds, started, facts)
-    return model, history, finished
+    arguments = (setup, recipe, seed, given, history, started, seconds, facts)
+    return model, history, checkpoints.finish(*arguments)
 
 
 def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
@@ -294,58 +254,17 @@ def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
     seconds = time.perf_counter() - clock
     history = pd.DataFrame(columns=list(training.HISTORY_COLUMNS))
     facts = {"weights": "none", "params": 0, "device": "cpu"}
-    return _finish(setup, recipe, seed, given, history, seconds, started, facts)
+    return checkpoints.finish(setup, recipe, seed, given, history, started, seconds, facts)
 
 
-def _finish(
-    setup: Setup,
-    recipe: Recipe,
-    seed: int,
-    probabilities: np.ndarray,
-    history: pd.DataFrame,
-    seconds: float,
-    started: datetime,
-    facts: dict,
-) -> Finished:
-    """Return what a run writes."""
-    seconds, n_train = max(0.001, round(seconds, 3)), len(setup.rows("train"))
-    facts |= {
-        "run": run_name(recipe, seed, setup.fold, setup.n_train),
-        "split": setup.split_name,
-        "fold": setup.fold,
-        "seed": seed,
-        "n_train": n_train,
-        "train_seconds": seconds,
-        # a baseline counts as one pass over the pictures
-        "train_images_per_second": round(n_train * max(1, len(history)) / seconds, 1),
-        "precision": setup.precision,
-        "git": setup.git,
-        "started": started.isoformat(timespec="seconds"),
-    }
-    return checkpoints.finish(
-        recipe, setup.dataset, setup.rows("test"), probabilities, history, facts
-    )
-
-
-# --- many runs ----------------------------------------------------------------------------------
-
-
-class Unit(NamedTuple):
-    """One run of a grid."""
-
-    recipe: Recipe
-    seed: int
-    fold: int
-    n_train: int
-
-
-def compute(setup: Setup, unit: Unit, fit: Callable = training.fit) -> "Finished | BatikError":
-    """Train and score one run of a grid, and write nothing; return also why it failed."""
+def compute(setup: Setup, unit: tuple, fit: Callable = training.fit) -> "Finished | BatikError":
+    """Train and score one run of a grid, named as in `run_name`; return also why it failed."""
+    recipe, seed, fold, n_train = unit
     try:
-        here = setup.at(unit.seed, unit.fold, unit.n_train)
-        if unit.recipe.family == "baseline":
-            return _score_baseline(here, unit.recipe, unit.seed)
-        return train(here, unit.recipe, unit.seed, fit=fit)[2]
+        here = setup.at(seed, fold, n_train)
+        if recipe.family == "baseline":
+            return _score_baseline(here, recipe, seed)
+        return train(here, recipe, seed, fit=fit)[2]
     except BatikError as error:
         return error
 
@@ -363,28 +282,30 @@ def run_grid(
 ) -> Outcome:
     """Train every run that is missing from ``runs.csv``.
 
-    ``names`` as in `recipes.select`. ``seeds`` is the number of seeds, from 0 on, of each recipe;
-    of ``cv``, the number of its repeats. ``n_train`` limits the training pictures a motif; such
-    runs are stored in the folder ``learning`` of the split. ``map`` yields what `compute` gives for
-    each unit, in order, as that of `scale.ray_cluster`; ``on_run`` is called with the recipe and
-    what a finished run wrote; ``fit`` takes the place of `training.fit`.
+    Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``n_train``
+    limits the training pictures a motif; such runs go to the folder ``learning`` of the split.
+    ``map`` yields what `compute` gives for each unit, in order, as that of `scale.ray_cluster`;
+    ``on_run`` is called with the recipe and what a finished run wrote.
 
     Raises:
-        BatikError: a wrong setting. A run that fails is not an error here: it is reported, and a
-            recipe whose weights cannot be had is written to ``not_run.csv``.
+        BatikError: a wrong setting. A run that fails is reported, and a recipe whose weights cannot
+            be had is written to ``not_run.csv``.
     """
     units, reused = _units(setup, names, seeds, epochs, n_train)
     store = setup.at(0, 0, n_train).store
     if units:
         store.check_writable()
-    for unit in units:  # a worker elsewhere opens no file of the data set
-        if unit.recipe.family == "baseline":
-            setup.described(unit.recipe.architecture)
+    for recipe, *_ in units:  # decoded here: a worker elsewhere opens no file of the data set
+        if recipe.family == "baseline":
+            setup.described(recipe.architecture)
+        else:
+            for _, seen in models.stages(recipe):
+                setup.pixels(seen)
     trained, not_run, failed, sent = [], {}, {}, []
 
-    def wanted() -> Iterator[Unit]:
+    def wanted() -> Iterator[tuple]:
         for unit in units:
-            if unit.recipe.name not in not_run:
+            if unit[0].name not in not_run:
                 sent.append(unit)
                 yield unit
 
@@ -392,8 +313,7 @@ def run_grid(
     results = iter(map(partial(compute, setup, fit=fit), wanted()))
     with bar:
         for number, result in enumerate(results):
-            unit = sent[number]
-            name, recipe = run_name(*unit), unit.recipe
+            name, recipe = run_name(*sent[number]), sent[number][0]
             bar.set_postfix_str(name)
             bar.update()
             if isinstance(result, WeightsNotFound):
@@ -417,7 +337,7 @@ def run_grid(
 
 def _units(
     setup: Setup, names: str, seeds: int, epochs: int, n_train: int
-) -> tuple[list[Unit], list[str]]:
+) -> tuple[list[tuple], list[str]]:
     """Return the runs of a grid that are missing, and the names of those that are there."""
     if seeds < 1:
         raise BatikError(f"SEEDS must be at least 1, not {seeds}.")
@@ -432,24 +352,18 @@ def _units(
     store = setup.at(0, 0, n_train).store
     # seed by seed, so that a stopped grid has every recipe about equally often
     units = [
-        Unit(recipe, seed, fold, n_train)
+        (recipe, seed, fold, n_train)
         for seed in range(seeds)
         for recipe in chosen
         for fold in range(setup.n_folds)
     ]
     there = store.finished(setup.dataset.digest, [run_name(*unit) for unit in units])
-    return (
-        [unit for unit in units if run_name(*unit) not in there],
-        [run_name(*unit) for unit in units if run_name(*unit) in there],
-    )
+    missing = [unit for unit in units if run_name(*unit) not in there]
+    return missing, [run_name(*unit) for unit in units if unit not in missing]
 
 
 def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the finished runs of some recipes, in table order, and their predictions.
-
-    Raises:
-        BatikError: none of them has a finished run.
-    """
+    """Return the finished runs of some recipes, in table order, and their predictions."""
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
     return setup.store.results_of({(recipe.name, recipe.epochs): None for recipe in chosen})
 
@@ -457,12 +371,7 @@ def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFra
 def train_or_load(
     setup: Setup, name: str, seed: int = 0, *, epochs: int = 0
 ) -> tuple[Checkpoint, pd.DataFrame]:
-    """Return one trained network and its history, from its checkpoint if there is one.
-
-    Raises:
-        WeightsNotFound: the recipe's weights cannot be had.
-        BatikError: the checkpoint there belongs to other pictures.
-    """
+    """Return one trained network and its history, from its checkpoint if there is one."""
     recipe = recipes.with_epochs(recipes.get(name), epochs)
     run = run_name(recipe, seed)
     path = setup.store.folder / "checkpoints" / f"{run}.pt"
@@ -471,7 +380,6 @@ def train_or_load(
     if finished and path.exists():
         try:
             saved = checkpoints.load(path)
-            log.info("Reusing %s", path)
         except checkpoints.OutdatedCheckpoint as error:
             log.warning("%s Training it again now.", error)
     if saved is None:

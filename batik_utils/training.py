@@ -137,13 +137,17 @@ class Batches:
 def batches(
     examples: Examples,
     recipe: Recipe,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Batches:
-    """Return a recipe's batches: with a generator shuffled and augmented, else as they are."""
+    """Return a recipe's batches: with a generator shuffled and augmented, else as they are.
+
+    Without ``preprocessing`` the examples are features in place of pixels.
+    """
     if generator is None:
         prepare = partial(transforms.normalise, preprocessing=preprocessing)
+        prepare = prepare if preprocessing else nn.Identity()
         return Batches(*examples, 64, prepare, torch.device(device))
     settings = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
     prepare = partial(transforms.augment, **settings)

@@ -95,7 +95,7 @@ def map_on(*, gpus: int = 0) -> Callable[[Callable, Iterable], Iterator]:
                 yield _got(ray, *under_way[0])
                 under_way.popleft()
         finally:
-            for _, unfinished in under_way:
+            for _, unfinished in under_way if ray.is_initialized() else ():
                 ray.cancel(unfinished, force=True)
 
     return ray_map
