@@ -68,8 +68,10 @@ def show(figure: Figure, alt: str) -> None:
     """Display a figure in a notebook with a text for readers who do not see it."""
     from IPython import display
 
+    # sharp on a telephone; photographs, which compress badly, less so
+    photographs = sum(len(axes.images) for axes in figure.axes) > 1
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=2 * figure.dpi)  # sharp on a telephone; few colours, so small
+    figure.savefig(drawn, dpi=(1.4 if photographs else 2) * figure.dpi)
     picture = Image.open(drawn).convert("RGB").quantize(96, dither=Image.Dither.NONE)
     small = io.BytesIO()
     picture.save(small, "PNG", optimize=True)
@@ -305,6 +307,27 @@ def repetitions(runs: pd.DataFrame, published: dict[str, float], title: str = ""
         )  # fmt: skip
     axes.set_yticks(range(len(order)), order, color=INK)
     axes.set(ylim=(len(order) - 0.4, -0.6), xlabel="test accuracy")
+    percent(axes.xaxis)
+    return figure
+
+
+@style()
+def intervals(table: pd.DataFrame, title: str = "", chance: float | None = None) -> Figure:
+    """Accuracy with its interval for each row of a table with ``accuracy, lower, upper``."""
+    figure, [[axes]] = new(title, 7, 0.42 * len(table) + 1.0)
+    heights = np.arange(len(table))
+    axes.hlines(heights, table["lower"], table["upper"], color=GREY, linewidth=3, alpha=0.6)
+    axes.plot(table["accuracy"], heights, "o", color=ACCENT, markersize=8)
+    for y, share in zip(heights, table["accuracy"], strict=True):
+        axes.annotate(
+            f"{share:.0%}", (share, y), xytext=(0, 7), textcoords="offset points", ha="center",
+            color=ACCENT, fontweight="bold",
+        )  # fmt: skip
+    if chance is not None:
+        axes.axvline(chance, color=DIM, linestyle=":", linewidth=1)
+        axes.text(chance, -0.75, "guessing", color=DIM, fontsize=8.5, ha="center", va="bottom")
+    axes.set_yticks(heights, table.index, color=INK)
+    axes.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.75), xlabel="accuracy, 95 % interval")
     percent(axes.xaxis)
     return figure
 
