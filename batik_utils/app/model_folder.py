@@ -22,14 +22,12 @@ _SURE_FROM = 0.7
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds of ``labels.json``, from numbers to words.
+    """Thresholds of ``labels.json``.
 
-    Attributes:
-        classes: motifs in the order of the probabilities.
-        familiarity: below it no motif is named.
-        cloth: below it an unfamiliar picture shows no cloth; NaN: the model cannot tell.
-        sure_from: probability from which the motif is named as sure.
-        probably_from: probability from which one motif is named at all, else the likeliest two.
+    ``classes`` are in the order of the probabilities. Below ``familiarity`` no motif is named;
+    below ``cloth`` such a picture shows no cloth either (NaN: the model cannot tell). From
+    probability ``sure_from`` the motif is named as sure, from ``probably_from`` one is named at
+    all, else the likeliest two.
     """
 
     classes: tuple[str, ...]
@@ -114,25 +112,18 @@ def check_session(
     session: "onnxruntime.InferenceSession", framing: Framing, classes: int, folder: Path
 ) -> None:
     """Raise a `BatikError` where inputs, outputs or shapes are not those of such a model."""
-    found = {put.name: (put.type, put.shape) for put in session.get_inputs()}
-    outputs = {put.name for put in session.get_outputs()}
-    size = framing.size
-    shape = found.get("pixels", ("", []))[1]
-    if (
-        list(found) != ["pixels"]
-        or found["pixels"][0] != "tensor(uint8)"
-        or list(shape[1:]) != [size, size, 3]
-        or not {"probabilities", "familiarity"} <= outputs
-    ):
+    size, names = framing.size, ["probabilities", "familiarity"]
+    found = {put.name: (put.type, list(put.shape[1:])) for put in session.get_inputs()}
+    if found != {"pixels": ("tensor(uint8)", [size, size, 3])}:
         raise BatikError(
-            f"{folder / 'model.onnx'} takes {found} and gives {sorted(outputs)}; expected "
-            f"pixels (N, {size}, {size}, 3) of uint8, and probabilities and familiarity."
+            f"{folder / 'model.onnx'} takes {found}; expected pixels (N, {size}, {size}, 3), uint8."
         )
-    answers = session.run(
-        ["probabilities", "familiarity"], {"pixels": np.zeros((2, size, size, 3), np.uint8)}
-    )
-    if [answer.shape for answer in answers] != [(2, classes), (2,)]:
+    if missing := set(names) - {put.name for put in session.get_outputs()}:
+        raise BatikError(f"{folder / 'model.onnx'} does not give {', '.join(sorted(missing))}.")
+    answers = session.run(names, {"pixels": np.zeros((2, size, size, 3), np.uint8)})
+    shapes = [answer.shape for answer in answers]
+    if shapes != [(2, classes), (2,)]:
         raise BatikError(
-            f"{folder / 'model.onnx'} answers in shapes {[a.shape for a in answers]}; expected "
-            f"(2, {classes}) and (2,), as in labels.json."
+            f"{folder / 'model.onnx'} answers in shapes {shapes}; expected (2, {classes}) and "
+            "(2,), as in labels.json."
         )

@@ -90,13 +90,13 @@ def content(
     }
 
 
-def render(data: dict, backend: str, *, base: str = "./", manifest: str = "") -> str:
+def render(data: dict, backend: str, *, base: str = "./") -> str:
     """Return ``index.html`` for ``backend`` "server" or "browser"; ``base`` ends with a slash."""
     given = {
         "title": html.escape(data["languages"]["en"]["say"]["title"]),
         "base": html.escape(base),
         "backend": backend,
-        "manifest": manifest,
+        "manifest": '<link rel="manifest" href="manifest.webmanifest">' * (backend == "browser"),
         # inside a script element "</script>" would end it
         "data": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
     }

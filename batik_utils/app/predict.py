@@ -61,20 +61,16 @@ class Outputs(NamedTuple):
 class Prediction:
     """The answer about one picture.
 
-    Attributes:
-        name: file name, or a number where there was no file.
-        motif: None for "none of these" and for what was refused.
-        verdict: ``sure``, ``unsure`` (the motif is only the likeliest), ``none`` (a picture, but
-            unlike the motifs) or ``refused`` (no picture that can be judged).
-        probabilities: motif to calibrated probability, adding to 1, *given that* it is one of the
-            motifs; empty if refused.
-        familiarity: higher is more like the motifs; NaN if refused.
-        reason: one sentence where the verdict is not ``sure``, otherwise empty.
-        kind: of a refusal, in one word (`files.ImageError`), otherwise empty.
-        level: ``motif``, ``other_cloth`` or ``no_cloth``; empty if refused.
-        words: of level ``motif``: ``sure``, ``probably`` or ``either`` of the likeliest two.
-        evidence: what each place adds to the named motif's logit, (H, W), None if the model does
-            not say.
+    ``name`` is the file's, or a number; ``motif`` is None for "none of these" and for what was
+    refused. ``verdict``: ``sure``, ``unsure`` (the motif is only the likeliest), ``none`` (unlike
+    the motifs) or ``refused`` (no picture that can be judged). ``probabilities`` are calibrated,
+    add to 1 and hold *given that* it is one of the motifs; empty if refused. ``familiarity`` is
+    higher for what is more like the motifs, NaN if refused. ``reason`` is a sentence where the
+    verdict is not ``sure``, ``kind`` a refusal in one word (`files.KINDS`).
+
+    ``level``: ``motif``, ``other_cloth`` or ``no_cloth``; ``words`` of level ``motif``: ``sure``,
+    ``probably`` or ``either`` of the likeliest two. ``evidence`` (H, W) is what each place adds to
+    the named motif's logit, None if not asked for, or if the model does not say.
     """
 
     name: str

@@ -52,11 +52,9 @@ def sweep(room: Path, older_than_s: float) -> None:
 
 
 def keep_swept(room: Path, every_s: float, older_than_s: float) -> None:
-    """Sweep a folder again and again, for as long as it is there."""
-
-    def work() -> None:
-        while room.is_dir():
-            time.sleep(every_s)
-            sweep(room, older_than_s)
-
-    threading.Thread(target=work, daemon=True, name="sweep").start()
+    """Sweep a folder again and again, in a thread, for as long as it is there."""
+    sweep(room, older_than_s)
+    if room.is_dir():
+        timer = threading.Timer(every_s, keep_swept, (room, every_s, older_than_s))
+        timer.daemon = True
+        timer.start()

@@ -68,11 +68,10 @@ def serve(
 ) -> str:
     """Start the application and return its address.
 
-    Port 0 takes a free one; host ``0.0.0.0`` listens on all addresses of this machine. ``share``
-    also makes a public link through Gradio's server, for 72 hours, which Colab needs and which is
-    the only thing that leaves the machine. ``gallery`` is a folder of a museum's own photographs,
-    ``root_path`` the path behind a proxy, e.g. ``/batik``. With ``wait`` it returns only when the
-    server is stopped.
+    Port 0 takes a free one. ``share`` also makes a public link through Gradio's server, for 72
+    hours, which Colab needs and which is the only thing that leaves the machine. ``gallery`` is a
+    folder of photographs, ``root_path`` the path behind a proxy, e.g. ``/batik``. With ``wait`` it
+    returns only when the server is stopped.
 
     Raises:
         BatikError: the port is taken, the gallery is empty, or Gradio is too old.
@@ -234,7 +233,6 @@ def _show_an_example(blocks: "gradio.Blocks", address: str) -> None:
     example = handle_file(f"{address}page/drawn/{motif}-{seeds[0]}.jpg")
     for function in blocks.fns.values():
         function.inputs[0].example_payload = function.inputs[0].example_value = lambda: example
-        function.inputs[0].label, function.outputs[0].label = "picture", "answer"
 
 
 def _uploaded(payload: Any, room: Path) -> Upload:

@@ -28,12 +28,10 @@ RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf
 #: What browsers open; TIFF is not among it.
 FORMATS = tuple(name for name in files.FORMATS if name != "TIFF")
 
-_SCRIPTS = ("app.js", "kinds.js", "browser.js", "worker.js", "style.css")
-_DRAWINGS = ("icon.svg", "ornament.svg")
-_ICONS = ("icon-192.png", "icon-512.png")
 _RUNTIME_SCRIPTS = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs")
 _RUNTIME_WASM = "ort-wasm-simd-threaded.wasm"
-_MANIFEST = '<link rel="manifest" href="manifest.webmanifest">'
+# of the page in `page.FILES`, what the page alone does not have under the same name
+_OTHERS = ("index.html", "server.js", "sw.js", "manifest.webmanifest")
 
 
 def build(
@@ -59,8 +57,10 @@ def build(
     for name in ("drawn", "gallery"):
         shutil.rmtree(inside / name, ignore_errors=True)
         (inside / name).mkdir(parents=True)
-    for name in (*_SCRIPTS, *_DRAWINGS, *_ICONS):
-        shutil.copyfile(page.FILES / name, inside / name)
+    for path in page.FILES.iterdir():
+        if path.name not in _OTHERS:
+            shutil.copyfile(path, inside / path.name)
+    shutil.copyfile(page.FILES / "manifest.webmanifest", folder / "manifest.webmanifest")
     with tempfile.TemporaryDirectory() as scratch:
         wasm = _unpack(package or _fetch(Path(scratch)), inside)
     network = (predictor.folder / "model.onnx").read_bytes()
@@ -90,10 +90,8 @@ def build(
         (folder / entry["src"]).write_bytes(page.photograph(entry))
     if card.is_file():
         shutil.copyfile(card, folder / card.name)
-    text = page.render(data, "browser", manifest=_MANIFEST)
-    (folder / "index.html").write_text(text, encoding="utf-8")
-    _write_manifest(folder, data)
-    _write_worker(folder, data, version)
+    (folder / "index.html").write_text(page.render(data, "browser"), encoding="utf-8")
+    _write_worker(folder, version)
     return folder
 
 
@@ -104,42 +102,17 @@ def _pack(path: Path, content: bytes) -> dict:
     return {"url": path.name, "bytes": len(packed)}
 
 
-def _write_manifest(folder: Path, data: dict) -> None:
-    title = data["languages"]["en"]["say"]["title"]
-    icons = [{"src": "page/icon.svg", "sizes": "any", "type": "image/svg+xml"}]
-    for name in _ICONS:
-        side = name.split("-")[1].removesuffix(".png")
-        icons.append({"src": f"page/{name}", "sizes": f"{side}x{side}", "type": "image/png"})
-    manifest = {
-        "name": title,
-        "short_name": "Batik",
-        "start_url": "./",
-        "scope": "./",
-        "display": "standalone",
-        "background_color": "#fbf6ea",
-        "theme_color": "#8a4b20",
-        "icons": icons,
-    }
-    path = folder / "manifest.webmanifest"
-    path.write_text(json.dumps(manifest, ensure_ascii=False, indent=1), encoding="utf-8")
-
-
-def _write_worker(folder: Path, data: dict, version: str) -> None:
-    """Write the service worker with the list of what it keeps, and a version of its content."""
-    small = [path for path in folder.rglob("*") if path.is_file() and path.name != "sw.js"]
-    names = sorted(path.relative_to(folder).as_posix() for path in small)
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode() + (folder / name).read_bytes())
-    version = f"{version}-{digest.hexdigest()[:8]}"
+def _write_worker(folder: Path, version: str) -> None:
+    """Write the service worker, with the list of what it keeps and a version of all content."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sw.js"]
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names))
+    index, name = folder / "index.html", f"{version}-{digest.hexdigest()[:8]}"
     # the page keeps the two large files itself, counted, under the same name
-    index = folder / "index.html"
-    index.write_text(
-        index.read_text(encoding="utf-8").replace(data["model"]["cache"], version), encoding="utf-8"
-    )
-    text = (page.FILES / "sw.js").read_text(encoding="utf-8")
-    text = text.replace("{{version}}", version).replace("{{files}}", json.dumps(["./", *names]))
-    (folder / "sw.js").write_text(text, encoding="utf-8")
+    index.write_text(index.read_text("utf-8").replace(version, name), "utf-8")
+    text = (page.FILES / "sw.js").read_text("utf-8")
+    text = text.replace("{{version}}", name).replace("{{files}}", json.dumps(["./", *names]))
+    (folder / "sw.js").write_text(text, "utf-8")
 
 
 def _fetch(folder: Path) -> Path:
