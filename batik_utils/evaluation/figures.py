@@ -120,25 +120,6 @@ def reliability(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 @style()
-def coverage(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy on the surest answers: ``by`` (a score), ``coverage, accuracy``; a line a score."""
-    figure, [[axes]] = new(title, 4.4, 3.7)
-    styles = ((ACCENT, "-"), (SECOND, "--"), (GREY, ":"))
-    for (name, rows), (colour, line) in zip(table.groupby("by", sort=False), styles, strict=False):
-        rows = rows[rows["coverage"] >= 0.1].sort_values("coverage")
-        axes.plot(rows["coverage"], rows["accuracy"], line, color=colour, linewidth=2)
-        at = rows.iloc[(rows["coverage"] - (0.55 if line == "-" else 0.3)).abs().argmin()]
-        axes.annotate(
-            f"by {name}", (at["coverage"], at["accuracy"]), xytext=(0, 8 if line == "-" else -16),
-            textcoords="offset points", color=colour, ha="center", fontsize=9,
-        )  # fmt: skip
-    axes.set(xlim=(0, 1.01), xlabel="share of pictures answered", ylabel="accuracy on these")
-    percent(axes.xaxis)
-    percent(axes.yaxis)
-    return figure
-
-
-@style()
 def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
     """Accuracy against the number of training pictures, from `out_of_fold.learning`.
 

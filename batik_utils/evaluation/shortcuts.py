@@ -43,6 +43,11 @@ KINDS = {
     "shuffled tiles": "cut into 4 × 4 tiles that change places: texture without layout",
     "watermark added": "with a watermark printed on it",
 }
+#: Columns of shortcuts.csv, explained in results/README.md.
+COLUMNS = (
+    *("recipe", "kind", "trained_on", "accuracy", "lower", "upper"),
+    *("change", "change_lower", "change_upper", "repeats", "pictures", "groups", "dataset"),
+)
 #: What a probe is trained on besides whole pictures and pictures of the tested kind.
 UNMARKED, CONTROL = "whole, watermarked left out", "whole, as many others left out"
 
@@ -188,7 +193,7 @@ def summarise(pictures: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
         rows.append((kind, trained, right.mean(), change.mean(), len(table)))
     ends = significance.group_bootstraps(np.stack(values, 1), base["group"])
     result = pd.DataFrame(rows, columns=["kind", "trained_on", "accuracy", "change", "pictures"])
-    return result.assign(
+    result = result.assign(
         lower=ends[0, ::2],
         upper=ends[1, ::2],
         change_lower=ends[0, 1::2],
@@ -196,6 +201,7 @@ def summarise(pictures: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
         repeats=splits.n_repeats(folds),
         groups=base["group"].nunique(),
     )
+    return result[[name for name in COLUMNS if name in result]]
 
 
 def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.DataFrame:

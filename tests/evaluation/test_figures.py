@@ -38,8 +38,6 @@ def test_curves_carry_the_names_of_their_lines():
         {"recipe": ["a", "a", "b", "b"], "n_train": [10, 20] * 2, "accuracy": [0.3, 0.5, 0.4, 0.6]}
     )
     assert {"a", "b"} <= words(figures.learning_curve(curve))
-    by = {"by": ["probability"] * 2, "coverage": [0.5, 1], "accuracy": [1, 0.9]}
-    assert "by probability" in words(figures.coverage(pd.DataFrame(by)))
     bins = {"confidence": [0.5, 0.9], "accuracy": [0.4, 1], "lower": [0.2, 0.8], "upper": [0.6, 1]}
     figure = figures.reliability(pd.DataFrame(bins))
     assert figure.axes[0].lines[-1].get_ydata().tolist() == [0.4, 1]
