@@ -282,13 +282,10 @@ def _export(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     """Measure how close the code comes to the limit of this machine, and what recipes cost."""
-    from batik_utils import data, experiments
-    from batik_utils.evaluation import cost
+    from batik_utils import data
     from batik_utils.scale import benchmark
 
     dataset = data.load(options.data, options.root)
-    if (data.results_root() / dataset.name / "cv" / "folds.csv").is_file():
-        _say(cost.measure(experiments.prepare(dataset, "cv"), "all").to_string())
     output = _path(options.output) if options.output else data.results_root() / "bench"
     table = benchmark.run(dataset, output, model=options.model or None, ray=options.ray)
     _say(table.iloc[:, :7].round(3).to_string(index=False))
