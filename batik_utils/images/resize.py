@@ -70,23 +70,11 @@ def to_pixels(image: Image.Image, size: int, interpolation: str = "bilinear") ->
     return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
 
 
-# Until the deployed model and its page squash only:
-
-
-FITS = ("squash", "cover", "contain")
-
-
 @dataclass(frozen=True)
 class Framing:
-    """How an exported model wants a picture framed: the content of ``preprocessing.json``.
+    """How an exported model wants an image squashed: the content of ``preprocessing.json``.
 
-    Attributes:
-        size: side of the square (px).
-        fit: ``squash`` the whole picture into the square, ``cover`` the square with the picture's
-            centre (short side to ``size``), or ``contain`` the whole picture in proportion (long
-            side to ``size``) on white.
-        interpolation: ``bilinear``, ``bicubic`` or ``box``, always with antialiasing, as Pillow's
-            ``resize`` does it.
+    Normalisation lies inside that model, so pixels are all that goes in.
     """
 
     size: int
@@ -94,15 +82,9 @@ class Framing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        if self.interpolation not in INTERPOLATIONS:
-            raise BatikError(
-                f"Unknown interpolation '{self.interpolation}': "
-                f"use one of {', '.join(INTERPOLATIONS)}."
-            )
-        if self.fit not in FITS:
-            raise BatikError(f"Unknown fit '{self.fit}': use one of {', '.join(FITS)}.")
-        if not 1 <= self.size <= 4096:
-            raise BatikError(f"The input size must be 1 to 4096 px, not {self.size}.")
+        if self.fit != "squash":
+            raise BatikError(f"Unknown fit '{self.fit}': images are squashed.")
+        _check(self.size, self.interpolation)
 
     def as_dict(self) -> dict:
         """Return plain values for ``preprocessing.json``."""
@@ -110,48 +92,16 @@ class Framing:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Framing":
-        """Rebuild from `as_dict`.
-
-        Raises:
-            BatikError: a key is missing, or a value is not one that this program can do.
-        """
+        """Rebuild from `as_dict`; BatikError where a key is missing or a value is impossible."""
         try:
             if values["colour"] != "RGB":
                 raise BatikError(f"Unknown colour order '{values['colour']}': only RGB is known.")
-            return cls(
-                size=int(values["size"]),
-                fit=values["fit"],
-                interpolation=values["interpolation"],
-            )
+            return cls(int(values["size"]), values["fit"], values["interpolation"])
         except (KeyError, TypeError, ValueError) as error:
             raise BatikError(f"The preprocessing is incomplete or damaged ({error!r}).") from error
 
 
-def frame(picture: Image.Image, framing: Framing) -> np.ndarray:
-    """Resize a picture into the model's square.
-
-    ``cover`` resamples the centre of the picture alone, which gives the pixels of a resize followed
-    by a crop without ever making the large picture: a strip of 1 × 10,000 px stays cheap.
-
-    Args:
-        picture: PIL image, mode RGB, upright, any size.
-        framing: see `Framing`.
-
-    Returns:
-        uint8 array of shape (size, size, 3).
-    """
-    size, method = framing.size, INTERPOLATIONS[framing.interpolation]
-    width, height = picture.size
-    if framing.fit == "squash":
-        return np.asarray(picture.resize((size, size), method))
-    if framing.fit == "cover":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        box = (left, top, left + side, top + side)
-        return np.asarray(picture.resize((size, size), method, box=box))
-    scale = size / max(width, height)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    square = np.full((size, size, 3), 255, np.uint8)
-    left, top = (size - inner[0]) // 2, (size - inner[1]) // 2
-    square[top : top + inner[1], left : left + inner[0]] = picture.resize(inner, method)
-    return square
+def frame(image: Image.Image, framing: Framing) -> np.ndarray:
+    """Squash an RGB image into an exported model's square: uint8 (size, size, 3)."""
+    pixels = to_pixels(image, framing.size, framing.interpolation)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
