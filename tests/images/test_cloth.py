@@ -1,6 +1,5 @@
 """The embedded data set: the same for everyone, whole or absent, and neither trivial nor noise."""
 
-
 import numpy as np
 import pytest
 from PIL import Image
