@@ -14,16 +14,11 @@ from batik_utils.errors import BatikError
 
 
 def scores(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]:
-    """Return every score that a run records.
+    """Return every score that a run records, from class indices (N,) and probabilities (N, K).
 
-    Args:
-        labels: (N,) class indices.
-        probabilities: (N, K), rows sum to 1.
-
-    Returns:
-        ``accuracy``, ``precision_macro``, ``recall_macro``, ``f1_macro`` (scikit-learn; a motif
-        that was never predicted has precision 0), ``nll`` (mean negative log-likelihood, nats) and
-        ``brier`` (mean squared distance to the one-hot label summed over classes, 0 to 2).
+    Accuracy; macro means of precision (0 for a motif never predicted), recall and F1; ``nll``, the
+    mean negative log-likelihood (nats); ``brier``, the mean squared distance to the one-hot label
+    summed over classes, 0 to 2.
 
     Raises:
         BatikError: nothing to score, or shapes that do not fit.
@@ -50,20 +45,12 @@ def scores(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]
 
 
 def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share.
+    """Return the Wilson score interval of a share; for 13 right of 15: (0.621, 0.963).
 
-    Args:
-        right: number of successes.
-        total: number of independent trials, at least 1.
-        confidence: e.g. 0.95.
-
-    Returns:
-        Lower and upper end, 0 to 1. For 13 right of 15: (0.621, 0.963).
+    Source: Wilson (1927), computed by SciPy.
 
     Raises:
         BatikError: no trials, or more successes than trials.
-
-    Source: Wilson (1927), computed by SciPy.
     """
     if not 0 <= right <= total or total < 1:
         raise BatikError(f"A share needs 0 <= right <= total and total >= 1, not {right}/{total}.")
@@ -76,38 +63,26 @@ def confusion(
 ) -> pd.DataFrame:
     """Return counts, true motif by row and predicted motif by column, in class order."""
     counts = sk.confusion_matrix(labels, predicted, labels=list(classes))
-    return pd.DataFrame(
-        counts,
-        index=pd.Index(classes, name="true motif"),
-        columns=pd.Index(classes, name="predicted motif"),
-    )
+    columns = pd.Index(classes, name="predicted motif")
+    return pd.DataFrame(counts, pd.Index(classes, name="true motif"), columns)
 
 
 def report(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
     """Return precision, recall, F1 and number of pictures for each motif and the macro mean."""
-    values = sk.classification_report(
-        labels, predicted, labels=list(classes), output_dict=True, zero_division=0
-    )
-    rows = {name: values[name] for name in (*classes, "macro avg")}
-    table = pd.DataFrame(rows).T.rename(columns={"f1-score": "f1", "support": "pictures"})
-    return table.astype({"pictures": int}).rename(index={"macro avg": "macro mean"})
+    settings = {"labels": list(classes), "zero_division": 0}
+    columns = ("precision", "recall", "f1", "pictures")
+    found = sk.precision_recall_fscore_support(labels, predicted, **settings)
+    table = pd.DataFrame(dict(zip(columns, found, strict=True)), index=list(classes))
+    table.loc["macro mean"] = [*table[list(columns[:3])].mean(), table["pictures"].sum()]
+    return table.astype({"pictures": int})
 
 
 def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Summarise all runs of each recipe in one row.
+    """Summarise all runs of each recipe and number of epochs in one row, best accuracy first.
 
-    Args:
-        runs: rows of ``runs.csv``.
-        predictions: rows of ``predictions.csv``.
-
-    Returns:
-        One row a recipe and number of epochs, best mean accuracy first: ``recipe, epochs, family,
-        weights, runs, n_test, accuracy`` (mean over runs), ``sd`` (between runs; empty for one
-        run), ``min, max``, ``lower, upper`` (95 % Wilson interval of one run's test with the mean
-        number right), ``f1_macro, nll, brier, train_seconds, params``.
-
-        The interval is that of one test of ``n_test`` pictures: more seeds do not shrink it,
-        because they score the same pictures again.
+    Scores are means over runs; ``sd``, ``min`` and ``max`` are of the accuracy between runs.
+    ``lower`` and ``upper`` are the 95 % Wilson interval of one test with the mean number right:
+    more seeds do not shrink it, because they score the same pictures again.
 
     Raises:
         BatikError: a run without its predictions, or the other way round.
@@ -119,25 +94,21 @@ def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
         raise BatikError(f"runs.csv and predictions.csv do not belong together: {odd[0]}.")
     rows = []
     for (recipe, epochs), group in runs.groupby(["recipe", "epochs"], sort=False):
-        n_test = int(group["n_test"].iloc[0])
-        mean = group["accuracy"].mean()
-        lower, upper = wilson(round(mean * n_test), n_test)
+        first, n_test = group.iloc[0], int(group["n_test"].iloc[0])
+        lower, upper = wilson(round(group["accuracy"].mean() * n_test), n_test)
         rows.append(
             {
                 "recipe": recipe,
                 "epochs": epochs,
-                "family": group["family"].iloc[0],
-                "weights": group["weights"].iloc[0],
+                "family": first["family"],
+                "weights": first["weights"],
                 "runs": len(group),
                 "n_test": n_test,
-                "accuracy": mean,
-                "sd": group["accuracy"].std(),
-                "min": group["accuracy"].min(),
-                "max": group["accuracy"].max(),
+                **_spread(group, "accuracy"),
                 "lower": lower,
                 "upper": upper,
                 **group[["f1_macro", "nll", "brier", "train_seconds"]].mean(),
-                "params": int(group["params"].iloc[0]),
+                "params": int(first["params"]),
             }
         )
     table = pd.DataFrame(rows)
@@ -145,39 +116,27 @@ def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def reproduction(runs: pd.DataFrame, published: dict[str, float]) -> pd.DataFrame:
-    """Set every published accuracy beside our repetitions of it.
+    """Return published accuracies, by recipe, beside those of our runs.
 
-    Args:
-        runs: rows of ``runs.csv``.
-        published: accuracy by recipe name.
-
-    Returns:
-        One row a recipe that has both, in table order: ``recipe, published, runs, mean, sd, min,
-        max, lower, upper`` (95 % Wilson interval of all runs' predictions pooled: too narrow, since
-        every run scores the same pictures) and ``share_at_or_above`` (runs that reach the published
-        value).
+    ``lower`` and ``upper`` are the 95 % Wilson interval of all runs' predictions pooled: too
+    narrow, since every run scores the same pictures. ``share_at_or_above`` counts the runs that
+    reach the published value.
     """
     rows = []
     for recipe, value in published.items():
         group = runs[runs["recipe"] == recipe]
         if group.empty:
             continue
-        total = int(group["n_test"].sum())
-        lower, upper = wilson(round((group["accuracy"] * group["n_test"]).sum()), total)
-        rows.append(
-            {
-                "recipe": recipe,
-                "published": value,
-                "runs": len(group),
-                "mean": group["accuracy"].mean(),
-                "sd": group["accuracy"].std(),
-                "min": group["accuracy"].min(),
-                "max": group["accuracy"].max(),
-                "lower": lower,
-                "upper": upper,
-                # published values are rounded to a hundredth of a percent
-                "share_at_or_above": (group["accuracy"] >= value - 1e-4).mean(),
-            }
-        )
+        right = round((group["accuracy"] * group["n_test"]).sum())
+        lower, upper = wilson(right, int(group["n_test"].sum()))
+        # published values are rounded to a hundredth of a percent
+        share = (group["accuracy"] >= value - 1e-4).mean()
+        spread = _spread(group, "mean")
+        rows.append((recipe, value, len(group), *spread.values(), lower, upper, share))
     columns = ("recipe", "published", "runs", "mean", "sd", "min", "max", "lower", "upper")
     return pd.DataFrame(rows, columns=[*columns, "share_at_or_above"])
+
+
+def _spread(group: pd.DataFrame, name: str) -> dict[str, float]:
+    values = group["accuracy"]
+    return {name: values.mean(), "sd": values.std(), "min": values.min(), "max": values.max()}

