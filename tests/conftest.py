@@ -2,6 +2,7 @@
 
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,26 @@ from batik_utils.recipes import Recipe
 ROOT = PROJECT
 REAL = ROOT.parent / "shared" / "data" / "indonesian-batik-motifs"
 THREE = {"batik-betawi": 8, "batik-sidoluhur": 8, "batik-tambal": 8}
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """What needs Ray, Fabric or MLflow runs in `make test-all`."""
+    for item in items:
+        if item.path.parent.name == "scale":
+            item.add_marker(pytest.mark.scale)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """How long each part took."""
+    seconds = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                file = Path(report.nodeid.split("::")[0])
+                part = file.stem if "notebook" in file.stem or "browser" in file.stem else None
+                seconds[part or file.parent.name] += report.duration
+    parts = ", ".join(f"{part} {total:.0f} s" for part, total in seconds.most_common())
+    terminalreporter.write_line(f"Time by part: {parts}")
 
 
 @pytest.fixture(autouse=True)

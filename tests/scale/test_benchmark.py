@@ -1,7 +1,5 @@
 """The benchmark runs, and its ratios are limit / measured of sides that are timed in turn."""
 
-import pytest
-
 from batik_utils import data
 from batik_utils.scale import benchmark
 
@@ -16,7 +14,6 @@ def test_sides_are_timed_in_turn_after_a_warm_up():
     assert sides[1] == [2.5, 2.5]  # work that says itself how many seconds count
 
 
-@pytest.mark.scale
 def test_every_row_is_written(picture_tree, model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "FOLDS", 2)
     monkeypatch.setattr(benchmark, "REPEATS", 1)
