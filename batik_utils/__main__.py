@@ -247,6 +247,10 @@ def _predict(options: argparse.Namespace) -> int:
     from batik_utils.app import command
 
     asked = {name: getattr(options, name) for name in ("csv", "resume", "details", "model", "ray")}
+    if options.ray:
+        from batik_utils.scale import ray_jobs
+
+        asked["ray_jobs"] = ray_jobs
     return command.predict(options.file, as_json=options.json, **asked)
 
 

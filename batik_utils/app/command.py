@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -28,10 +29,11 @@ def predict(
     details: bool = False,
     model: str = "",
     ray: str = "",
+    ray_jobs: ModuleType | None = None,
 ) -> int:
     """Answer about files and folders; return 1 if a picture was refused, otherwise 0.
 
-    ``ray`` is the address of a Ray cluster, see `scale.ray_jobs`.
+    ``ray`` is the address of a Ray cluster, which the module ``scale.ray_jobs`` works on.
 
     Raises:
         BatikError: a setting, the model or the table is wrong.
@@ -43,9 +45,7 @@ def predict(
     alone = len(named) == 1 and not Path(named[0]).expanduser().is_dir()
     predictor = Predictor.load(model or None, threads=0 if alone or cores == 1 else 1)
     table = Path(csv).expanduser()
-    if ray:
-        from batik_utils.scale import ray_jobs
-
+    if ray_jobs:
         listing = ray_jobs.find(named)
         found = count = listing.count
         if resume:
