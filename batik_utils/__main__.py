@@ -15,25 +15,11 @@ from batik_utils.errors import BatikError
 #: Commands of earlier versions, and what is asked in their place.
 RENAMED = {
     "tune": "search",
-    "explain": "audit, which also writes shortcuts.csv and watermark.csv",
-    "cost": "bench, which also writes cost.csv",
+    "explain": "audit",
+    "cost": "bench",
     "web": "export --format web",
-    "formats": "export --format onnx,safetensors,pt",
-    "space": "export --format space",
-    "ablate": "'git show 4ed4f99:batik_utils/ablation.py', whose results are in results/kaggle/cv",
-}
-#: What holds after Ctrl-C, by command.
-INTERRUPTED = {
-    "run": "the copies of finished notebooks are kept; finished trainings are not repeated",
-    "report": "finished trainings are kept: the same command goes on",
-    "train": "finished runs are kept: the same command goes on",
-    "search": "finished trials are kept: the same command goes on",
-    "audit": "tables are written at the end, so those of before are unchanged",
-    "build": "the model is written at the end, so one of before is unchanged",
-    "predict": "answers up to here were given",
-    "app": "stopped",
-    "export": "formats that were finished are kept",
-    "bench": "tables are written at the end, so those of before are unchanged",
+    "formats": "export",
+    "ablate": "'git show 4ed4f99:batik_utils/ablation.py'",
 }
 PREDICT = """\
 The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs, and
@@ -80,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BatikError as error:
         return _fail(error, 1 if type(error).__name__ == "NotebookFailed" else 2)
     except KeyboardInterrupt as interrupted:
-        return _fail(f"interrupted; {str(interrupted) or INTERRUPTED[options.name]}.", 1)
+        return _fail(f"interrupted; {str(interrupted) or options.interrupted}.", 1)
     except BrokenPipeError:  # "| head -1": nobody reads on
         # what Python would still write when it ends goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -140,8 +126,10 @@ def _report(options: argparse.Namespace) -> int:
 
     if options.smoke and options.full:
         raise BatikError("--smoke and --full exclude each other.")
-    size = {"smoke": options.smoke, "full": options.full, "given": dict(options.parameter)}
-    _say(notebook.report(options.data, options.root, results=options.results, **size))
+    given = notebook.where_declared(notebook.SMOKE, notebook.find()) if options.smoke else {}
+    where = (options.data, options.root, options.results)
+    given |= dict(options.parameter)
+    _say(notebook.report(*where, given=given, full=options.full))
     return 0
 
 
@@ -151,15 +139,10 @@ def _setup(options: argparse.Namespace, **settings: int):
     # a wrong word must not wait for the pictures to be read
     recipes.select(options.recipes)
     training.choose_device(options.device)
-    return experiments.prepare(
-        data.load(options.data, options.root, options.classes, limit=options.limit),
-        options.grid,
-        results=options.results,
-        device=options.device,
-        precision=options.precision,
-        weights_directory=options.weights,
-        **settings,
-    )
+    dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
+    settings |= {name: getattr(options, name) for name in ("results", "device", "precision")}
+    settings["weights_directory"] = options.weights
+    return experiments.prepare(dataset, options.grid, **settings)
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -267,19 +250,16 @@ def _app(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """Write the deployed model in other formats, as a static page (web) or a Space (space)."""
+    from batik_utils.app import space, web
+    from batik_utils.classifier import formats
+
     output, model = _path(options.output), options.model or None
     for name in filter(None, map(str.strip, options.format.split(","))):
         if name == "web":
-            from batik_utils.app import web
-
             _say(web.build(output, model))
         elif name == "space":
-            from batik_utils.app import space
-
             _say(space.export(output, model))
         else:
-            from batik_utils.classifier import formats
-
             _say(*formats.write(output, [name], model))
     return 0
 
@@ -343,18 +323,20 @@ OPTIONS: dict[str, tuple[object, str]] = {
 ANY_CASE = {"--data", "--grid", "--recipes", "--device", "--precision", "--format"}
 _DATA = "--data --root --results"
 _TRAINING = f"{_DATA} --classes --limit --grid --device --precision --weights --recipes --folds"
-#: Options of each command, and defaults of its own.
-COMMANDS: dict[Callable, tuple[str, dict]] = {
-    _run: ("-p --smoke --refresh --output", {}),
-    _report: (f"{_DATA} -p --smoke --full", {}),
-    _train: (f"{_TRAINING} --seeds --epochs --n-train --ray --devices", {}),
-    _search: (f"{_TRAINING} --trials --seed", {"--recipes": "scratch_small"}),
-    _audit: (f"{_DATA} --classes --limit --weights", {"--classes": "all"}),
-    _build: (f"{_DATA} --classes --weights --output --evaluate", {}),
-    _predict: ("--csv --json --resume --details --model --ray", {}),
-    _app: ("--model --host --port --share --gallery --root-path", {}),
-    _export: ("--format --output --model", {"--output": "build/export"}),
-    _bench: ("--data --root --model --output --ray", {}),
+_WRITTEN_LAST = "what it writes is written at the end, and what was there before is unchanged"
+_GOES_ON = "finished runs are kept: the same command goes on"
+#: Options of each command, defaults of its own, and what holds after Ctrl-C.
+COMMANDS: dict[Callable, tuple[str, dict, str]] = {
+    _run: ("-p --smoke --refresh --output", {}, "finished copies and trainings are kept"),
+    _report: (f"{_DATA} -p --smoke --full", {}, _GOES_ON),
+    _train: (f"{_TRAINING} --seeds --epochs --n-train --ray --devices", {}, _GOES_ON),
+    _search: (f"{_TRAINING} --trials --seed", {"--recipes": "scratch_small"}, _GOES_ON),
+    _audit: (f"{_DATA} --classes --limit --weights", {"--classes": "all"}, _WRITTEN_LAST),
+    _build: (f"{_DATA} --classes --weights --output --evaluate", {}, _WRITTEN_LAST),
+    _predict: ("--csv --json --resume --details --model --ray", {}, "see the answers above"),
+    _app: ("--model --host --port --share --gallery --root-path", {}, "the server has stopped"),
+    _export: ("--format --output --model", {"--output": "build/export"}, "finished files are kept"),
+    _bench: ("--data --root --model --output --ray", {}, _WRITTEN_LAST),
 }
 
 
@@ -369,7 +351,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     epilogues = {_predict: PREDICT, _train: OWN_MOTIFS, _build: OWN_MOTIFS}
-    for function, (options, defaults) in COMMANDS.items():
+    for function, (options, defaults, interrupted) in COMMANDS.items():
         name, text = function.__name__[1:], function.__doc__
         texts = {"help": text, "description": text, "epilog": epilogues.get(function)}
         command = commands.add_parser(name, **texts, **shape)
@@ -390,7 +372,7 @@ def _parser() -> argparse.ArgumentParser:
             elif default:
                 text += " (default: %(default)s)"
             command.add_argument(option, default=default, help=text, **how)
-        command.set_defaults(function=function, name=name)
+        command.set_defaults(function=function, interrupted=interrupted)
     return parser
 
 

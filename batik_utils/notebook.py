@@ -57,34 +57,25 @@ def set_up() -> None:
         install_missing(PROJECT / "requirements.txt")
 
 
-def missing(requirements: Path) -> list[str]:
-    """Requirement lines whose package is absent or below its floor.
-
-    One of `HELD` that is too old is an error: only another runtime can help.
-    """
-    wanted = []
-    for line in requirements.read_text(encoding="utf-8").splitlines():
-        line = line.split("#")[0].strip()
-        name, _, floor = line.partition(">=")
-        have = _installed(name.split("[")[0])
-        if have and floor and _numbers(have) < _numbers(floor):
-            too_old = f"{name} {have} is older than {floor}, which this project needs"
-            if name in HELD:
-                raise BatikError(f"{too_old}: choose a newer runtime.")
-            log.warning("%s: a newer one is installed.", too_old)
-            have = ""
-        if line and not have:
-            wanted.append(line)
-    return wanted
-
-
 def install_missing(requirements: Path) -> list[str]:
-    """Install what `missing` names, with the packages of `HELD` kept at their versions."""
-    if wanted := missing(requirements):
+    """Install packages that are absent or below their floor; those of `HELD` are never changed."""
+    from packaging.requirements import Requirement
+
+    wanted, held = [], []
+    lines = (line.split("#")[0].strip() for line in requirements.read_text("utf-8").splitlines())
+    for need in map(Requirement, filter(None, lines)):
+        have = _installed(need.name)
+        fits = have and need.specifier.contains(have, prereleases=True)
+        if have and not fits and need.name in HELD:
+            raise BatikError(f"{need} is needed, not {have}: choose a newer runtime.")
+        if not fits:
+            log.warning("%s is installed%s.", need, have and f" in place of {have}")
+        (held if fits else wanted).append(f"{need.name}=={have}" if fits else str(need))
+    if wanted:
         with tempfile.TemporaryDirectory() as folder:
-            held = Path(folder) / "held.txt"
-            held.write_text("".join(f"{n}=={v}\n" for n in HELD if (v := _installed(n))))
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(held), *wanted]
+            file = Path(folder) / "held.txt"
+            file.write_text("\n".join(h for h in held if h.split("==")[0] in HELD))
+            command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(file), *wanted]
             done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip() or "no message").splitlines()[-1]
@@ -94,15 +85,9 @@ def install_missing(requirements: Path) -> list[str]:
 
 
 def _installed(name: str) -> str:
-    """Version of an installed package, or ""."""
-    with suppress(metadata.PackageNotFoundError, ValueError):
-        return metadata.version(name.strip())
+    with suppress(metadata.PackageNotFoundError):
+        return metadata.version(name)
     return ""
-
-
-def _numbers(version: str) -> list[int]:
-    """Release numbers of a version, e.g. [2, 1, 0] of ``2.1.0+cu118``."""
-    return [int(part) for part in re.match(r"[\d.]*", version.strip())[0].split(".") if part]
 
 
 def check_parameters() -> None:
@@ -151,13 +136,12 @@ def _check(name: str, value: object, known: Mapping[str, object], where: str) ->
 def find(names: Sequence[str] = ()) -> list[Path]:
     """Notebooks by path, name (``02_scratch_models``) or number (``02``); all if none is named."""
     ours = sorted((PROJECT / "notebooks").glob("*.ipynb"))
-    found = []
-    for name in names or [path.stem for path in ours]:
-        fits = [p for p in ours if name in (p.stem, p.stem[:2], p.stem[1])] or [Path(name)]
-        if not fits[0].is_file():
-            every = ", ".join(path.stem for path in ours)
-            raise BatikError(f"No notebook '{name}': give a path, or one of {every}.")
-        found.append(fits[0])
+    known = {name: p for p in ours for name in (p.stem, p.stem[:2], p.stem[1])}
+    found = [known.get(name, Path(name)) for name in names] or ours
+    for path in found:
+        if not path.is_file():
+            every = ", ".join(p.stem for p in ours)
+            raise BatikError(f"No notebook '{path}': give a path, or one of {every}.")
     return found
 
 
@@ -173,17 +157,13 @@ def declared(notebook: Path) -> dict[str, object]:
     found = _assignments(tagged[0]) if len(tagged) == 1 else {}
     if not found or any(type(value) not in _TYPE_NAMES for value in found.values()):
         raise BatikError(
-            f"{notebook} must have one cell tagged 'parameters', with lines NAME = a number, text, "
-            f"True or False and nothing else."
+            f"{notebook} needs one cell tagged 'parameters', of lines NAME = number, text or bool."
         )
     return found
 
 
 def bind(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[Path, dict]:
-    """Values of the parameters that each notebook declares, with the right type.
-
-    A name that no notebook declares, or a text that is no value of its type, is an error.
-    """
+    """Values of the parameters that each notebook declares, with the right type."""
     known = {path: declared(path) for path in notebooks}
     every = {name: default for own in known.values() for name, default in own.items()}
     values: dict[str, object] = dict(given)
@@ -234,39 +214,31 @@ def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -
         # a helper's output may depend on where the notebook lies, as in Jupyter
         settings = {"cwd": str(path.parent), "progress_bar": {"desc": path.stem}}
         settings |= {"kernel_name": "python3", "language": "python"}
-        names = (str(path), str(copy))
         try:
             with _kernel() as config:
+                names = (str(path), str(copy))
                 papermill.execute_notebook(*names, bound[path], config=config, **settings)
+            continue
         except papermill.PapermillExecutionError as error:
-            number, source = error.exec_count, error.source
-            why = f"failed in cell {number}:\n\n{source}\n\n{error.ename}: {error.evalue}"
+            number, source, why = error.exec_count, error.source, f"{error.ename}: {error.evalue}"
         except DeadKernelError:
             cells = [c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
             begun = [c for c in cells if c.metadata.get("papermill", {}).get("start_time")]
             number, source = len(begun), begun[-1].source
-            why = (
-                f"lost its kernel in cell {number}, often for want of memory:\n\n{source}\n\n"
-                f"Close other programs or give it less to do (LIMIT, RECIPES), and call again."
-            )
-        else:
-            continue
-        raise NotebookFailed(f"{path.name} {why}\n\nThe executed copy up to there: {copy}")
+            why = "The kernel was killed, often for want of memory: give it less (LIMIT, RECIPES)."
+        raise NotebookFailed(
+            f"{path.name} failed in cell {number}:\n\n{source}\n\n{why}\n\nCopy up to there: {copy}"
+        )
     return copies
 
 
 def refresh(notebook: Path) -> None:
-    """Run a notebook with its defaults and keep its outputs, without bars and error streams.
-
-    Nothing is changed if a cell fails.
-    """
+    """Run a notebook with its defaults and keep its outputs, without bars and error streams."""
     import nbformat
 
     with tempfile.TemporaryDirectory() as folder:
-        (copy,) = execute([notebook], {}, Path(folder))
-        ran = nbformat.read(copy, as_version=4)
-    kept = nbformat.read(notebook, as_version=4)
-    bar = "application/vnd.jupyter.widget-view+json"
+        ran = nbformat.read(execute([notebook], {}, Path(folder))[0], as_version=4)
+    kept, bar = nbformat.read(notebook, as_version=4), "application/vnd.jupyter.widget-view+json"
     for old, new in zip(kept.cells, ran.cells, strict=True):
         if old.cell_type == "code":
             old.execution_count = new.execution_count
@@ -282,8 +254,7 @@ def refresh(notebook: Path) -> None:
 def render(notebook: Path, page: Path) -> Path:
     """Write an executed notebook as one self-contained HTML page without code.
 
-    Cells tagged ``not-in-report`` are left out. From the cell tagged ``appendix`` on, everything is
-    folded below that cell's heading, up to the cell tagged ``own-runs``.
+    Cells tagged ``not-in-report`` are left out; from ``appendix`` to ``own-runs`` all is folded.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -320,13 +291,7 @@ def render(notebook: Path, page: Path) -> Path:
 
 
 def report(
-    source: str,
-    root: str,
-    *,
-    results: str = "",
-    smoke: bool = False,
-    full: bool = False,
-    given: Mapping[str, str] | None = None,
+    source: str, root: str, results: str = "", *, given: Mapping[str, str], full: bool = False
 ) -> Path:
     """Run notebooks 01 to 03 on a data set and 04 on the committed results, and render 04.
 
@@ -337,27 +302,23 @@ def report(
     from batik_utils.images.motifs import MOTIFS
 
     paths = find()[:4]
-    typed = dict(given or {})
-    bind(typed, paths)  # a misspelt one must not wait for the pictures to be read
-    typed = (where_declared(SMOKE, paths) if smoke else {}) | typed
-    classes, limit = typed.get("CLASSES", ",".join(MOTIFS)), int(typed.get("LIMIT", 0))
+    bind(given, paths)  # a misspelt one must not wait for the pictures to be read
+    classes, limit = given.get("CLASSES", ",".join(MOTIFS)), int(given.get("LIMIT", 0))
     dataset = data.load(source, root, classes, limit=limit)
     folder = (data.results_root(results) / dataset.name).resolve()
-    typed |= {"DATA": dataset.source, "RESULTS": str(folder.parent)}
+    typed = {**given, "DATA": dataset.source, "RESULTS": str(folder.parent)}
     if dataset.source == "folder":
         typed["ROOT"] = str(Path(dataset.root).resolve())
     plans = [(FULL.get(path.name[:2], {}) if full else {}) | typed for path in paths]
-    # committed results are the report; own runs on the same pictures are among them
+    # runs on the Kaggle pictures are among the committed results
     own = "" if dataset.name == "kaggle" else str(folder)
     plans[3] = {"RESULTS": str(PROJECT / "results"), "OWN": own}
     jobs = [(path, where_declared(plan, [path])) for path, plan in zip(paths, plans, strict=True)]
     left = _seconds(jobs, len(dataset.manifest))
     log.info("This takes about %s here, as a short calibration says.", _in_words(sum(left)))
     for path, plan in jobs:
-        began = time.monotonic()
         (copy,) = execute([path], plan, folder / "notebooks")
-        spent = _in_words(time.monotonic() - began)
-        log.info("%s: %s; about %s left", path.stem, spent, _in_words(sum(left := left[1:])))
+        log.info("%s done; about %s left", path.stem, _in_words(sum(left := left[1:])))
     return render(copy, folder / "report.html")
 
 
@@ -374,21 +335,17 @@ def _seconds(jobs: Sequence[tuple[Path, dict]], pictures: int) -> list[float]:
     labels, optimiser = torch.zeros(len(batch)).long().to(device), training.adam(model, recipe)
     training.train_step(model, batch, labels, optimiser)  # the first one warms up
     began = time.monotonic()
-    for _ in range(3):
-        training.train_step(model, batch, labels, optimiser)
-    rate = 3 * recipe.batch_size / (time.monotonic() - began)
+    training.train_step(model, batch, labels, optimiser)
+    rate = recipe.batch_size / (time.monotonic() - began)
     runs = data.read_table(PROJECT / "results" / "kaggle" / "course" / "runs.csv")
     means = runs.groupby("recipe")[["train_seconds", "train_images_per_second"]].mean()
-    factor = means["train_images_per_second"][recipe.name] / rate
     found = []
     for path, plan in jobs:
-        settings = declared(path) | bind(plan, [path])[path]
-        seconds = SECONDS[path.name[:2]]
-        for one in recipes.select(settings["RECIPES"]) if "RECIPES" in settings else ():
-            share = settings["EPOCHS"] / one.epochs if settings["EPOCHS"] and one.epochs else 1
-            trained = means["train_seconds"].get(one.name, 0) * share * pictures / 150
-            seconds += settings["SEEDS"] * trained
-        found.append(float(factor * seconds))
+        settings = {"RECIPES": "majority", "SEEDS": 1} | declared(path) | bind(plan, [path])[path]
+        names = [one.name for one in recipes.select(settings["RECIPES"])]
+        trained = settings["SEEDS"] * means["train_seconds"].reindex(names).sum() * pictures / 150
+        factor = means["train_images_per_second"][recipe.name] / rate
+        found.append(float(factor * (SECONDS[path.name[:2]] + trained)))
     return found
 
 

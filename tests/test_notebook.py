@@ -177,40 +177,40 @@ def test_the_check_works_in_a_kernel_that_papermill_started(small, tmp_path):
 
 @pytest.fixture
 def installed(monkeypatch):
-    """Pretend these packages are there."""
+    """Pretend these packages are there, and record what pip is asked for."""
     there = {"torch": "2.1.0+cu118", "numpy": "1.26.4", "pandas": "1.5", "pillow": "11.0.dev1"}
-    monkeypatch.setattr(notebook, "_installed", lambda name: there.get(name.strip(), ""))
-
-
-def test_missing_is_what_is_absent_or_below_its_floor(tmp_path, installed, caplog):
-    path = tmp_path / "requirements.txt"
-    path.write_text("# models\ntorch>=2.1\npandas>=2.1  # tables\npillow>=10.1\n\nray[data]>=2\n")
-    assert notebook.missing(path) == ["pandas>=2.1", "ray[data]>=2"]
-    assert "pandas 1.5" in caplog.text
-
-
-def test_torch_is_never_replaced(tmp_path, installed):
-    path = tmp_path / "requirements.txt"
-    path.write_text("torch>=2.2\n")
-    with pytest.raises(BatikError, match=r"torch 2\.1\.0"):
-        notebook.missing(path)
-
-
-def test_pip_may_not_change_what_colab_brings(tmp_path, installed, monkeypatch):
-    asked = {}
+    monkeypatch.setattr(notebook, "_installed", lambda name: there.get(name, ""))
+    asked = []
 
     def pip(command, **_):
-        asked["held"] = Path(command[command.index("-c") + 1]).read_text()
-        return subprocess.CompletedProcess(command, 1, "", "first\nno such package\n")
+        held = Path(command[command.index("-c") + 1])
+        asked.append((held.read_text().split(), command[command.index("-c") + 2 :]))
+        return subprocess.CompletedProcess(command, int("fails" in command), "", "1\nno such\n")
 
     monkeypatch.setattr(notebook.subprocess, "run", pip)
-    path = tmp_path / "requirements.txt"
-    path.write_text("numpy>=1.26\n")
-    assert notebook.install_missing(path) == []
-    path.write_text("absent>=1\n")
-    with pytest.raises(BatikError, match="absent>=1: no such package"):
-        notebook.install_missing(path)
-    assert asked["held"] == "torch==2.1.0+cu118\nnumpy==1.26.4\n"
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ("# models\ntorch>=2.1\npillow>=10.1  # opens\n\n", []),
+        ("torch>=2.1\npandas>=2.1\nnumpy>=1.26\nray[data]>=2\n", ["pandas>=2.1", "ray[data]>=2"]),
+    ],
+)
+def test_what_is_absent_or_below_its_floor_is_installed(tmp_path, installed, lines, wanted):
+    (tmp_path / "r.txt").write_text(lines)
+    assert notebook.install_missing(tmp_path / "r.txt") == wanted
+    # what Colab brings in versions of its own stays
+    held = ["torch==2.1.0+cu118", "numpy==1.26.4"]
+    assert installed == ([(held, wanted)] if wanted else [])
+
+
+@pytest.mark.parametrize(("line", "named"), [("torch>=2.2", "torch"), ("fails", "no such")])
+def test_what_cannot_be_installed_is_named(tmp_path, installed, line, named):
+    (tmp_path / "r.txt").write_text(line)
+    with pytest.raises(BatikError, match=named):
+        notebook.install_missing(tmp_path / "r.txt")
 
 
 def test_the_set_up_cell_works_in_an_empty_colab(tmp_path, monkeypatch):
