@@ -321,7 +321,7 @@ def _is_kaggle(
 def _drawn() -> Path:
     """Return the folder of drawn cloth, which lies in the temporary folder if it must."""
     try:
-        return cloth.write(cache_folder() / "synthetic")
+        return cloth.write(cache_folder() / f"synthetic-{cloth.VERSION}")
     except NotWritten as error:
         log.warning("%s Until then the temporary folder is used.", error)
         return cloth.write(temporary_folder() / "synthetic")
