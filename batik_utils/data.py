@@ -324,7 +324,7 @@ def _drawn() -> Path:
         return cloth.write(cache_folder() / f"synthetic-{cloth.VERSION}")
     except NotWritten as error:
         log.warning("%s Until then the temporary folder is used.", error)
-        return cloth.write(temporary_folder() / "synthetic")
+        return cloth.write(temporary_folder() / f"synthetic-{cloth.VERSION}")
 
 
 def _kaggle_or_synthetic(timeout_s: float) -> str:

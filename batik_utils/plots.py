@@ -260,8 +260,8 @@ def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
                     column.split("_")[0], (history["epoch"][last.index[-1]], last.iloc[-1]),
                     xytext=(6, 0), textcoords="offset points", va="center", color=colour,
                 )  # fmt: skip
-        # a first epoch that is far off would flatten the gap that matters
-        top = np.nanmax(shown.iloc[min(1, len(shown) - 1) :].to_numpy())
+        # first epochs that are far off would flatten the gap that matters
+        top = np.nanmax(shown.iloc[len(shown) // 3 :].to_numpy())
         axes.set(xlabel="epoch", title=label, ylim=(0, 1.02 if name == "accuracy" else 1.15 * top))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.02)
