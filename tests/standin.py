@@ -15,9 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from batik_utils.images import cloth as synthetic
 from batik_utils.images.motifs import MOTIFS
-from batik_utils.images.resize import Framing, frame
+from batik_utils.images.resize import to_pixels
 
 SIZE = 64
+SHAPE = {"size": SIZE, "fit": "squash", "interpolation": "bilinear", "colour": "RGB"}
 #: Cloth the stand-in was fitted to: these seeds of each motif are answered rightly.
 SEEDS = range(8)
 
@@ -39,11 +40,10 @@ def features(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([part.transpose(0, 3, 1, 2).reshape(n, -1) for part in parts], axis=1)
 
 
-def write(folder: Path, *, framing: Framing | None = None, old: bool = False) -> Path:
+def write(folder: Path, *, old: bool = False) -> Path:
     """Write the model folder and return it; ``old``: without cloth and evidence."""
-    framing = framing or Framing(SIZE, "squash", "bilinear")
     drawn = list(examples())
-    x = features(np.stack([frame(picture, framing) for _, _, picture in drawn]))
+    x = features(np.stack([to_pixels(picture, SIZE).transpose(1, 2, 0) for _, _, picture in drawn]))
     y = np.array([MOTIFS.index(motif) for motif, _, _ in drawn])
     mean = x.mean(axis=0)
     gram = (x - mean) @ (x - mean).T
@@ -131,7 +131,7 @@ def write(folder: Path, *, framing: Framing | None = None, old: bool = False) ->
     if not old:
         labels |= {"cloth_threshold": 3 * threshold, "sure_from": 0.8, "probably_from": 0.6}
     (folder / "labels.json").write_text(json.dumps(labels))
-    (folder / "preprocessing.json").write_text(json.dumps(framing.as_dict()))
+    (folder / "preprocessing.json").write_text(json.dumps(SHAPE))
     (folder / "metrics.json").write_text(json.dumps({"note": "a stand-in for tests"}))
     (folder / "MODEL_CARD.md").write_text("# A stand-in for tests\n")
     seal(folder)

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -34,77 +34,77 @@ def predict(
     """Answer about files and folders; return 1 if a picture was refused, otherwise 0.
 
     ``ray`` is the address of a Ray cluster, which the module ``scale.ray_jobs`` works on.
-
-    Raises:
-        BatikError: a setting, the model or the table is wrong.
     """
     if resume and not csv:
         raise BatikError("--resume goes on with a table: name it with --csv.")
-    cores = os.cpu_count() or 1
     # one picture: all cores for it; several: one core for each is faster
     alone = len(named) == 1 and not Path(named[0]).expanduser().is_dir()
-    predictor = Predictor.load(model or None, threads=0 if alone or cores == 1 else 1)
-    table = Path(csv).expanduser()
+    predictor = Predictor.load(model or None, threads=0 if alone or os.cpu_count() == 1 else 1)
+    table = Path(csv).expanduser() if csv else None
     if ray_jobs:
         listing = ray_jobs.find(named)
-        found = count = listing.count
+        found = listing.count
         if resume:
             listing = ray_jobs.still_to_do(listing, predictor.classes, table)
-            count = listing.count
+        count = listing.count
         answers = ray_jobs.stream(listing, predictor, ray=ray, details=details)
     else:
         # counting ten thousand names takes a moment, and gives the bar an end
         paths = list(sources.files(named))
-        found = count = len(paths)
+        found = len(paths)
         if resume:
             paths = list(tables.still_to_do(paths, predictor.classes, table))
-            count = len(paths)
-        elif csv:
+        elif table:
             tables.refuse_to_overwrite(paths, predictor.classes, table)
-        answers = predictor.stream(paths, workers=cores, details=details)
+        count = len(paths)
+        answers = predictor.stream(paths, workers=os.cpu_count() or 1, details=details)
     if not found:
         raise BatikError(f"No picture was found in {', '.join(map(sources.printable, named))}.")
     if resume:
-        _log.info("%d of %d pictures are in %s", found - count, found, csv)
+        _log.info("%d of %d pictures are in %s", found - count, found, table)
         if not count:
             return 0
-    if csv:
+    if table:
         answers = tables.write_csv(answers, predictor.classes, table, append=resume)
-    show = _json if as_json else None if csv else _line
-    given = []
+    verdicts = _show(answers, count, predictor.classes, as_json, details, table)
+    return 1 if verdicts["refused"] else 0
+
+
+def _show(
+    answers: Iterator[Prediction],
+    count: int,
+    classes: Sequence[str],
+    as_json: bool,
+    details: bool,
+    table: Path | None,
+) -> Counter:
+    """Print answers while they come, and how many of each there were; return the verdicts."""
+    verdicts, motifs = Counter(), Counter()
     try:
         with contextlib.closing(answers), logging_redirect_tqdm():
             for answer in tqdm(answers, total=count, unit="picture", disable=None):
-                given.append((answer.verdict, answer.motif))
+                verdicts[answer.verdict] += 1
+                motifs[answer.motif] += 1
                 if answer.verdict == "refused":
                     _log.warning("%s: %s", answer.name, answer.reason)
-                if show and (as_json or answer.verdict != "refused"):
-                    tqdm.write(show(answer, details))
+                if as_json:
+                    tqdm.write(_json(answer, details))
+                elif answer.verdict != "refused" and not table:
+                    what = (answer.motif or "none of these", f"{answer.probability:.2f}")
+                    words = [answer.name, *what, answer.verdict, *([answer.level] * details)]
+                    tqdm.write("\t".join(words))
     except KeyboardInterrupt:
-        if csv:
-            remedy = f"{len(given)} answers are in {csv}: add --resume to go on"
-        else:
+        remedy = f"{verdicts.total()} answers are in {table}: add --resume to go on"
+        if not table:
             remedy = "with --csv TABLE the answers are kept, and --resume goes on"
         raise KeyboardInterrupt(remedy) from None
-    verdicts, motifs = Counter(v for v, _ in given), Counter(m for _, m in given)
-    _log.info(
-        "%d pictures: %s; none of these %d, refused %d, not sure %d",
-        count,
-        ", ".join(f"{name} {motifs[name]}" for name in predictor.classes),
-        verdicts["none"],
-        verdicts["refused"],
-        verdicts["unsure"],
-    )
-    return 1 if verdicts["refused"] else 0
+    found = ", ".join(f"{name} {motifs[name]}" for name in classes)
+    rest = (verdicts["none"], verdicts["refused"], verdicts["unsure"])
+    _log.info("%d pictures: %s; none of these %d, refused %d, not sure %d", count, found, *rest)
+    return verdicts
 
 
 def _json(answer: Prediction, details: bool) -> str:
     # what another encoding cannot write must be escaped as JSON does it
     plain = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf8")
     return json.dumps(answer.as_json(details=details), ensure_ascii=plain)
-
-
-def _line(answer: Prediction, details: bool) -> str:
-    level = f"\t{answer.level}" if details else ""
-    what = answer.motif or "none of these"
-    return f"{answer.name}\t{what}\t{answer.probability:.2f}\t{answer.verdict}{level}"

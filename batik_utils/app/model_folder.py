@@ -11,44 +11,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from batik_utils.errors import PROJECT, BatikError
-from batik_utils.images.resize import Framing
+from batik_utils.images.resize import Preprocessing
 
 if TYPE_CHECKING:
     import onnxruntime
 
-# calibrated probability from which an older model's answer is called sure
-_SURE_FROM = 0.7
-
 
 @dataclass(frozen=True)
 class Rules:
-    """Thresholds of ``labels.json``.
+    """Thresholds of ``labels.json``; the defaults are an older model's.
 
     ``classes`` are in the order of the probabilities. Below ``familiarity`` no motif is named;
     below ``cloth`` such a picture shows no cloth either (NaN: the model cannot tell). From
-    probability ``sure_from`` the motif is named as sure, from ``probably_from`` one is named at
-    all, else the likeliest two.
+    ``sure_from`` and ``sure_familiarity`` the motif is sure, from ``probably_from`` it is named
+    alone, else with the second.
     """
 
     classes: tuple[str, ...]
     familiarity: float
     cloth: float = math.nan
-    sure_from: float = _SURE_FROM
-    probably_from: float = _SURE_FROM
+    sure_from: float = 0.7
+    sure_familiarity: float = -math.inf
+    probably_from: float = 0.7
 
     @classmethod
     def from_labels(cls, path: Path) -> "Rules":
         """Read ``labels.json``."""
         labels = read_json(path)
+        renamed = {"cloth": "cloth_threshold"}
+        names = ("cloth", "sure_from", "sure_familiarity", "probably_from")
+        given = {name: renamed.get(name, name) for name in names}
         try:
-            sure_from = float(labels.get("sure_from", _SURE_FROM))
-            return cls(
-                tuple(str(name) for name in labels["classes"]),
-                float(labels["familiarity_threshold"]),
-                float(labels.get("cloth_threshold", math.nan)),
-                sure_from,
-                float(labels.get("probably_from", sure_from)),
-            )
+            more = {name: float(labels[key]) for name, key in given.items() if key in labels}
+            classes = tuple(str(name) for name in labels["classes"])
+            return cls(classes, float(labels["familiarity_threshold"]), **more)
         except (KeyError, TypeError, ValueError) as error:
             raise BatikError(f"{path} does not say what it must ({error!r}).") from error
 
@@ -75,9 +71,8 @@ def verify(folder: Path) -> None:
     except (OSError, ValueError) as error:
         raise BatikError(f"{folder / 'SHA256SUMS'} cannot be read ({error}).") from error
     sums = {name.strip().removeprefix("*").removeprefix("./"): s for name, s in wanted.items()}
-    for name in ("model.onnx", "preprocessing.json", "labels.json"):
-        if name not in sums:
-            raise BatikError(f"{folder / 'SHA256SUMS'} does not name {name}.")
+    for name in {"model.onnx", "preprocessing.json", "labels.json"} - set(sums):
+        raise BatikError(f"{folder / 'SHA256SUMS'} does not name {name}.")
     for name, digest in sums.items():
         try:
             content = (folder / name).read_bytes()
@@ -87,13 +82,9 @@ def verify(folder: Path) -> None:
             ) from error
         if hashlib.sha256(content).hexdigest() == digest.lower():
             continue
-        unix = hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
-        remedy = (
-            "its line ends were changed, as git does with core.autocrlf: clone with "
-            "'git clone -c core.autocrlf=false'"
-            if unix == digest.lower()
-            else "its SHA-256 differs from SHA256SUMS: fetch the model again"
-        )
+        remedy = "its SHA-256 differs from SHA256SUMS: fetch the model again"
+        if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == digest.lower():
+            remedy = "git changed its line ends: clone with 'git clone -c core.autocrlf=false'"
         raise BatikError(f"{folder / name} is not the published file ({remedy}).")
 
 
@@ -108,22 +99,26 @@ def read_json(path: Path) -> dict:
     return values
 
 
-def check_session(
-    session: "onnxruntime.InferenceSession", framing: Framing, classes: int, folder: Path
-) -> None:
+def read_shape(path: Path) -> tuple[int, str]:
+    """Read ``preprocessing.json``: side of the square (px) and interpolation."""
+    values = read_json(path)
+    if (found := (values.get("fit"), values.get("colour"))) != ("squash", "RGB"):
+        raise BatikError(f"{path} asks for fit and colour {found}; only squash and RGB are known.")
+    try:
+        shape = Preprocessing(size=int(values["size"]), interpolation=values["interpolation"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BatikError(f"{path} is incomplete or damaged ({error!r}).") from error
+    return shape.size, shape.interpolation
+
+
+def check(session: "onnxruntime.InferenceSession", size: int, classes: int, path: Path) -> None:
     """Raise a `BatikError` where inputs, outputs or shapes are not those of such a model."""
-    size, names = framing.size, ["probabilities", "familiarity"]
+    names = ["probabilities", "familiarity"]
     found = {put.name: (put.type, list(put.shape[1:])) for put in session.get_inputs()}
     if found != {"pixels": ("tensor(uint8)", [size, size, 3])}:
-        raise BatikError(
-            f"{folder / 'model.onnx'} takes {found}; expected pixels (N, {size}, {size}, 3), uint8."
-        )
+        raise BatikError(f"{path} takes {found}; expected pixels (N, {size}, {size}, 3), uint8.")
     if missing := set(names) - {put.name for put in session.get_outputs()}:
-        raise BatikError(f"{folder / 'model.onnx'} does not give {', '.join(sorted(missing))}.")
+        raise BatikError(f"{path} does not give {', '.join(sorted(missing))}.")
     answers = session.run(names, {"pixels": np.zeros((2, size, size, 3), np.uint8)})
-    shapes = [answer.shape for answer in answers]
-    if shapes != [(2, classes), (2,)]:
-        raise BatikError(
-            f"{folder / 'model.onnx'} answers in shapes {shapes}; expected (2, {classes}) and "
-            "(2,), as in labels.json."
-        )
+    if (shapes := [answer.shape for answer in answers]) != [(2, classes), (2,)]:
+        raise BatikError(f"{path} answers in shapes {shapes}; expected (2, {classes}) and (2,).")

@@ -1,7 +1,6 @@
 """ONNX file to onnxruntime session on the CPU, without torch.
 
-That onnxruntime reports its use is switched off where the package is imported, see `batik_utils`
-(https://github.com/microsoft/onnxruntime/blob/main/docs/Privacy.md).
+Its usage reports are switched off where the package is imported, see `batik_utils`.
 """
 
 from pathlib import Path
@@ -14,11 +13,7 @@ if TYPE_CHECKING:
 
 
 def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file with ``threads`` threads a run; 0 leaves it to onnxruntime (all cores).
-
-    Raises:
-        BatikError: the file cannot be read, or is no model.
-    """
+    """Open an ONNX file with ``threads`` threads a run; 0: all cores. BatikError if it is none."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -28,8 +23,6 @@ def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession"
         return onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-    except OSError as error:
-        raise BatikError(f"{path} cannot be read ({error.strerror or error}).") from error
     # onnxruntime has a dozen exception types of its own, without a common one
     except Exception as error:
         raise BatikError(f"{path} is no model that onnxruntime can open ({error}).") from error

@@ -12,7 +12,6 @@ and ``SHA256SUMS``. A bad file is an answer too, with ``verdict`` "refused" and 
 ends a batch. Introduced in notebook 05.
 """
 
-import contextlib
 import itertools
 import math
 from collections import deque
@@ -20,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -29,13 +28,9 @@ from batik_utils.app import model_folder
 from batik_utils.app.model_folder import Rules, default_folder
 from batik_utils.app.onnx_session import open_session
 from batik_utils.app.sources import Upload, printable
-from batik_utils.errors import BatikError
 from batik_utils.images import files
 from batik_utils.images.files import ImageError
-from batik_utils.images.resize import Framing, frame
-
-if TYPE_CHECKING:
-    import onnxruntime
+from batik_utils.images.resize import to_pixels
 
 #: A smaller picture shows no motif (px, the shorter side).
 MIN_SIDE = 32
@@ -90,10 +85,7 @@ class Prediction:
         return max(self.probabilities.values(), default=math.nan)
 
     def as_json(self, *, details: bool = False) -> dict:
-        """Return plain values; what a refused file does not have is None.
-
-        ``details`` adds ``level``, ``words``, ``kind`` and ``evidence``, as lists of rows.
-        """
+        """Return plain values; what an answer does not have is None."""
         refused = self.verdict == "refused"
         plain = {
             "path": self.name,
@@ -119,31 +111,22 @@ class Prediction:
 class Predictor:
     """A loaded model; safe to use from several threads.
 
-    ``rules`` gives classes and thresholds, ``framing`` the model's square, ``folder`` where it came
-    from, ``threads`` those of one run of the model; 0 is onnxruntime's choice, all cores.
+    ``size`` and ``interpolation`` say how a picture is squashed, ``rules`` the thresholds,
+    ``folder`` where the model came from, ``threads`` those of one run of it (0: all cores).
     """
 
-    def __init__(
-        self,
-        session: "onnxruntime.InferenceSession",
-        framing: Framing,
-        rules: Rules,
-        folder: Path,
-        threads: int = 0,
-    ):
-        self.framing = framing
-        self.rules = rules
-        self.classes = rules.classes
-        self.threshold = rules.familiarity
-        self.folder = folder
-        self.threads = threads
-        self.session = session
-        known = {output.name for output in session.get_outputs()}
-        #: Whether the model says what each place of a picture adds to the answer.
+    def __init__(self, folder: Path, threads: int = 0):
+        model_folder.verify(folder)
+        self.rules = Rules.from_labels(folder / "labels.json")
+        self.classes, self.threshold = self.rules.classes, self.rules.familiarity
+        self.size, self.interpolation = model_folder.read_shape(folder / "preprocessing.json")
+        self.folder, self.threads = folder, threads
+        self.session = open_session(folder / "model.onnx", threads)
+        model_folder.check(self.session, self.size, len(self.classes), folder / "model.onnx")
+        known = {output.name for output in self.session.get_outputs()}
+        #: Whether it says what each place adds to the answer, and tells other cloth from no cloth.
         self.explains = "evidence" in known
-        #: Whether it tells other cloth from no cloth.
-        self.tells_cloth = "cloth" in known and not math.isnan(rules.cloth)
-        self._asked = ["probabilities", "familiarity", *(["cloth"] if "cloth" in known else [])]
+        self.tells_cloth = "cloth" in known and not math.isnan(self.rules.cloth)
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, threads: int = 0) -> "Predictor":
@@ -152,13 +135,7 @@ class Predictor:
         Raises:
             BatikError: a file is missing, changed or damaged, or is not such a model.
         """
-        folder = Path(folder).expanduser() if folder else default_folder()
-        model_folder.verify(folder)
-        rules = Rules.from_labels(folder / "labels.json")
-        framing = Framing.from_dict(model_folder.read_json(folder / "preprocessing.json"))
-        session = open_session(folder / "model.onnx", threads)
-        model_folder.check_session(session, framing, len(rules.classes), folder)
-        return cls(session, framing, rules, folder, threads)
+        return cls(Path(folder).expanduser() if folder else default_folder(), threads)
 
     def predict(
         self, images: Iterable[Source], *, batch: int = BATCH, details: bool = False
@@ -176,74 +153,52 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Yield the answers about pictures in their order, holding only a few in memory.
 
-        A model loaded with ``threads=1`` is fastest: each worker then takes its picture from file
-        to answer by itself, so that no core waits for another, and pictures are not gathered into
-        batches, which would only fall out of the processor's cache. With more threads the workers
-        open and resize pictures, which go through the model in batches.
-
-        Raises:
-            BatikError: ``batch`` or ``workers`` is under 1.
+        Several workers take one picture each from file to answer, fastest with ``threads=1``: no
+        core waits for another, and a batch would fall out of the processor's cache. One worker
+        gathers pictures into batches.
         """
-        if batch < 1 or workers < 1:
-            raise BatikError("batch and workers must be at least 1.")
 
         def alone(number: int, source: Source) -> Prediction:
             return next(self.answer([self._open(number, source)], details=details))
 
         numbered = enumerate(images, 1)
-        with contextlib.ExitStack() as stack:
-            if workers == 1:
-                opened = (self._open(number, image) for number, image in numbered)
-            else:
-                pool = stack.enter_context(ThreadPoolExecutor(workers, "picture"))
-                if self.threads == 1:
-                    yield from _ahead(pool, alone, numbered, 2 * workers)
-                    return
-                opened = _ahead(pool, self._open, numbered, 2 * workers)
-            while group := list(itertools.islice(opened, batch)):
-                yield from self.answer(group, details=details)
+        if workers > 1:
+            with ThreadPoolExecutor(workers, "picture") as pool:
+                yield from _ahead(pool, alone, numbered, 2 * workers)
+        opened = (self._open(number, image) for number, image in numbered)
+        while group := list(itertools.islice(opened, batch)):
+            yield from self.answer(group, details=details)
 
     def run(self, pixels: np.ndarray, *, details: bool = False) -> Outputs:
-        """Run the model alone on uint8 (N, size, size, 3), from `preprocessing.frame`."""
-        asked = [*self._asked, *(["evidence"] if details and self.explains else [])]
+        """Run the model alone on uint8 (N, size, size, 3)."""
+        asked = ["probabilities", "familiarity"] + ["cloth"] * self.tells_cloth
+        asked += ["evidence"] * (details and self.explains)
         found = self.session.run(asked, {"pixels": np.ascontiguousarray(pixels)})
         return Outputs(**dict(zip(asked, found, strict=True)))
 
-    def open(self, source: Source) -> Image.Image:
-        """Open a picture and refuse one that cannot show a motif.
+    def square(self, source: Source) -> np.ndarray:
+        """Open a picture and squash it to uint8 (size, size, 3).
 
         Raises:
-            ImageError: the reason, as a sentence without its subject.
+            ImageError: it cannot be judged; the reason, as a sentence without its subject.
         """
         if isinstance(source, Image.Image):
             picture = source.convert("RGB")
         else:
             picture = files.open_image(source.content if isinstance(source, Upload) else source)
         if min(picture.size) < MIN_SIDE:
-            raise ImageError(
-                f"{picture.width} × {picture.height} px is too small to show a motif, "
-                f"{MIN_SIDE} px a side are needed",
-                "small",
-            )
-        return picture
-
-    def square(self, source: Source) -> np.ndarray:
-        """Open a picture and bring it to the model's square, uint8 (size, size, 3).
-
-        Raises:
-            ImageError: it cannot be judged; the reason, as a sentence without its subject.
-        """
-        pixels = frame(self.open(source), self.framing)
+            size = f"{picture.width} × {picture.height} px"
+            needed = f"{MIN_SIDE} px a side are needed"
+            raise ImageError(f"{size} is too small to show a motif, {needed}", "small")
+        pixels = to_pixels(picture, self.size, self.interpolation).transpose(1, 2, 0)
         # a network names a motif for anything, even an empty page
         if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
             raise ImageError("it shows hardly anything but one colour", "plain")
         return pixels
 
     def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | ImageError]":
-        if isinstance(source, (str, Path)):
-            name = printable(source)
-        else:
-            name = printable(source.name) if isinstance(source, Upload) else f"picture {number}"
+        given = source.name if isinstance(source, Upload) else source
+        name = printable(given) if isinstance(given, (str, Path)) else f"picture {number}"
         try:
             return name, self.square(source)
         except ImageError as error:
@@ -254,19 +209,18 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Answer about names with what `square` returned or raised, at once through the model."""
         good = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
-        found = self.run(np.stack(good), details=details) if good else None
-        row = itertools.count()
+        found = self.run(np.stack(good), details=details) if good else ()
+        computed = [values for values in found if values is not None]
+        rows = zip(*computed, strict=True)
+        names = [
+            name for name, values in zip(Outputs._fields, found, strict=False) if values is not None
+        ]
         for name, opened in group:
             if isinstance(opened, ImageError):
                 sentence = f"This file was refused: {opened}."
                 yield Prediction(name, None, "refused", {}, math.nan, sentence, opened.kind)
             else:
-                k = next(row)
-                evidence = None if found.evidence is None else found.evidence[k]
-                cloth = math.nan if found.cloth is None else found.cloth[k]
-                yield self.judge(
-                    name, found.probabilities[k], found.familiarity[k], cloth, evidence
-                )
+                yield self.judge(name, **dict(zip(names, next(rows), strict=True)))
 
     def judge(
         self,
@@ -277,29 +231,30 @@ class Predictor:
         evidence: np.ndarray | None = None,
     ) -> Prediction:
         """Turn the model's numbers (K,), familiarity, cloth and evidence (K, H, W) to an answer."""
-        rules = self.rules
+        rules, familiarity = self.rules, float(familiarity)
         shares = {c: float(p) for c, p in zip(self.classes, probabilities, strict=True)}
         best = max(shares, key=shares.__getitem__)
-        heat = None if evidence is None else evidence[self.classes.index(best)]
-        familiarity = float(familiarity)
         # "not at least": a model that answers NaN is not familiar with anything
         if not familiarity >= rules.familiarity:
-            # the number of motifs of a user's own model may be another
-            count = {3: "three "}.get(len(self.classes), "")
-            sentence = (
-                f"None of these: the picture does not look like the {count}motifs this model knows."
-            )
-            bare = self.tells_cloth and not float(cloth) >= rules.cloth
-            level = "no_cloth" if bare else "other_cloth"
-            return Prediction(name, None, "none", shares, familiarity, sentence, level=level)
-        if shares[best] >= rules.sure_from:
-            return Prediction(
-                name, best, "sure", shares, familiarity, level="motif", words="sure", evidence=heat
-            )
+            count = "three " * (len(self.classes) == 3)
+            level = "no_cloth" if self.tells_cloth and not cloth >= rules.cloth else "other_cloth"
+            sentence = f"the picture does not look like the {count}motifs this model knows"
+            reason = f"None of these: {sentence}."
+            return Prediction(name, None, "none", shares, familiarity, reason, level=level)
         words = "probably" if shares[best] >= rules.probably_from else "either"
-        sentence = f"Not sure: {best} is likeliest, with {shares[best]:.0%}."
+        if shares[best] >= rules.sure_from and familiarity >= rules.sure_familiarity:
+            words = "sure"
+        sure = words == "sure"
         return Prediction(
-            name, best, "unsure", shares, familiarity, sentence, "", "motif", words, heat
+            name,
+            best,
+            "sure" if sure else "unsure",
+            shares,
+            familiarity,
+            "" if sure else f"Not sure: {best} is likeliest, with {shares[best]:.0%}.",
+            level="motif",
+            words=words,
+            evidence=None if evidence is None else evidence[self.classes.index(best)],
         )
 
 

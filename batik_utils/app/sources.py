@@ -23,14 +23,11 @@ class Upload(NamedTuple):
 
 
 def files(named: Iterable[Path | str]) -> Iterator[Path | Upload]:
-    """Yield the files that names of files and folders mean; folders are read with all below them.
+    """Yield the files that names mean; folders are read with all below them.
 
-    Hidden files and plainly other kinds (texts, tables, archives) in a folder are passed over. A
-    file that is named itself is always yielded, so that its refusal is seen. ``*``, ``?`` and
-    ``**`` in a name that no file has stand for others, ``-`` for standard input.
-
-    Raises:
-        BatikError: an internet address, which only ``--ray`` reads.
+    Hidden files and plainly other kinds (texts, tables, archives) in a folder are passed over; a
+    file that is named itself is yielded, so that its refusal is seen. ``*``, ``?`` and ``**`` in a
+    name that no file has stand for others, ``-`` for standard input. BatikError: an address.
     """
     for given in map(str, named):
         if given == "-":
@@ -42,27 +39,19 @@ def files(named: Iterable[Path | str]) -> Iterator[Path | Upload]:
                 f"first, e.g. curl -L '{given}' | python -m batik_utils predict -"
             )
         name = Path(given).expanduser()
-        found = [name]
-        with contextlib.suppress(OSError, ValueError):
+        found: list[Path] = []
+        folder = False
+        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+            folder = name.is_dir()
             if not os.path.lexists(name) and glob.has_magic(given):
                 # not Path.glob, which takes no absolute pattern
                 matches = glob.glob(str(name), recursive=True)  # noqa: PTH207
                 found = [Path(one) for one in sorted(matches)]
         for one in found or [name]:
-            yield from _below(one)
-
-
-def _below(name: Path) -> Iterator[Path]:
-    try:
-        folder = name.is_dir()
-    except (OSError, ValueError):  # a name that no file can have
-        folder = False
-    if not folder:
-        yield name
-        return
-    for path in walk(name):
-        if path.suffix.lower() not in _NOT_PICTURES:
-            yield path
+            if one.is_dir() if found else folder:
+                yield from (p for p in walk(one) if p.suffix.lower() not in _NOT_PICTURES)
+            else:
+                yield one
 
 
 def is_named_like_a_picture(path: PurePath, folder: PurePath) -> bool:
@@ -75,6 +64,5 @@ def printable(name: Path | str) -> str:
     text = str(name)
     with contextlib.suppress(UnicodeError):  # bytes that are no UTF-8
         text = os.fsencode(text).decode("utf-8", "backslashreplace")
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
-    )
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)

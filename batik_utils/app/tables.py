@@ -1,20 +1,17 @@
-"""Answers as a CSV table that an interrupted call can go on with.
-
->>> for answer in tables.write_csv(predictor.stream(paths), predictor.classes, Path("out.csv")):
-...     pass
-"""
+"""Answers as a CSV table that an interrupted call can go on with."""
 
 import csv
-import itertools
+import io
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from batik_utils.app.predict import Prediction
 from batik_utils.app.sources import Upload, printable
 from batik_utils.errors import BatikError
+
+Source = Path | str | Upload
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -30,20 +27,18 @@ def row(answer: Prediction, classes: Sequence[str]) -> list[str]:
     return [name, answer.verdict, motif, *shares, familiarity, answer.reason]
 
 
-def _cell(name: str) -> str:
+def _cell(name: Source) -> str:
+    name = printable(name.name if isinstance(name, Upload) else name)
     # a spreadsheet would run a file name that begins like a formula
-    return f"'{name}" if name[:1] in tuple("=+-@\t\r") else name
+    return f"'{name}" if name[:1] in tuple("=+-@") else name
 
 
 def write_csv(
     answers: Iterable[Prediction], classes: Sequence[str], path: Path, *, append: bool = False
 ) -> Iterator[Prediction]:
-    """Write answers to a CSV file while they pass by; each is in the file before the next comes.
+    """Write answers while they pass by; each is in the file before the next comes.
 
-    ``append`` adds to what is there; see `still_to_do`.
-
-    Raises:
-        BatikError: the file cannot be written.
+    ``append`` adds to what is there, see `still_to_do`. BatikError: it cannot be written.
     """
     try:
         append = append and path.is_file()
@@ -62,76 +57,60 @@ def write_csv(
         ) from error
 
 
-def still_to_do(
-    paths: Iterable[Path | str | Upload], classes: Sequence[str], table: Path
-) -> Iterator[Path | str | Upload]:
-    """Yield the files that an interrupted `write_csv` left; a line it left half written is removed.
-
-    Everything is to do if there is no such file.
+def still_to_do(paths: Iterable[Source], classes: Sequence[str], table: Path) -> Iterator[Source]:
+    """Yield the files that an interrupted `write_csv` left; a line it left half written goes.
 
     Raises:
         BatikError: the file is no such table of these motifs.
     """
     done = _done(classes, table, cut=True)
     for path in paths:
-        name = _name(path)
-        if done[name]:
-            done[name] -= 1
+        if done[_cell(path)]:
+            done[_cell(path)] -= 1
         else:
             yield path
 
 
-def refuse_to_overwrite(
-    paths: Iterable[Path | str | Upload], classes: Sequence[str], table: Path
-) -> None:
+def refuse_to_overwrite(paths: Iterable[Source], classes: Sequence[str], table: Path) -> None:
     """Raise a `BatikError` where writing a table anew would lose answers that are in it.
 
     A table whose every line will be written again may be replaced: it is the same call, repeated.
     """
-    if not table.exists():
-        return
-    if not table.is_file():
-        raise BatikError(f"{table} is no file: name a table to write with --csv.")
-    old, new = _done(classes, table, cut=False), Counter(map(_name, paths))
-    if old and old != new:
+    old = _done(classes, table, cut=False)
+    if old and old != Counter(map(_cell, paths)):
         raise BatikError(
             f"{table} holds {old.total()} answers of an earlier call: add --resume to go on with "
             f"it, name another file, or delete it."
         )
 
 
-def _name(path: Path | str | Upload) -> str:
-    return _cell(printable(path.name if isinstance(path, Upload) else path))
-
-
 def _done(classes: Sequence[str], table: Path, *, cut: bool) -> Counter:
     """Count the lines of each file in a table."""
-    if not table.is_file():
+    if not table.exists():
         return Counter()
     try:
-        with table.open(newline="", encoding="utf-8") as stream:
-            header = next(csv.reader(stream), None)
-        if header != columns(classes) and not (header is None and not cut):
+        content = table.read_bytes()
+        end = _last_end(content)
+        lines = list(csv.reader(io.StringIO(content[:end].decode("utf-8"), newline="")))
+        if content and lines[:1] != [columns(classes)]:
             raise BatikError(
                 f"{table} is no table of answers about {', '.join(classes)}: name another file."
             )
-        if cut:
+        if cut and end < len(content):
             with table.open("rb+") as stream:
-                _cut_half_a_line(stream)
-        with table.open(newline="", encoding="utf-8") as stream:
-            lines = itertools.islice(csv.reader(stream), 1, None)
-            return Counter(line[0] for line in lines if line)
+                stream.truncate(end)
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise BatikError(f"{table} cannot be read ({error}).") from error
+        raise BatikError(f"{table} cannot be read ({error}): name another file.") from error
+    return Counter(line[0] for line in lines[1:] if line)
 
 
-def _cut_half_a_line(stream: BinaryIO) -> None:
-    """Cut what stands after the last line end, or was written after an odd quote."""
+def _last_end(content: bytes) -> int:
+    """Return where the last whole line ends: not inside quotes, not half written."""
     end = position = 0
     quoted = False
-    for line in stream:
+    for line in content.splitlines(keepends=True):
         position += len(line)
         quoted ^= line.count(b'"') % 2 == 1
         if line.endswith(b"\n") and not quoted:
             end = position
-    stream.truncate(end)
+    return end

@@ -49,9 +49,7 @@ def build(
         BatikError: the model is not whole, or onnxruntime-web cannot be had.
     """
     predictor = Predictor.load(model)
-    framing = predictor.framing
-    if framing.fit != "squash" or framing.interpolation == "box":
-        raise BatikError(f"The static page cannot resize as {predictor.folder} asks for it.")
+    shape = {"size": predictor.size, "interpolation": predictor.interpolation}
     photographs = page.gallery(Path(gallery), predictor.classes) if gallery else []
     inside = folder / "page"
     for name in ("drawn", "gallery"):
@@ -75,11 +73,12 @@ def build(
         gallery=photographs,
         card=card.name if card.is_file() else "",
         formats=FORMATS,
-        model={"cache": version, "framing": framing.as_dict(), "files": large},
+        model={"cache": version, "shape": shape, "files": large},
         rules={
             "familiarity": rules.familiarity,
             "cloth": rules.cloth if predictor.tells_cloth else None,
             "sureFrom": rules.sure_from,
+            "sureFamiliarity": max(rules.sure_familiarity, rules.familiarity),
             "probablyFrom": rules.probably_from,
         },
     )

@@ -164,7 +164,7 @@ def test_a_table_runs_no_formula():
     [
         (["EMPTY"], "No picture was found"),
         (["x.jpg", "--resume"], "--csv"),
-        (["x.jpg", "--csv", "EMPTY"], "no file"),
+        (["x.jpg", "--csv", "EMPTY"], "cannot be read"),
         (["x.jpg", "--csv", "EMPTY/no/out.csv"], "cannot be written"),
     ],
 )

@@ -4,6 +4,7 @@
 importScripts("kinds.js", "ort.wasm.min.js");
 
 const FILTERS = {
+  box: [0.5, (x) => (x > -0.5 && x <= 0.5 ? 1 : 0)],
   bilinear: [1, (x) => Math.max(0, 1 - Math.abs(x))],
   bicubic: [2, (x) => {
     const a = -0.5;
@@ -121,7 +122,7 @@ function judge(p, familiarity, cloth, evidence) {
     const level = cloth !== undefined && !(cloth >= rules.cloth) ? "no_cloth" : "other_cloth";
     return { verdict: "none", motif: null, level, words: null, probabilities, familiarity };
   }
-  const words = p[best] >= rules.sureFrom ? "sure" : p[best] >= rules.probablyFrom ? "probably" : "either";
+  const words = p[best] >= rules.sureFrom && familiarity >= rules.sureFamiliarity ? "sure" : p[best] >= rules.probablyFrom ? "probably" : "either";
   let grid = null;
   if (evidence) {
     const [, , rows, columns] = evidence.dims;
@@ -136,7 +137,7 @@ function judge(p, familiarity, cloth, evidence) {
 
 async function classify(file) {
   try {
-    const { size, interpolation } = model.framing;
+    const { size, interpolation } = model.shape;
     const pixels = resize(await open(file), size, interpolation);
     if (spread(pixels) < limits.spread) throw new Refused("plain");
     const found = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, size, size, 3]) });
