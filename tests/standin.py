@@ -130,6 +130,7 @@ def write(folder: Path, *, old: bool = False) -> Path:
     labels = {"classes": list(MOTIFS), "familiarity_threshold": threshold, "opset": 17}
     if not old:
         labels |= {"cloth_threshold": 3 * threshold, "sure_from": 0.8, "probably_from": 0.6}
+        labels["sure_familiarity"] = 0.9 * threshold
     (folder / "labels.json").write_text(json.dumps(labels))
     (folder / "preprocessing.json").write_text(json.dumps(SHAPE))
     (folder / "metrics.json").write_text(json.dumps({"note": "a stand-in for tests"}))

@@ -143,7 +143,7 @@ def from_onnx(folder: Path | str | None = None) -> TorchModel:
         sets[name],
         predictor.classes,
         predictor.threshold,
-        predictor.framing,
+        Framing(predictor.size, "squash", predictor.interpolation),
         notes.get("dataset", ""),
         candidate,
     )

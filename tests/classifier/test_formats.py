@@ -40,7 +40,7 @@ def test_the_network_is_read_back_out_of_its_onnx_file(model, pixels):
     for theirs, ours in zip(predictor.run(pixels)[:2], model.predict(pixels), strict=True):
         assert np.allclose(theirs, ours, atol=1e-4, rtol=1e-4)
     assert model.classes == predictor.classes
-    assert (model.threshold, model.framing) == (predictor.threshold, predictor.framing)
+    assert (model.threshold, model.framing.size) == (predictor.threshold, predictor.size)
     assert len(model.dataset) == 64
 
 
