@@ -1,9 +1,8 @@
 """What runs leave: rows in result files, and trained networks as ``.pt`` files.
 
-``<results>/<data set>/<split>/`` holds ``runs.csv`` (one row a run), ``predictions.csv`` (one row a
-run and test picture), ``history.csv`` (one row a run and epoch) and ``not_run.csv`` (recipes whose
-weights could not be had). A run's row in ``runs.csv`` is written last, so an interrupted run is not
-a finished one. Introduced in notebooks 02 (result files) and 05 (section "The saved model").
+``<results>/<data set>/<split>/`` holds ``runs.csv`` (a row a run; written last, so an interrupted
+run is not a finished one), ``predictions.csv`` (a row a run and test picture), ``history.csv`` (a
+row a run and epoch) and ``not_run.csv`` (recipes without weights). Introduced in notebook 02.
 """
 
 import contextlib
@@ -46,17 +45,17 @@ _COLUMNS = {
 }
 
 
+def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
+    """Return the name of a run, e.g. ``scratch1-e10-f0-s3``, or ``...-n20`` for 20 a motif."""
+    return f"{recipe.name}-e{recipe.epochs}-f{fold}-s{seed}" + (f"-n{n_train}" if n_train else "")
+
+
 class Finished(NamedTuple):
     """What one run writes: values for ``RUN_COLUMNS``, test predictions and history."""
 
     row: dict
     predictions: pd.DataFrame
     history: pd.DataFrame
-
-
-def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
-    """Return the name of a run, e.g. ``scratch1-e10-f0-s3``, or ``...-n20`` for 20 a motif."""
-    return f"{recipe.name}-e{recipe.epochs}-f{fold}-s{seed}" + (f"-n{n_train}" if n_train else "")
 
 
 def finish(
@@ -69,10 +68,7 @@ def finish(
     seconds: float,
     facts: dict,
 ) -> Finished:
-    """Score one run's probabilities (M, K) of the test pictures and return what it writes.
-
-    ``facts`` are weights, params and device.
-    """
+    """Score a run's probabilities (M, K) of the test pictures; facts: weights, params, device."""
     dataset, rows, n_train = setup.dataset, setup.rows("test"), len(setup.rows("train"))
     tested = dataset.manifest.iloc[rows]
     predictions = pd.DataFrame(
@@ -123,22 +119,14 @@ class Store:
         self.folder = Path(folder)
 
     def read(self, name: str) -> pd.DataFrame:
-        """Return ``runs``, ``predictions``, ``history`` or ``not_run``; empty if not written yet.
-
-        Raises:
-            BatikError: the file is damaged.
-        """
+        """Return one of the four tables by name; empty if not written yet."""
         path = self.folder / f"{name}.csv"
         if not path.exists():
             return pd.DataFrame(columns=list(_COLUMNS[name]))
         return data.read_table(path, _COLUMNS[name])
 
     def finished(self, dataset_digest: str, runs: Iterable[str]) -> set[str]:
-        """Return which of these runs are finished.
-
-        Raises:
-            BatikError: one is there, but for other pictures.
-        """
+        """Return which of these runs are finished; BatikError if one is of other pictures."""
         there = self.read("runs").set_index("run")["dataset"]
         there = there[there.index.isin(list(runs))]
         if len(odd := there[there != dataset_digest]):
@@ -150,41 +138,29 @@ class Store:
         return set(there.index)
 
     def results_of(self, recipes: Iterable[tuple[str, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the finished runs of recipes and epochs, in their order, and their predictions.
-
-        Raises:
-            BatikError: none of them has a finished run.
-        """
+        """Return the finished runs of recipes and epochs, in their order, and their predictions."""
         runs, predictions = self.read("runs"), self.read("predictions")
         order = {key: k for k, key in enumerate(recipes)}
         keys = pd.Series(zip(runs["recipe"], runs["epochs"], strict=True), index=runs.index)
         runs = runs.assign(place=keys.map(order)).dropna(subset="place")
         runs = runs.sort_values(["place", "seed", "fold"]).drop(columns="place")
         if runs.empty:
-            names = ", ".join(name for name, _ in order)
             raise BatikError(
-                f"No finished run of {names} in {self.folder}: train them first (python -m "
-                f"batik_utils train). If weights are missing, not_run.csv there names the remedy."
+                f"No finished run of {', '.join(name for name, _ in order)} in {self.folder}: call "
+                f"'python -m batik_utils train' first; missing weights are named in not_run.csv."
             )
         chosen = predictions["run"].isin(runs["run"])
         return runs.reset_index(drop=True), predictions[chosen].reset_index(drop=True)
 
     def add(self, row: dict, predictions: pd.DataFrame, history: pd.DataFrame) -> None:
-        """Write one finished run: values for ``RUN_COLUMNS``, test predictions and history.
-
-        Raises:
-            NotWritten: the run is in another folder, which the message names.
-            BatikError: a column is missing or unknown.
-        """
-        if set(row) != set(RUN_COLUMNS):
-            odd = sorted(set(row) ^ set(RUN_COLUMNS))
-            raise BatikError(f"A run's row needs exactly the columns of RUN_COLUMNS; odd: {odd}.")
-        tables = (predictions, history, pd.DataFrame([row])[list(RUN_COLUMNS[1:])])
+        """Write one finished run; if that fails, in another folder that the error names."""
+        tables = {"predictions": predictions, "history": history, "runs": pd.DataFrame([row])}
+        tables["runs"] = tables["runs"][list(RUN_COLUMNS[1:])]
         try:
-            self._append_all(row["run"], tables)
+            self._add(row["run"], tables)
         except (OSError, BatikError) as error:  # hours of work must not be lost to a full disk
             rescue = Store(Path(tempfile.mkdtemp(prefix="batik-run-")))
-            rescue._append_all(row["run"], tables)
+            rescue._add(row["run"], tables)
             raise NotWritten(
                 f"{error} The finished run '{row['run']}' is kept in {rescue.folder}: append its "
                 f"tables to those in {self.folder}, or train it again."
@@ -196,53 +172,29 @@ class Store:
             partial.touch()
         (self.folder / ".lock.try").unlink(missing_ok=True)
 
-    def note_not_run(self, recipe: str, reason: str, remedy: str) -> None:
-        """Remember that a recipe could not be run, and what would help."""
+    def note_not_run(self, recipe: str, reason: str = "", remedy: str = "") -> None:
+        """Remember why a recipe could not be run, and what would help; forget it without reason."""
+        if not reason and recipe not in set(self.read("not_run")["recipe"]):
+            return
         with self._locked():
             table = self.read("not_run")
-            row = pd.DataFrame([[recipe, reason, remedy]], columns=list(_COLUMNS["not_run"]))
-            self._put("not_run", pd.concat([table[table["recipe"] != recipe], row]))
+            table = table[table["recipe"] != recipe]
+            row = pd.DataFrame([[recipe, reason, remedy]], columns=table.columns)
+            self._put("not_run", pd.concat([table, row]) if reason else table)
 
-    def forget_not_run(self, recipe: str) -> None:
-        """Drop the note, once the recipe did run."""
-        if recipe in set(self.read("not_run")["recipe"]):
-            with self._locked():
-                table = self.read("not_run")
-                self._put("not_run", table[table["recipe"] != recipe])
-
-    def _append_all(self, run: str, tables: tuple[pd.DataFrame, ...]) -> None:
+    def _add(self, run: str, tables: dict[str, pd.DataFrame]) -> None:
         with self._locked():
-            for name, table in zip(("predictions", "history", "runs"), tables, strict=True):
-                self._append(name, run, table)
+            for name, rows in tables.items():
+                rows = rows.assign(run=run)[["run", *rows.columns]]
+                # rows of an interrupted or repeated run of this name make way
+                there = self.read(name)
+                there = there[there["run"] != run]
+                self._put(name, pd.concat([there, rows]) if len(there) else rows)
 
-    def _append(self, name: str, run: str, rows: pd.DataFrame) -> None:
-        rows = rows.assign(run=run)[["run", *rows.columns]]
-        path = self.folder / f"{name}.csv"
-        before = path.read_bytes() if path.exists() else b""
-        header = ",".join(rows.columns) + "\n"
-        # the usual case, without taking a long table apart and putting it together again
-        if (
-            before.startswith(header.encode())
-            and before.endswith(b"\n")
-            and f"\n{run},".encode() not in before
-        ):
-            self._put(name, rows, before)
-            return
-        # rows of an interrupted or repeated run of this name make way
-        table = self.read(name)
-        kept = table[table["run"] != run]
-        self._put(name, pd.concat([kept, rows]) if len(kept) else rows)
-
-    def _put(self, name: str, table: pd.DataFrame, before: bytes = b"") -> None:
-        text = table.to_csv(
-            index=False,
-            header=not before,
-            float_format="%.6g",
-            na_rep="nan",
-            lineterminator="\n",
-        )
+    def _put(self, name: str, table: pd.DataFrame) -> None:
         with replacing(self.folder / f"{name}.csv") as partial:
-            partial.write_bytes(before + text.encode())
+            settings = {"float_format": "%.6g", "na_rep": "nan", "lineterminator": "\n"}
+            table.to_csv(partial, index=False, **settings)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -258,13 +210,11 @@ class Store:
             yield
 
 
-# --- trained networks ---------------------------------------------------------------------------
-
 _FORMAT = "batik-checkpoint-2"
 # what torch and its unpickler raise on damaged bytes and on values of another kind
 _DAMAGE = (
     *(RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError, AttributeError),
-    *(AssertionError, OverflowError, MemoryError, zipfile.BadZipFile, struct.error),
+    *(AssertionError, OverflowError, MemoryError, zipfile.BadZipFile, struct.error, BatikError),
 )
 
 
@@ -279,11 +229,8 @@ class OutdatedCheckpoint(CheckpointError):
 def _versions() -> dict[str, str]:
     import torchvision
 
-    return {
-        "batik_utils": __version__,
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-    }
+    versions = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
+    return {"batik_utils": __version__, **versions}
 
 
 @dataclass(frozen=True)
@@ -296,7 +243,6 @@ class Checkpoint:
     preprocessing: Preprocessing
     #: Digest of the data set it was trained on.
     dataset: str
-    #: Of this package, torch and torchvision.
     versions: dict[str, str] = field(default_factory=_versions)
 
 
@@ -317,7 +263,7 @@ def save(path: Path, saved: Checkpoint) -> Path:
 
 
 def load(path: Path) -> Checkpoint:
-    """Open a checkpoint. Nothing in the file is executed.
+    """Open a checkpoint; nothing in the file is executed.
 
     Raises:
         OutdatedCheckpoint: saved by another version.
@@ -325,28 +271,6 @@ def load(path: Path) -> Checkpoint:
             tensors (as a malicious pickle would).
     """
     path = Path(path)
-    content = _content(path)
-    if content["format"] != _FORMAT or set(content["recipe"]) != {f.name for f in fields(Recipe)}:
-        raise OutdatedCheckpoint(
-            f"{path} was saved by another version of this project: remove it and train again."
-        )
-    recipe = Recipe(**content["recipe"])
-    try:
-        preprocessing = Preprocessing.from_dict(content["preprocessing"])
-        model = models.build_untrained(recipe, len(content["classes"]))
-        model.load_state_dict(content["state"])
-    except BatikError as error:
-        raise CheckpointError(f"{path} does not fit this version: {error}") from error
-    except _DAMAGE as error:
-        raise CheckpointError(
-            f"{path}: the saved values do not fit recipe '{recipe.name}' ({_first_line(error)})"
-        ) from error
-    classes, dataset = tuple(content["classes"]), content["dataset"]
-    return Checkpoint(model.eval(), recipe, classes, preprocessing, dataset, content["versions"])
-
-
-def _content(path: Path) -> dict:
-    """Return the plain values of a file of any version of ours."""
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
     try:
@@ -354,6 +278,16 @@ def _content(path: Path) -> dict:
             # what torch would warn of in a foreign pickle, our error below says
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if not str(content["format"]).startswith("batik-checkpoint-"):
+            raise ValueError("a file of another project")
+        known = set(content["recipe"]) == {f.name for f in fields(Recipe)}
+        if content["format"] == _FORMAT and known:
+            recipe, classes = Recipe(**content["recipe"]), tuple(content["classes"])
+            model = models.build_untrained(recipe, len(classes))
+            model.load_state_dict(content["state"])
+            seen = Preprocessing.from_dict(content["preprocessing"])
+            described = (content["dataset"], content["versions"])
+            return Checkpoint(model.eval(), recipe, classes, seen, *described)
     except pickle.UnpicklingError as error:
         # torch's own text advises to switch the protection off, so it is not repeated
         raise CheckpointError(
@@ -361,19 +295,10 @@ def _content(path: Path) -> dict:
             f"open files saved by this project."
         ) from error
     except _DAMAGE as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({_first_line(error)}): train or copy it again."
+            f"{path} is damaged or no checkpoint ({reason}): train or copy it again."
         ) from error
-    kinds = {"format": str, "recipe": dict, "classes": list, "preprocessing": dict, "state": dict}
-    if (
-        not isinstance(content, dict)
-        or set(content) != {*kinds, "dataset", "versions"}
-        or not all(isinstance(content[name], kind) for name, kind in kinds.items())
-        or not content["format"].startswith("batik-checkpoint-")
-    ):
-        raise CheckpointError(f"{path} is a file of another project: train one first.")
-    return content
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+    raise OutdatedCheckpoint(
+        f"{path} was saved by another version of this project: remove it and train again."
+    )

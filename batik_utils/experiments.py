@@ -329,7 +329,7 @@ def run_grid(
                 store.add(*result)
                 trained.append(name)
                 if recipe.family != "baseline":
-                    setup.store.forget_not_run(recipe.name)
+                    setup.store.note_not_run(recipe.name)
                 if on_run:
                     on_run(recipe, *result)
     return Outcome(tuple(trained), tuple(reused), not_run, failed)

@@ -1,10 +1,7 @@
 """The training loop: one step, one pass of evaluation, and both repeated over epochs.
 
-    >>> from batik_utils import training
-    >>> with training.seeded(0) as generator:
-    ...     model, _ = models.build(recipe, n_classes=3)
-    ...     batches = training.batches(pixels, labels, recipe, preprocessing, generator)
-    ...     history = training.fit(model, recipe, batches)
+>>> batches = training.batches(examples, recipe, preprocessing, generator)
+>>> history = training.fit(model, recipe, batches)
 
 Introduced in notebook 02, section "Training".
 """
@@ -43,24 +40,6 @@ AUGMENTED_VIEWS, CHANGED_COPIES = 8, 2
 WARM_UP = 0.1
 
 
-def cosine(progress: float) -> float:
-    """Return a factor that rises in a straight line, then falls to 0 along half a cosine.
-
-    Sources: Loshchilov and Hutter, SGDR, 2017 (https://arxiv.org/abs/1608.03983); Goyal et al.,
-    2017 (https://arxiv.org/abs/1706.02677) for the warm-up.
-    """
-    if progress < WARM_UP:
-        return 0.1 + 0.9 * progress / WARM_UP
-    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
-
-
-#: From the share of the steps that are done to a factor of the learning rate.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda progress: 1.0,
-    "cosine": cosine,
-}
-
-
 class Diverged(BatikError):
     """A training whose loss is no longer a number."""
 
@@ -73,15 +52,11 @@ class Examples(NamedTuple):
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Return the device to compute on: ``auto`` is a GPU where there is one.
-
-    Raises:
-        BatikError: unknown name, or a GPU that is not there.
-    """
-    kind, _, number = name.partition(":")
-    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available())}
+    """Return ``cpu``, ``mps``, ``cuda`` or ``cuda:1``, or for ``auto`` a GPU where there is one."""
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.mps.is_available()), "cpu": 1}
     if name == "auto":
-        return torch.device(next(d for d in ("cuda", "mps", "cpu") if there[d]))
+        return torch.device(next(kind for kind in there if there[kind]))
+    kind, _, number = name.partition(":")
     if kind not in there or (number and not number.isdigit()):
         raise BatikError(f"Unknown device '{name}': choose auto, cpu, cuda, cuda:1 or mps.")
     if int(number or 0) >= there[kind]:
@@ -93,8 +68,7 @@ def choose_device(name: str = "auto") -> torch.device:
 def seeded(seed: int) -> Iterator[torch.Generator]:
     """Make everything random inside depend on the seed, and nothing outside.
 
-    Yields a generator for what takes one. Torch's global state (initial weights, dropout) is seeded
-    too, and restored afterwards.
+    Yields a generator; torch's global state (initial weights, dropout) is seeded and restored.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -103,10 +77,7 @@ def seeded(seed: int) -> Iterator[torch.Generator]:
 
 @dataclass
 class Batches:
-    """Inputs (N, ...) and labels (N,) a batch at a time, like a ``DataLoader`` on tensors.
-
-    With a ``generator`` each pass has a random order of its own; without, the order of the inputs.
-    """
+    """Inputs and labels a batch at a time, like a ``DataLoader``; shuffled with a generator."""
 
     inputs: Tensor
     labels: Tensor
@@ -121,9 +92,6 @@ class Batches:
         for chosen in order.split(self.sizes):
             inputs = self.inputs[chosen.to(self.inputs.device)].to(self.device)
             yield self.prepare(inputs), self.labels[chosen].to(self.device)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
 
     @property
     def sizes(self) -> list[int]:
@@ -141,17 +109,20 @@ def batches(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Batches:
-    """Return a recipe's batches: with a generator shuffled and augmented, else as they are.
-
-    Without ``preprocessing`` the examples are features in place of pixels.
-    """
+    """Return batches of pictures, augmented with a generator; of features without preprocessing."""
+    given = {"preprocessing": preprocessing}
     if generator is None:
-        prepare = partial(transforms.normalise, preprocessing=preprocessing)
-        prepare = prepare if preprocessing else nn.Identity()
+        prepare = partial(transforms.normalise, **given) if preprocessing else nn.Identity()
         return Batches(*examples, 64, prepare, torch.device(device))
-    settings = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
-    prepare = partial(transforms.augment, **settings)
+    prepare = partial(transforms.augment, **given, recipe=recipe, generator=generator)
     return Batches(*examples, recipe.batch_size, prepare, torch.device(device), generator)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context of a forward pass in float32 or mixed precision."""
+    if precision not in PRECISIONS:
+        raise BatikError(f"Unknown precision '{precision}': use one of {', '.join(PRECISIONS)}.")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def train_step(
@@ -173,32 +144,38 @@ def train_step(
     return loss.item() * len(labels), int((logits.argmax(1) == labels).sum())
 
 
+@torch.inference_mode()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str = "float32"
 ) -> tuple[float, float]:
     """Return mean loss (nats) and accuracy over all pictures, in evaluation mode."""
     model.eval()
     loss_sum = right = total = 0
-    with torch.inference_mode():
-        for batch, labels in batches:
-            with autocast(batch.device, precision):
-                logits = model(batch).double()
-            loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(1) == labels).sum())
-            total += len(labels)
+    for batch, labels in batches:
+        with autocast(batch.device, precision):
+            logits = model(batch).double()
+        loss_sum += functional.cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(1) == labels).sum())
+        total += len(labels)
     return loss_sum / total, right / total
+
+
+def cosine(progress: float) -> float:
+    """Return a factor that rises in a straight line, then falls to 0 along half a cosine."""
+    if progress < WARM_UP:
+        return 0.1 + 0.9 * progress / WARM_UP
+    return (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP))) / 2
+
+
+#: From the share of the steps that are done to a factor of the learning rate.
+SCHEDULES: dict[str, Callable[[float], float]] = {"constant": lambda _: 1.0, "cosine": cosine}
 
 
 def adam(model: nn.Module, recipe: Recipe) -> torch.optim.Adam:
     """Return Adam over the parameters that are trained."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    # fused: all parameters in one pass; a rate of 0 is a published mistake, see recipes.py
-    return torch.optim.Adam(
-        trained,
-        recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=trained[0].device.type != "mps",
-    )
+    settings = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    return torch.optim.Adam(trained, **settings, fused=trained[0].device.type != "mps")
 
 
 def fit(
@@ -208,29 +185,17 @@ def fit(
     validation: Batches | None = None,
     *,
     precision: str = "float32",
-    on_epoch: Callable[[dict], None] | None = None,
     optimiser: torch.optim.Optimizer | None = None,
     step: Callable[..., tuple[float, int]] = train_step,
 ) -> pd.DataFrame:
-    """Train a network in place; nothing is chosen by the validation pictures.
+    """Train a network, or a head with batches of features, in place.
 
-    ``model`` may also be a head, with batches of features. ``on_epoch`` is called with each row of
-    the history and may raise, to stop early. ``optimiser`` and ``step`` take the place of `adam`
-    and `train_step`.
-
-    Returns:
-        One row an epoch with ``HISTORY_COLUMNS``: means over pictures, NaN without ``validation``.
-        Training figures are gathered while the weights change, with dropout, augmentation and
-        label smoothing on.
-
-    Raises:
-        Diverged: the loss is no longer a number.
-        BatikError: no pictures, or a setting of the recipe is wrong.
+    Returns one row an epoch with ``HISTORY_COLUMNS``: means over pictures, NaN without
+    ``validation``. Training figures are gathered while the weights change, with dropout,
+    augmentation and label smoothing on. Raises `Diverged`.
     """
-    if not len(train) or (validation is not None and not len(validation)):
-        raise BatikError("Training needs at least one training and one validation picture.")
     optimiser = optimiser or adam(model, recipe)
-    n, n_steps = len(train.labels), recipe.epochs * len(train)
+    n, n_steps = len(train.labels), recipe.epochs * len(train.sizes)
     rate = SCHEDULES[recipe.schedule]
     schedule = LambdaLR(optimiser, lambda k: rate(k / n_steps))
     settings = {"label_smoothing": recipe.label_smoothing, "precision": precision}
@@ -242,20 +207,14 @@ def fit(
             loss, correct = step(model, batch, labels, optimiser, **settings)
             schedule.step()
             loss_sum, right = loss_sum + loss, right + correct
-        found = (math.nan, math.nan)
-        if validation is not None:
-            found = evaluate(model, validation, precision)
+        found = evaluate(model, validation, precision) if validation else (math.nan, math.nan)
         # the last step of an epoch shows only in the validation
-        if not math.isfinite(loss_sum + (0.0 if validation is None else found[0])):
+        if not math.isfinite(loss_sum + (found[0] if validation else 0.0)):
             raise Diverged(
-                f"Recipe '{recipe.name}' diverged in epoch {epoch}: the loss is no longer a "
-                f"number. Give it a smaller learning rate than {recipe.learning_rate}"
-                f"{'' if precision == 'float32' else ', or use precision float32'}."
+                f"Recipe '{recipe.name}' diverged in epoch {epoch}: the loss is not finite. "
+                f"Give it a smaller learning rate than {recipe.learning_rate}."
             )
-        values = (epoch, loss_sum / n, right / n, *found)
-        rows.append(dict(zip(HISTORY_COLUMNS, values, strict=True)))
-        if on_epoch:
-            on_epoch(rows[-1])
+        rows.append((epoch, loss_sum / n, right / n, *found))
     return pd.DataFrame(rows, columns=list(HISTORY_COLUMNS))
 
 
@@ -265,13 +224,10 @@ def predict(
     inputs: Tensor,
     *,
     precision: str = "float32",
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> np.ndarray:
-    """Return class probabilities, float64 (N, K), in evaluation mode.
-
-    ``inputs`` are pixels, uint8 (N, 3, S, S); without ``preprocessing`` they go to the model as
-    they are.
-    """
-    logits = _run(model, preprocessing, inputs, precision)
+    """Return class probabilities, float64 (N, K); without preprocessing, of features."""
+    logits = _run(model, preprocessing, inputs, precision, prepare)
     return logits.double().softmax(1).cpu().numpy()
 
 
@@ -283,11 +239,18 @@ def features(
     precision: str = "float32",
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Return the features (N, F) of a network's backbone in evaluation mode, on its device.
+    """Return the features (N, F) of a network's backbone; ``prepare`` replaces `normalise`."""
+    return _run(model.backbone, preprocessing, pixels, precision, prepare).float()
 
-    ``prepare`` turns pixels into the network's input in place of `transforms.normalise`.
-    """
-    return _run(model.eval().backbone, preprocessing, pixels, precision, prepare).float()
+
+@torch.no_grad()
+def _run(model, preprocessing, inputs, precision, prepare) -> Tensor:
+    device = next(model.eval().parameters()).device
+    if prepare is None:
+        prepare = partial(transforms.normalise, preprocessing=preprocessing)
+        prepare = prepare if preprocessing else nn.Identity()
+    with autocast(device, precision):
+        return torch.cat([model(prepare(part.to(device))) for part in inputs.split(64)])
 
 
 def is_augmented(recipe: Recipe) -> bool:
@@ -305,19 +268,17 @@ def views_of(
 ) -> Tensor:
     """Return a frozen backbone's features (V, N, F) of every view from which its head learns.
 
-    Without augmentation these are the picture and its mirror image, so that the head learns exactly
-    what it would learn from pixels; else ``AUGMENTED_VIEWS``, drawn beforehand. A head in closed
-    form learns from the picture as it is and ``CHANGED_COPIES`` such views.
+    Without augmentation the picture and its mirror image, so that the head learns exactly what it
+    would learn from pixels; else views drawn beforehand, for a closed form the picture itself too.
     """
     run = partial(features, model, preprocessing, precision=precision)
     if not is_augmented(recipe):
         return torch.stack([run(pixels), run(pixels.flip(-1))])
-    settings = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
-    draw = partial(transforms.augment, **settings)
-    if not recipe.ridge:
-        return torch.stack([run(pixels, prepare=draw) for _ in range(AUGMENTED_VIEWS)])
-    drawn = (run(pixels, prepare=draw) for _ in range(CHANGED_COPIES))
-    return torch.stack([run(pixels), *drawn])
+    given = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
+    draw = partial(run, pixels, prepare=partial(transforms.augment, **given))
+    if recipe.ridge:
+        return torch.stack([run(pixels), *(draw() for _ in range(CHANGED_COPIES))])
+    return torch.stack([draw() for _ in range(AUGMENTED_VIEWS)])
 
 
 def cached_views(
@@ -330,7 +291,7 @@ def cached_views(
     precision: str = "float32",
 ) -> Tensor:
     """Return `views_of` all pictures of a data set, drawn by the seed, from the cache folder."""
-    drawn = f"{recipe.augment} {recipe.extra} {recipe.flip} {recipe.ridge > 0} seed {seed}"
+    drawn = (recipe.augment, recipe.extra, recipe.flip, recipe.ridge > 0, seed)
     weights = hashlib.sha256()
     for name, tensor in model.backbone.state_dict().items():
         weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -338,8 +299,7 @@ def cached_views(
     device = next(model.parameters()).device
     parts = (
         f"views {drawn if is_augmented(recipe) else ''} {recipe.architecture} {precision}",
-        f"{device.type} {preprocessing} torch {torch.__version__}",
-        weights.hexdigest(),
+        f"{device.type} {preprocessing} torch {torch.__version__} {weights.hexdigest()}",
         *transforms.what_gives_pixels(dataset, preprocessing),
     )
 
@@ -356,40 +316,15 @@ def view_batches(
     views: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
 ) -> Batches:
     """Return batches with one view (V, N, F) of each picture, drawn as `batches` does."""
-    prepare = partial(_draw_views, recipe=recipe, generator=generator)
-    return Batches(
-        views.transpose(0, 1), labels, recipe.batch_size, prepare, views.device, generator
-    )
+    draw = partial(_draw_views, recipe=recipe, generator=generator)
+    inputs = views.transpose(0, 1)
+    return Batches(inputs, labels, recipe.batch_size, draw, views.device, generator)
 
 
 def _draw_views(views: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return one of the views (N, V, F) of each picture, (N, F)."""
+    n = len(views)
     if is_augmented(recipe):
-        view = torch.randint(views.shape[1], (len(views),), generator=generator)
+        view = torch.randint(views.shape[1], (n,), generator=generator)
     else:
-        view = (torch.rand(len(views), generator=generator) < recipe.flip).long()
-    return views[torch.arange(len(views)), view.to(views.device)]
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context of a forward pass in float32 or mixed precision.
-
-    Raises:
-        BatikError: unknown precision.
-    """
-    if precision not in PRECISIONS:
-        raise BatikError(f"Unknown precision '{precision}': use one of {', '.join(PRECISIONS)}.")
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def _run(model, preprocessing, inputs, precision, prepare=None) -> Tensor:
-    model.eval()
-    device = next(model.parameters()).device
-    if prepare is None and preprocessing is not None:
-        prepare = partial(transforms.normalise, preprocessing=preprocessing)
-    parts = []
-    with torch.no_grad(), autocast(device, precision):
-        for part in inputs.split(64):
-            part = part.to(device)
-            parts.append(model(prepare(part) if prepare else part))
-    return torch.cat(parts)
+        view = (torch.rand(n, generator=generator) < recipe.flip).long()
+    return views[torch.arange(n), view.to(views.device)]

@@ -2,9 +2,7 @@
 
     MLFLOW_TRACKING_URI=sqlite:///mlflow.db python -m batik_utils train ...
 
-Every run's settings, scores, curves and tables go to the experiment ``MLFLOW_EXPERIMENT_NAME``
-(``batik`` if unset). The CSV files stay what results are computed from.
-Source: Chen et al., Developments in MLflow, 2020; https://mlflow.org/docs/latest.
+They go to the experiment ``MLFLOW_EXPERIMENT_NAME``; the CSV files stay what counts.
 """
 
 import logging
@@ -26,11 +24,7 @@ _MEASURED = (
 
 
 def logger() -> Callable[[Recipe, dict, pd.DataFrame, pd.DataFrame], None]:
-    """Return `log_run`, after a look whether MLflow takes runs.
-
-    Raises:
-        BatikError: MLflow is not installed, or does not take runs.
-    """
+    """Return `log_run`, after a look whether MLflow takes runs."""
     mlflow = need("mlflow", "MLFLOW_TRACKING_URI")
     # tables are made when a database is first opened, with a line for each step
     for chatty in ("alembic", "mlflow"):
@@ -46,28 +40,20 @@ def logger() -> Callable[[Recipe, dict, pd.DataFrame, pd.DataFrame], None]:
 
 
 def log_run(recipe: Recipe, row: dict, predictions: pd.DataFrame, history: pd.DataFrame) -> None:
-    """Send one finished run to MLflow, see `experiments.run_grid`.
-
-    Raises:
-        BatikError: MLflow does not take the run.
-    """
+    """Send one finished run's settings, scores, curves and tables, see `experiments.run_grid`."""
     mlflow = need("mlflow", "MLFLOW_TRACKING_URI")
     tags = {"dataset": row["dataset"], "mlflow.source.git.commit": row["git"]}
-    settings = asdict(recipe) | {k: v for k, v in row.items() if k not in _MEASURED}
     try:
         with mlflow.start_run(run_name=row["run"], tags=tags):
-            mlflow.log_params(settings)
+            chosen = {k: v for k, v in row.items() if k not in _MEASURED}
+            mlflow.log_params(asdict(recipe) | chosen)
             mlflow.log_metrics({k: float(row[k]) for k in _MEASURED if math.isfinite(row[k])})
             for epoch in history.astype(float).to_dict("records"):
-                step = int(epoch.pop("epoch"))
-                finite = {name: value for name, value in epoch.items() if math.isfinite(value)}
-                mlflow.log_metrics(finite, step=step)
-            for name, table in (("predictions", predictions), ("history", history)):
-                if len(table):
-                    mlflow.log_text(table.to_csv(index=False), f"{name}.csv")
+                values = {name: value for name, value in epoch.items() if math.isfinite(value)}
+                mlflow.log_metrics(values, step=int(values.pop("epoch")))
+            mlflow.log_text(predictions.to_csv(index=False), "predictions.csv")
     except mlflow.exceptions.MlflowException as error:
         raise BatikError(
-            f"'{row['run']}' is finished and written, but MLflow at "
-            f"{os.environ['MLFLOW_TRACKING_URI']} does not take it ({error}): mend that, or unset "
-            f"MLFLOW_TRACKING_URI."
+            f"'{row['run']}' is finished and written, but MLflow does not take it ({error}): mend "
+            f"that, or unset MLFLOW_TRACKING_URI."
         ) from error
