@@ -278,7 +278,7 @@ def load(path: Path) -> Checkpoint:
             # what torch would warn of in a foreign pickle, our error below says
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
-        if not str(content["format"]).startswith("batik-checkpoint-"):
+        if not isinstance(content, dict) or "batik-checkpoint" not in content["format"]:
             raise ValueError("a file of another project")
         known = set(content["recipe"]) == {f.name for f in fields(Recipe)}
         if content["format"] == _FORMAT and known:

@@ -100,14 +100,12 @@ def test_one_seed_gives_one_network_whatever_the_random_state_outside():
     assert not same(one, other)
 
 
-def test_a_toy_network_learns_and_every_epoch_is_reported():
-    seen = []
+def test_a_toy_network_learns():
     make = lambda: network(head=nn.Linear(16, 3))  # noqa: E731
-    _, history = train(replace(RECIPE, epochs=15), make=make, on_epoch=seen.append)
+    _, history = train(replace(RECIPE, epochs=15), make=make)
     assert tuple(history.columns) == training.HISTORY_COLUMNS
     assert history["train_loss"].iloc[-1] < 0.6 * history["train_loss"].iloc[0]
     assert history["validation_accuracy"].iloc[-1] > 0.8
-    assert seen == history.to_dict("records")
 
 
 def test_figures_are_means_over_pictures_and_not_over_batches():
@@ -217,14 +215,8 @@ def test_batches_hold_every_picture_once(n, size, sizes):
     recipe = replace(RECIPE, batch_size=size, flip=0.0)
     found = training.batches(examples(n), recipe, SEEN, generator)
     parts = [labels for _, labels in found]
-    assert [len(part) for part in parts] == sizes and len(found) == len(sizes)
+    assert [len(part) for part in parts] == sizes
     assert sorted(torch.cat([torch.empty(0), *parts]).tolist()) == sorted(k % 3 for k in range(n))
-
-
-@pytest.mark.parametrize("subset", ["train", "validation"])
-def test_no_pictures_no_training(subset):
-    with pytest.raises(BatikError, match="at least one training and one validation picture"):
-        train(**{subset: examples(0)})
 
 
 def test_devices(monkeypatch):

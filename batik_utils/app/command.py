@@ -41,22 +41,17 @@ def predict(
     alone = len(named) == 1 and not Path(named[0]).expanduser().is_dir()
     predictor = Predictor.load(model or None, threads=0 if alone or os.cpu_count() == 1 else 1)
     table = Path(csv).expanduser() if csv else None
+    # counting ten thousand names takes a moment, and gives the bar an end
+    paths = list(ray_jobs.find(named) if ray_jobs else sources.files(named))
+    found = len(paths)
+    if resume:
+        paths = list(tables.still_to_do(paths, predictor.classes, table))
+    elif table:
+        tables.refuse_to_overwrite(paths, predictor.classes, table)
+    count = len(paths)
     if ray_jobs:
-        listing = ray_jobs.find(named)
-        found = listing.count
-        if resume:
-            listing = ray_jobs.still_to_do(listing, predictor.classes, table)
-        count = listing.count
-        answers = ray_jobs.stream(listing, predictor, ray=ray, details=details)
+        answers = ray_jobs.stream(paths, predictor, ray=ray, details=details)
     else:
-        # counting ten thousand names takes a moment, and gives the bar an end
-        paths = list(sources.files(named))
-        found = len(paths)
-        if resume:
-            paths = list(tables.still_to_do(paths, predictor.classes, table))
-        elif table:
-            tables.refuse_to_overwrite(paths, predictor.classes, table)
-        count = len(paths)
         answers = predictor.stream(paths, workers=os.cpu_count() or 1, details=details)
     if not found:
         raise BatikError(f"No picture was found in {', '.join(map(sources.printable, named))}.")

@@ -107,7 +107,7 @@ def _got(ray, reference) -> Any:
         raise
     except ray.exceptions.RayError as error:
         raise BatikError(
-            f"A worker died {RETRIES + 1} times ({type(error).__name__}), often for want of memory: "
+            f"A worker died {RETRIES + 1} times ({type(error).__name__}), often out of memory: "
             f"what is finished is kept, call again."
         ) from error
 

@@ -14,8 +14,6 @@ from batik_utils.scale import ray_cluster as cluster
 from batik_utils.scale import ray_jobs as bulk
 
 ray = pytest.importorskip("ray", reason="needs the extra 'scale'")
-pa = pytest.importorskip("pyarrow", reason="needs the extra 'scale'")
-parquet = pytest.importorskip("pyarrow.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -55,50 +53,22 @@ def lines(answers, predictor):
 
 
 def test_a_folder_gives_the_answers_of_predict_in_their_order(two_workers, predictor, shop):
-    listing = bulk.find([shop])
-    assert listing.count == 41
-    found = bulk.stream(listing, predictor, ray="auto")
+    found = bulk.stream(bulk.find([shop]), predictor, ray="auto")
     assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
     verdicts = {answer.verdict for answer in expected(predictor, shop)}
     assert "refused" in verdicts and len(verdicts) > 1
 
 
-def test_addresses_and_tables_give_the_same(two_workers, predictor, shop, tmp_path):
-    paths = list(sources.files([shop]))
-    named, held, hugging = (tmp_path / f"{n}.parquet" for n in ("named", "held", "hugging"))
-    contents = [path.read_bytes() for path in paths]
-    names = list(map(str, paths))
-    parquet.write_table(pa.table({"path": names, "price": range(len(names))}), named)
-    relative = shop.parent / "relative.parquet"
-    below = [str(path.relative_to(shop.parent)) for path in paths]
-    parquet.write_table(pa.table({"file": below}), relative)
-    parquet.write_table(pa.table({"path": names, "bytes": contents}), held, row_group_size=7)
-    images = [{"bytes": c, "path": n} for c, n in zip(contents, names, strict=True)]
-    parquet.write_table(pa.table({"image": images}), hugging)
+def test_addresses_give_the_same_and_what_cannot_be_read_is_an_answer(two_workers, predictor, shop):
     wanted = lines(expected(predictor, shop), predictor)
-    listing = bulk.find([named, held, hugging, f"file://{held}", relative, f"file://{shop}"])
-    assert listing.count == 6 * 41
-    found = lines(bulk.stream(listing, predictor, ray="auto"), predictor)
-    for start in range(0, 4 * 41, 41):
-        assert found[start : start + 41] == wanted
-    assert [line[0] for line in found[4 * 41 : 5 * 41]] == below
-    assert [line[1:] for line in found[4 * 41 : 5 * 41]] == [line[1:] for line in wanted]
+    listed = bulk.find([f"file://{shop}", "/nowhere/8.png"])
+    assert len(listed) == 42
+    found = list(bulk.stream([*listed, "odd://9.png"], predictor, ray="auto"))
     # a store sorts whole addresses, a folder's listing sorts by parts
-    assert {line[0]: line[1:] for line in found[5 * 41 :]} == {
+    assert {line[0]: line[1:] for line in lines(found[:41], predictor)} == {
         f"file://{line[0]}": line[1:] for line in wanted
     }
-
-
-def test_what_cannot_be_read_is_an_answer(two_workers, predictor, shop, tmp_path):
-    table = tmp_path / "holes.parquet"
-    good = next(sources.files([shop]))
-    names = pa.array([str(good), "file:///nowhere/7.png", "/nowhere/8.png", "odd://9.png", None])
-    parquet.write_table(pa.table({"path": names}), table)
-    found = list(bulk.stream(bulk.find([table]), predictor, ray="auto"))
-    assert [answer.verdict == "refused" for answer in found] == [False, True, True, True, True]
-    assert [answer.kind for answer in found[1:]] == [*["unreadable"] * 3, "empty"]
-    assert all("cannot be read" in answer.reason for answer in found[1:4])
-    assert found[4].name == f"a picture of {table}"
+    assert [answer.kind for answer in found[41:]] == ["unreadable"] * 2
 
 
 def test_a_worker_that_dies_loses_no_answer(two_workers, predictor, shop, tmp_path, monkeypatch):
@@ -130,37 +100,24 @@ def test_an_object_store_is_listed_like_a_folder():
     for name in ("b.png", "a.jpg", "deep/c.png", "deep/notes.txt", ".trash/d.png"):
         store.pipe(f"/museum/{name}", b"x")
     try:
-        listing = bulk.find(["memory://museum"])
-        assert listing.count == 3
-        assert [name.rsplit("museum/")[1] for name in listing.sources[0]] == [
-            "a.jpg",
-            "b.png",
-            "deep/c.png",
-        ]
-        assert bulk.find(["memory://museum/deep/notes.txt"]).count == 1  # it was named itself
+        found = [name.rsplit("museum/")[1] for name in bulk.find(["memory://museum"])]
+        assert found == ["a.jpg", "b.png", "deep/c.png"]
+        assert len(bulk.find(["memory://museum/deep/notes.txt"])) == 1  # it was named itself
     finally:
         store.rm("/museum", recursive=True)
 
 
-def test_what_cannot_be_listed_is_told(tmp_path):
+def test_what_cannot_be_listed_is_told():
     with pytest.raises(BatikError, match="Nothing is found at memory://nowhere"):
         bulk.find(["memory://nowhere"])
     with pytest.raises(BatikError, match=r"owl://nest cannot be listed"):
         bulk.find(["owl://nest"])
-    (tmp_path / "bad.parquet").write_bytes(b"PAR1 no table")
-    with pytest.raises(BatikError, match=r"bad\.parquet cannot be read as a Parquet table"):
-        bulk.find([tmp_path / "bad.parquet"])
-    parquet.write_table(pa.table({"colour": ["red"]}), tmp_path / "odd.parquet")
-    with pytest.raises(BatikError, match=r"none of the columns path, .* but colour"):
-        bulk.find([tmp_path / "odd.parquet"])
 
 
 # --- the command ------------------------------------------------------------------------------
 
 
-def test_the_command_writes_the_same_table(
-    two_workers, model_folder, shop, tmp_path, capsys, monkeypatch
-):
+def test_the_command_writes_the_same_table(two_workers, model_folder, shop, tmp_path, monkeypatch):
     # workers were started in another folder
     monkeypatch.chdir(shop.parent)
     one, many = tmp_path / "one.csv", tmp_path / "many.csv"
@@ -179,10 +136,6 @@ def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, 
     assert main([*words, str(part), "--resume"]) == 0
     assert part.read_text() == whole.read_text()
     assert main([*words, str(part), "--resume"]) == 0  # nothing is left to do
-    parquet.write_table(pa.table({"path": ["a.png"]}), tmp_path / "t.parquet")
-    words[1] = str(tmp_path / "t.parquet")
-    assert main([*words, str(part), "--resume"]) == 2
-    assert "not with a Parquet table" in capsys.readouterr().err
 
 
 def test_without_ray_the_command_that_installs_it_is_named(model_folder, shop, monkeypatch, capsys):
