@@ -3,8 +3,7 @@
     >>> plots.show(plots.class_counts(dataset), alt="Bar chart: 50 pictures of each motif.")
 
 A new figure is one function with ``@style()``; titles and captions are the notebook's. One accent
-colour for what matters and greys for the rest; labels beside the marks instead of a legend;
-nothing is told by colour alone. Used in all notebooks.
+colour for what matters, labels beside the marks, nothing told by colour alone.
 """
 
 import io
@@ -98,17 +97,6 @@ def percent(axis) -> None:
 
 
 @style()
-def class_counts(dataset: Dataset, title: str = "") -> Figure:
-    """Number of usable pictures of each motif."""
-    counts = dataset.manifest["motif"].value_counts().reindex(list(dataset.classes))[::-1]
-    figure, [[axes]] = new(title, 6, 0.32 * len(counts) + 0.9)
-    axes.bar_label(axes.barh(counts.index, counts, color=GREY, height=0.6), padding=4)
-    axes.set(xticks=[])
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-@style()
 def picture_sizes(dataset: Dataset, title: str = "") -> Figure:
     """Width against height of every picture as stored."""
     figure, [[axes]] = new(title, 6.5, 4.6)
@@ -139,7 +127,8 @@ def sample_sheet(dataset: Dataset, per_motif: int = 6, seed: int = 0, title: str
         paths = dataset.manifest.loc[dataset.manifest["motif"] == motif, "path"].tolist()
         chosen = rng.permutation(len(paths))[:per_motif]
         for axes in row:
-            _empty(axes)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
         for axes, k in zip(row, sorted(chosen), strict=False):
             picture = files.open_image(dataset.root / paths[k], at_least=256)
             edge = min(picture.size)
@@ -356,8 +345,3 @@ def dots(axes: Axes, values: Sequence[float], y: float, colour: str = GREY) -> N
 def _colours(n: int) -> list:
     few = [ACCENT, SECOND, THIRD, GREY]
     return few[:n] if n <= len(few) else list(plt.get_cmap("cividis")(np.linspace(0, 1, n)))
-
-
-def _empty(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)

@@ -40,7 +40,6 @@ def every(dataset, pixels, history):
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     maps = np.linspace(0, 1, 2 * 64).reshape(2, 8, 8)
     return {
-        "class_counts": plots.class_counts(dataset, "the title"),
         "picture_sizes": plots.picture_sizes(dataset, "the title"),
         "sample_sheet": plots.sample_sheet(dataset, 2, seed=1, title="the title"),
         "colour_histograms": plots.colour_histograms(pixels, dataset, "the title"),
@@ -66,7 +65,6 @@ def test_every_figure_has_the_style_and_its_title_and_is_closed(every):
 
 def test_figures_show_their_data(every):
     texts = {name: [t.get_text() for a in f.axes for t in a.texts] for name, f in every.items()}
-    assert texts["class_counts"] == ["3", "4"]
     assert texts["confusion_matrix"] == ["4", "0", "1", "3"]
     assert texts["probabilities"] == ["70.0%", "30.0%"]
     assert texts["learning_curves"] == ["train", "validation"] * 2
@@ -88,7 +86,7 @@ def test_a_figure_is_shown_with_its_alternative_text(every, monkeypatch):
 
     shown = []
     monkeypatch.setattr(display, "display", shown.append)
-    plots.show(every["class_counts"], alt="two bars")
+    plots.show(every["probabilities"], alt="two bars")
     (image,) = shown
     assert image.alt == "two bars"
     picture = Image.open(io.BytesIO(image.data))

@@ -1,7 +1,6 @@
 """Calibration: do predicted probabilities match how often the answers are right?
 
-All functions take out-of-fold predictions as `out_of_fold.pooled` returns them. Used in
-notebook 04, section "Errors".
+All functions take out-of-fold predictions as `out_of_fold.pooled` returns them.
 """
 
 import numpy as np
@@ -22,24 +21,15 @@ def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
     The table has the columns ``label`` and ``p_<motif>...``.
     """
-    columns = [column for column in table.columns if column.startswith("p_")]
-    if not columns or table.empty:
-        raise BatikError(
-            f"Calibration needs predictions with columns p_<motif>; there are {len(table)} rows "
-            f"and {len(columns)} such columns."
-        )
-    classes = [column.removeprefix("p_") for column in columns]
+    classes = [column[2:] for column in table.columns if column.startswith("p_")]
     labels = pd.Index(classes).get_indexer(table["label"])
-    if (labels < 0).any():
-        odd = table["label"].iloc[int(np.argmax(labels < 0))]
-        raise BatikError(f"Predictions of motif '{odd}' have no column p_{odd}.")
-    values = table[columns].to_numpy(dtype=float)
+    values = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
     total = values.sum(axis=1)
     # "not close" also catches nan
-    if (values < 0).any() or not np.allclose(total, 1, atol=1e-3):
+    if not len(table) or (labels < 0).any() or not np.allclose(total, 1, atol=1e-3):
         raise BatikError(
-            "Some rows of p_<motif> are no probabilities (they are negative, missing, or do not "
-            "sum to 1): remove the runs concerned and run them again."
+            "These predictions have no probability p_<motif> for each label, or some that do not "
+            "sum to 1: remove the runs concerned and run them again."
         )
     return labels, values / total[:, None], classes
 
@@ -64,11 +54,7 @@ def reliability(table: pd.DataFrame, bins: int = 6) -> pd.DataFrame:
 
 
 def expected_calibration_error(table: pd.DataFrame, bins: int = 10) -> float:
-    """Mean distance between confidence and accuracy in bins of equal width, 0 (best) to 1.
-
-    With few answers a bin it comes out too large even for a perfect model: compare recipes with
-    equally many answers only. Source: Guo et al., "On calibration of modern neural networks", 2017.
-    """
+    """Mean distance between confidence and accuracy in bins of equal width (Guo et al., 2017)."""
     labels, probabilities, _ = arrays(table)
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
@@ -80,8 +66,7 @@ def expected_calibration_error(table: pd.DataFrame, bins: int = 10) -> float:
 def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature T that minimises the log-loss of softmax(logits / T), between e^-5 and e^5.
 
-    Above 1 the model was overconfident. Source: Guo et al. (2017); scikit-learn has the same since
-    1.8, which is newer than Colab's.
+    Above 1 the model was overconfident. scikit-learn has the same since 1.8, newer than Colab's.
     """
     own = np.arange(len(labels)), np.asarray(labels)
 
@@ -95,9 +80,8 @@ def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
 def scaled(pooled: pd.DataFrame) -> pd.DataFrame:
     """The same rows with each fold's probabilities scaled by a temperature from the other folds.
 
-    The other folds are those of the same recipe and repeat, so a fold's own labels do not enter,
-    and near-duplicates share a fold. The networks that predicted the other folds had this fold
-    among their training pictures; that reaches the result through one number only.
+    They are those of the same recipe and repeat, so a fold's own labels do not enter, and
+    near-duplicates share a fold.
     """
     pooled = pooled.reset_index(drop=True)
     labels, probabilities, classes = arrays(pooled)

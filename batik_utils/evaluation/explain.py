@@ -2,8 +2,7 @@
 
     >>> maps = explain.heat_map(model, preprocessing, pixels)  # (N, S, S), 0 to 1
 
-A heat map says where the evidence lies, not what it is, and not that the answer would change
-without it. Used in notebook 03, section "Where does it look?".
+It says where the evidence lies, not what it is, nor that the answer would change without it.
 """
 
 import copy
@@ -18,8 +17,6 @@ from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
 from batik_utils.transforms import normalise
 
-METHODS = ("grad-cam", "hires-cam")
-
 
 def heat_map(
     model: nn.Module,
@@ -27,21 +24,17 @@ def heat_map(
     pixels: Tensor,
     targets: Sequence[int] | None = None,
     *,
-    method: str = "grad-cam",
     batch_size: int = 16,
 ) -> np.ndarray:
     """Grad-CAM of uint8 pictures (N, 3, S, S): float32 (N, S, S), each from 0 to 1.
 
     ``targets`` gives the class index to explain for each picture; None for the predicted ones. A
     map without any evidence for the motif is 0 everywhere. The network is copied and not changed.
-    Before global pooling and one linear layer Grad-CAM is exact; where a network flattens its maps
-    (`TwoConvNet`), ``hires-cam`` (Draelos and Carin, 2020) is the better method.
+    Source: Selvaraju et al., Grad-CAM, 2017; before global pooling and one linear layer it is CAM.
     """
-    from pytorch_grad_cam import GradCAM, HiResCAM
+    from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    if method not in METHODS:
-        raise BatikError(f"Unknown method '{method}': use {' or '.join(METHODS)}.")
     if targets is not None and len(targets) != len(pixels):
         raise BatikError(f"{len(targets)} targets for {len(pixels)} pictures: give one for each.")
     own = copy.deepcopy(model)
@@ -49,7 +42,7 @@ def heat_map(
     own.eval().requires_grad_(False)
     device = next(own.parameters()).device
     layer = target_layer(own, pixels.shape[-1])
-    library = {"grad-cam": GradCAM, "hires-cam": HiResCAM}[method](own, [layer])
+    library = GradCAM(own, [layer])
     parts = []
     for start in range(0, len(pixels), batch_size):
         chosen = slice(start, start + batch_size)

@@ -1,11 +1,7 @@
-"""Cross-validation tables: from the result files to one row a recipe, or one row a picture.
-
-    >>> runs, predictions, folds = out_of_fold.read(results)
-    >>> table = out_of_fold.pooled(runs, predictions)
+"""Cross-validation tables: from the result files to one row a picture.
 
 ``runs`` and ``predictions`` are rows of ``runs.csv`` and ``predictions.csv``: one run a recipe,
-repeat (its ``seed``) and fold, so that each repeat predicts each picture once, by a network that
-was not trained on it. ``results`` is ``<results>/<data set>``. Used in notebooks 03 and 04.
+repeat (its ``seed``) and fold. ``results`` is ``<results>/<data set>``.
 """
 
 from pathlib import Path
@@ -44,8 +40,7 @@ def read(results: Path, split: str = "cv") -> tuple[pd.DataFrame, pd.DataFrame, 
             f"No cross-validation in {store.folder}: run notebook 03 (or 'python -m batik_utils "
             f"train --grid {split}') first."
         )
-    gaps = unfinished(runs, predictions)
-    gone = set(zip(gaps["recipe"], gaps["repeat"], strict=True))
+    gone = set(_gaps(_joined(runs, predictions)).index)
     keys = zip(runs["recipe"], runs["seed"], strict=True)
     runs = runs[[key not in gone for key in keys]]
     place = {name: k for k, name in enumerate(recipes.RECIPES)}
@@ -55,26 +50,12 @@ def read(results: Path, split: str = "cv") -> tuple[pd.DataFrame, pd.DataFrame, 
     return runs, predictions[predictions["run"].isin(runs["run"])], data.read_table(path)
 
 
-def unfinished(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Repeats in which pictures are not yet predicted: ``recipe, repeat, missing``."""
-    table = _joined(runs, predictions)
-    counts = table.groupby(["recipe", "repeat"], sort=False)["path"].nunique()
-    gaps = (table["path"].nunique() - counts).rename("missing")
-    return gaps[gaps > 0].reset_index()
-
-
 def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """The folds of each repeat put together, one row a recipe, repeat and picture.
 
     ``recipe, repeat, fold, path, label, predicted, right, p_<motif>...``, in the order of ``runs``.
-    Refused are runs without predictions, a picture that is doubled or missing in a repeat, and
-    recipes that were not run on the same folds.
+    A picture that is doubled or missing in a repeat is refused.
     """
-    if missing := sorted(set(runs["run"]) - set(predictions["run"])):
-        raise BatikError(
-            f"{len(missing)} runs have no predictions (first: {missing[0]}): remove them from "
-            f"runs.csv and run them again."
-        )
     table = _joined(runs, predictions)
     doubled = table.duplicated(["recipe", "repeat", "path"])
     if doubled.any():
@@ -83,17 +64,10 @@ def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             f"Recipe '{row['recipe']}' predicts {row['path']} twice in repeat {row['repeat']}: "
             f"keep one number of epochs a recipe, and leave out the runs of a learning curve."
         )
-    for keys, what in ((["path"], "label"), (["repeat", "path"], "fold")):
-        odd = table.groupby(keys)[what].nunique() > 1
-        if odd.any():
-            raise BatikError(f"Runs disagree about the {what} of {odd.idxmax()}: run them again.")
-    gaps = unfinished(runs, predictions)
-    if len(gaps):
-        row = gaps.iloc[0]
+    for (recipe, repeat), missing in _gaps(table).items():
         raise BatikError(
-            f"Recipe '{row['recipe']}' lacks {row['missing']} of {table['path'].nunique()} "
-            f"pictures in repeat {row['repeat']}: finish the grid (python -m batik_utils train "
-            f"--grid cv), or leave that repeat out (out_of_fold.unfinished lists them)."
+            f"Recipe '{recipe}' lacks {missing} pictures in repeat {repeat}: finish the grid "
+            f"(python -m batik_utils train --grid cv)."
         )
     first = ["recipe", "repeat", "fold", "path", "label", "predicted", "right"]
     return table[first + [column for column in table.columns if column.startswith("p_")]]
@@ -107,9 +81,8 @@ def shares_right(table: pd.DataFrame) -> pd.DataFrame:
 def difficulty(table: pd.DataFrame) -> pd.DataFrame:
     """How often each picture is taken for another motif, hardest first.
 
-    ``path, label, recipes, wrong`` (mean over recipes of the share of repeats, 0 to 1),
-    ``recipes_wrong`` (recipes wrong in more than half of their repeats) and ``mostly_called``
-    (their most frequent wrong answer; empty if there is none).
+    ``wrong``: mean over recipes of the share of repeats; ``recipes_wrong``: recipes wrong in more
+    than half of their repeats; ``mostly_called``: their most frequent wrong answer, or "".
     """
     wrong = 1 - shares_right(table)
     label = table.drop_duplicates("path").set_index("path")["label"]
@@ -128,10 +101,9 @@ def difficulty(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_duplicates(results: Path) -> pd.DataFrame | None:
-    """Accuracy with near-duplicates split between training and test, and with them kept together.
+    """Accuracy by recipe with near-duplicates split between training and test, and kept together.
 
-    By recipe, over the repeats that both grids have: ``split, together, inflated_by``; None where
-    ``train --grid cv-ungrouped`` was not run.
+    Over the repeats that both grids have; None where ``train --grid cv-ungrouped`` was not run.
     """
     if Store(results / "cv-ungrouped").read("runs").empty:
         return None
@@ -179,15 +151,20 @@ def label_kinds(table: pd.DataFrame, results: Path, recipe: str = FINAL) -> pd.D
     an audit.
     """
     by_eye, by_any = audit.doubted(results), audit.doubted(results, by_any=True)
-    if by_eye is None or by_any is None:
+    if by_eye is None:
         return None
     rows = table[table["recipe"] == recipe]
-    if rows.empty:
-        raise BatikError(f"There is no recipe '{recipe}' among the predictions.")
     found = rows.assign(wrong=~rows["right"]).groupby(["path", "label"], as_index=False)
     found = found.agg(wrong=("wrong", "sum"), repeats=("wrong", "size"))
     level = found["path"].isin(by_any).astype(int) + found["path"].isin(by_eye)
     return found.assign(kind=level.map(dict(enumerate(LABEL_KINDS))))
+
+
+def _gaps(table: pd.DataFrame) -> pd.Series:
+    """Number of pictures that a recipe and repeat lack, where it lacks some."""
+    counts = table.groupby(["recipe", "repeat"], sort=False)["path"].nunique()
+    gaps = table["path"].nunique() - counts
+    return gaps[gaps > 0]
 
 
 def _joined(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:

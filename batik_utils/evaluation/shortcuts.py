@@ -1,14 +1,8 @@
 """Shortcuts: does a network know the motif, or something that comes with it?
 
-    >>> table, effect = shortcuts.run(dataset, folds, results / "cv")
-
 A linear probe on a frozen backbone is tested in the grouped folds on pictures from which something
-was removed (`KINDS`), trained on whole pictures (what an existing model uses) and on pictures of
-the same kind (what can be learned from the rest). Where pictures with a shop's watermark are
-listed, a watermark is printed on pictures that have none, and the probe is trained again without
-the listed pictures, and, as a control, without as many others of the same motifs.
-
-The command ``audit`` writes ``shortcuts.csv`` and ``watermark.csv``. Used in notebook 04.
+was removed (`KINDS`), and on pictures with a printed watermark, trained with and without the
+pictures that bear one. The command ``audit`` writes ``shortcuts.csv`` and ``watermark.csv``.
 """
 
 import math
@@ -63,13 +57,10 @@ def run(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Test the networks of `RECIPES` and write the tables of `summarise` and `watermark_effect`.
 
-    ``watermarked`` lists the paths of pictures with a printed watermark; without any, the second
-    table is empty and not written. Repeating it gives the same files.
+    ``watermarked`` lists the paths of pictures with a printed watermark.
     """
     if list(folds["path"]) != list(dataset.manifest["path"]):
         raise BatikError("These folds belong to other pictures, or to another order of them.")
-    if missing := sorted(set(watermarked) - set(folds["path"])):
-        raise BatikError(f"The list of watermarks names {missing[0]}, which is not in the data.")
     tables, effects = [], []
     for name in RECIPES:
         recipe = recipes.get(name)
@@ -85,19 +76,18 @@ def run(
         pictures = answers(features, np.array(dataset.labels), folds, dataset.classes, watermarked)
         tables.append(summarise(pictures, folds).assign(dataset=dataset.digest, recipe=name))
         effects.append(watermark_effect(pictures, watermarked).assign(recipe=name))
-    found = tuple(pd.concat(parts, ignore_index=True) for parts in (tables, effects))
+    found = tuple(pd.concat(parts, ignore_index=True).round(6) for parts in (tables, effects))
     for table, stem in zip(found, ("shortcuts", "watermark"), strict=True):
-        if len(table) and len(table.columns) > 1:
-            table.insert(0, "recipe", table.pop("recipe"))
-            data.write_table(table, folder / f"{stem}.csv")
+        table.insert(0, "recipe", table.pop("recipe"))
+        if stem == "shortcuts" or len(watermarked):
+            data.write_table(table, folder / f"{stem}.csv", digits=None)
     return found
 
 
 def masked(pixels: Tensor, kind: str, *, seed: int = 0) -> Tensor:
     """Pictures, uint8 (N, 3, S, S), with one of `KINDS` done to them.
 
-    What is hidden takes the mean colour of the rest. ``seed`` decides the order of tiles, another
-    one for each picture.
+    What is hidden takes the mean colour of the rest; ``seed`` decides the order of tiles.
     """
     side = pixels.shape[-1]
     y, x = (np.mgrid[:side, :side] + 0.5) / side  # the middle of a pixel decides
@@ -127,8 +117,15 @@ def masked(pixels: Tensor, kind: str, *, seed: int = 0) -> Tensor:
         moved = torch.stack([tile[:, own] for tile, own in zip(tiles, order, strict=True)])
         return moved.unflatten(2, (4, 4)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
     if kind == "watermark added":
-        marked = [_watermark(picture) for picture in pixels.permute(0, 2, 3, 1).numpy()]
-        return torch.from_numpy(np.stack(marked)).permute(0, 3, 1, 2).contiguous()
+        overlay, height = Image.new("RGBA", (side, side)), 0.065 * side
+        strip = (side - height) / 2, (side + height) / 2 - 1, (0, 0, 0, 165)
+        words, middle = "0123.456.789   /   BATIK SHOP", (side / 2, side / 2)
+        ink = (255, 255, 255, 165)
+        changes.watermark(overlay, words, middle, round(0.6 * height), ink, strip, "mm")
+        values = torch.from_numpy(np.asarray(overlay, dtype=np.float32)).permute(2, 0, 1)
+        alpha = values[3].to(pixels.device) / 255
+        printed = pixels * (1 - alpha) + values[:3].to(pixels.device) * alpha
+        return printed.round().to(torch.uint8)
     if kind == "whole":
         return pixels.clone()
     raise BatikError(f"Unknown kind of masking '{kind}': choose one of {', '.join(KINDS)}.")
@@ -143,8 +140,8 @@ def answers(
 ) -> pd.DataFrame:
     """Answers of probes to every kind of picture, from features (N, F) by kind.
 
-    One row a kind, training and picture: ``kind, trained_on, path, motif, group, right`` (share of
-    the repeats with the right answer) and ``said_<motif>``, the share of each answer.
+    One row a kind, training and picture, with the share of the repeats in which the answer was
+    ``right``, and that of each answer, ``said_<motif>``.
     """
     marked = folds["path"].isin(list(watermarked)).to_numpy()
     own = {kind: [kind] for kind in features if kind != "whole" and not kind.endswith("added")}
@@ -179,10 +176,9 @@ def answers(
 
 
 def summarise(pictures: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each kind and training, and its change from whole pictures, with intervals.
+    """Accuracy of each kind and training, and its change from whole pictures, with 95 % intervals.
 
-    Intervals (95 %) are bootstrapped over groups of near-duplicates, paired by picture for
-    ``change``; they hold the probes fixed.
+    They are bootstrapped over groups of near-duplicates and hold the probes fixed.
     """
     base = pictures[(pictures["kind"] == "whole") & (pictures["trained_on"] == "whole")]
     rows, values = [], []
@@ -205,11 +201,7 @@ def summarise(pictures: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
 
 
 def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.DataFrame:
-    """Effect of a printed watermark on probes that have, or have not, learned from watermarks.
-
-    One row a training on whole pictures; the columns are explained in results/README.md. Empty if
-    nothing is watermarked.
-    """
+    """Effect of a printed watermark on probes that have, or have not, learned from watermarks."""
     whole = pictures[pictures["kind"] == "whole"]
     listed = whole[whole["path"].isin(list(watermarked)) & (whole["trained_on"] == "whole")]
     if listed.empty:
@@ -232,17 +224,11 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
         lower, upper = significance.group_bootstrap(change, group)
         less = significance.group_bootstrap(in_control - change, group)
         rows.append(
-            {
-                "trained_on": trained,
-                "motif": motif,
-                "before": said[0].mean(),
-                "after": said[1].mean(),
-                "change": change.mean(),
-                "lower": lower,
-                "upper": upper,
-                "less": (in_control - change).mean(),
-                "less_lower": less[0],
-                "less_upper": less[1],
+            {"trained_on": trained, "motif": motif}
+            | {"before": said[0].mean(), "after": said[1].mean()}
+            | {"change": change.mean(), "lower": lower, "upper": upper}
+            | {"less": (in_control - change).mean(), "less_lower": less[0], "less_upper": less[1]}
+            | {
                 "pictures": len(change),
                 "right_marked": before.loc[own & has, "right"].mean(),
                 "right_unmarked": before.loc[own & ~has, "right"].mean(),
@@ -261,17 +247,3 @@ def _as_many(marked: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
         n = min(int((marked & (labels == label)).sum()), len(others))
         chosen[rng.choice(others, n, replace=False)] = True
     return chosen
-
-
-def _watermark(picture: np.ndarray) -> np.ndarray:
-    """A square picture with a dark, half transparent strip with light words, as shops print."""
-    side = len(picture)
-    height = 0.065 * side
-    strip = (side - height) / 2, (side + height) / 2 - 1, (0, 0, 0, 165)
-    overlay = Image.new("RGBA", (side, side))
-    words, ink = "0123.456.789   /   BATIK SHOP", (255, 255, 255, 165)
-    middle = side / 2, side / 2
-    changes.watermark(overlay, words, middle, round(0.6 * height), ink, strip, "mm")
-    values = np.asarray(overlay).astype(np.float32)
-    alpha = values[..., 3:] / 255
-    return (picture * (1 - alpha) + values[..., :3] * alpha).round().astype(np.uint8)

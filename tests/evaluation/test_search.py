@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import filelock
 import optuna
 import pandas as pd
 import pytest
@@ -58,7 +57,7 @@ def without_time(table):
 
 
 def fold(function, monkeypatch):
-    monkeypatch.setattr(search._Objective, "_fold", function)
+    monkeypatch.setattr(search._Inner, "fold", function)
 
 
 @pytest.mark.parametrize("name", ["toy", "probe"])
@@ -69,7 +68,7 @@ def test_trials_are_seeded_and_open_no_test_picture(make, name):
     assert len(held) == 6
     for path in held:
         (setup.dataset.root / path).unlink()
-    table, told = without_time(run(setup, name, 4)), []
+    table = without_time(run(setup, name, 4))
     pd.testing.assert_frame_equal(table, without_time(expected))
     written = search.read(setup.store.folder, name)
     pd.testing.assert_frame_equal(without_time(written), table, rtol=1e-5, check_dtype=False)
@@ -81,9 +80,8 @@ def test_trials_are_seeded_and_open_no_test_picture(make, name):
     assert first == pytest.approx([2, 0.01, 0.0, 1e-6, 0.0])
     for parameter, space in SHORT.items():
         assert table[parameter].between(space.low, space.high).all()
-    other = run(make("other"), name, 2, seed=1, on_trial=lambda *row: told.append(row))
+    other = run(make("other"), name, 2, seed=1)
     assert other["learning_rate"].iloc[1] != expected["learning_rate"].iloc[1]
-    assert [row[1]["number"] for row in told] == [0, 1]
 
 
 def test_the_score_is_the_log_loss_of_the_held_out_pictures(make, monkeypatch):
@@ -105,7 +103,7 @@ def test_the_score_is_the_log_loss_of_the_held_out_pictures(make, monkeypatch):
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(make, monkeypatch):
     expected = run(make("whole"), trials=4)
     setup = make("interrupted")
-    real, calls = search._Objective._fold, []
+    real, calls = search._Inner.fold, []
 
     def interrupted(self, *arguments):
         calls.append(arguments)
@@ -169,19 +167,16 @@ def test_a_table_becomes_a_study_with_figures():
     assert next(iter(shares)) == "learning_rate" and shares["learning_rate"] > 0.6
     for draw in (figures.search_history, figures.search_importance):
         assert draw(study, "the title").axes[0].get_title(loc="left") == "the title"
-    for odd in (table[:3], table.assign(value=0.5)):
-        with pytest.raises(BatikError, match="at least four complete, differing trials"):
-            search.study_of(odd)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"name": "nothing"}, "Unknown recipe 'nothing'"),
-        ({"name": "majority"}, "baseline"),
-        ({"name": "fix_efficientnet_b2_fixres"}, "two stages"),
-        ({"trials": 0}, "at least 1 trial"),
-        ({"folds": 7}, r"folds must be 2 to 6"),
+        ({"name": "majority"}, "majority"),
+        ({"name": "fix_efficientnet_b2_fixres"}, "one stage"),
+        ({"trials": 0}, "1 trial"),
+        ({"folds": 7}, "7 folds"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(make, settings, message):
@@ -193,7 +188,7 @@ def test_wrong_settings_are_refused_before_anything_is_written(make, settings, m
 
 def test_other_settings_processes_and_damaged_files_are_refused(make):
     setup = make()
-    with pytest.raises(BatikError, match=r"search --recipe toy"):
+    with pytest.raises(BatikError, match=r"search --recipes toy"):
         search.read(setup.store.folder, "toy")
     run(setup, trials=1)
     with pytest.raises(BatikError, match=r"another folds and seed"):
@@ -203,8 +198,6 @@ def test_other_settings_processes_and_damaged_files_are_refused(make):
         run(setup)
     setup.precision = "float32"
     path = setup.store.folder / "tuning" / "toy.log"
-    with filelock.FileLock(path.with_suffix(".lock")), pytest.raises(BatikError, match="Another"):
-        run(setup)
     path.write_text("no journal\n" * 3)
     with pytest.raises(BatikError, match="is damaged"):
         run(setup)

@@ -43,8 +43,6 @@ def test_corrected_t_by_hand():
     assert significance.corrected_t([0.0] * 5, 90, 10) == (0, 1)
     # 0.1 + 0.2 and 0.3 differ in their last bits only
     assert significance.corrected_t([-(0.1 + 0.2), -0.3], 90, 10) == (-np.inf, 0)
-    with pytest.raises(BatikError, match="not 1 folds"):
-        significance.corrected_t([0.1], 90, 10)
 
 
 def test_holm_as_published():
@@ -174,9 +172,9 @@ def test_pairwise_compares_one_precision_on_common_repeats(grid):
     assert table["recipe_b"].tolist() == ["c"]
     with pytest.raises(BatikError, match="one precision"):
         significance.pairwise(mixed, predictions, groups, pairs=[("a", "b")])
-    with pytest.raises(BatikError, match="No runs of recipe 'd': there are a, b, c"):
+    with pytest.raises(BatikError, match="no recipe to compare with 'd'"):
         significance.pairwise(runs, predictions, groups, reference="d")
-    with pytest.raises(BatikError, match=r"1 pictures have no group .*first: 0\.jpg"):
+    with pytest.raises(BatikError, match=r"0\.jpg has no group"):
         significance.pairwise(runs, predictions, groups.iloc[1:], reference="a")
     apart = runs[(runs["recipe"] == "a") == (runs["seed"] == 0)]
     with pytest.raises(BatikError, match="'a' and 'b' have no repeat in common"):
