@@ -1,13 +1,12 @@
-"""The page that visitors see, put together: texts, drawn cloth, a museum's photographs, settings.
+"""The page that visitors see, put together: texts, drawn cloth, photographs, settings.
 
-The application and the static page are the same files, in ``page/``, with one of two scripts that
-get answers: ``server.js`` asks the server, ``browser.js`` a worker with the model. Everything that
-is said stands in ``en.json`` and ``id.json``, with the same keys; ``sources.json`` has the sources
-of what is said about motifs. A model of other motifs may bring its own: ``texts.json`` in its
-folder, as in ``en.json`` below "motifs", e.g.
+The application and the static page are the same files, in ``page/``; ``server.js`` or
+``browser.js`` gets the answers. All that is said stands in ``en.json`` and ``id.json``, with the
+same keys. A model of other motifs may bring its own as ``texts.json`` in its folder, e.g.
 ``{"en": {"parang": {"name": "Parang", "signs": "Diagonal rows of waves."}}}``.
 """
 
+import base64
 import html
 import io
 import json
@@ -16,13 +15,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from batik_utils.app import model_folder, predict
+from batik_utils.app import model_folder, predict, sources
 from batik_utils.app.predict import Predictor
-from batik_utils.app.sources import files as below
-from batik_utils.app.sources import printable
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth, files
-from batik_utils.images.motifs import MOTIFS
 
 HERE = Path(__file__).parent
 #: Scripts, styles and drawings, which the page asks for under ``page/``.
@@ -30,15 +26,13 @@ FILES = HERE / "page"
 LANGUAGES = ("en", "id")
 #: Seeds of the cloth that is drawn for each motif; the first two are offered as examples.
 SEEDS = {"betawi": (2, 5, 0, 3), "sidoluhur": (4, 0, 1, 7), "tambal": (1, 6, 3, 5)}
-#: Longer side of a photograph of the gallery (px).
-GALLERY_SIDE = 1200
 #: Pictures that the page takes at once; the command line takes any number.
 MAX_FILES = 200
 
 
 def texts(language: str) -> dict:
     """Return what is said in a language: name, numbers, sentences, refusals, motifs."""
-    return json.loads((HERE / f"{language}.json").read_text(encoding="utf-8"))
+    return model_folder.read_json(HERE / f"{language}.json")
 
 
 def content(
@@ -54,43 +48,42 @@ def content(
 ) -> dict:
     """Return everything that the page's scripts are given.
 
-    ``at_once`` is how many answers are asked for at the same time, ``minutes`` how long the server
-    keeps a picture, ``card`` the address of the model card, ``gallery`` the entries of `gallery`.
+    ``at_once`` answers are asked for at the same time, ``minutes`` long a server keeps a picture,
+    ``card`` is the address of the model card, ``gallery`` what `gallery` returns.
     """
     languages = {code: texts(code) for code in LANGUAGES}
-    own = predictor.folder / "texts.json"
-    if own.is_file():
+    if (own := predictor.folder / "texts.json").is_file():
         for code, motifs in model_folder.read_json(own).items():
-            if code in languages:
-                languages[code]["motifs"] |= motifs
-    sources = json.loads((HERE / "sources.json").read_text(encoding="utf-8"))
+            languages.get(code, {"motifs": {}})["motifs"] |= motifs
+    drawn = {
+        motif: [f"page/drawn/{motif}-{seed}.jpg" for seed in SEEDS[motif]]
+        for motif in predictor.classes
+        if motif in SEEDS
+    }
+    limits = {
+        "files": MAX_FILES,
+        "bytes": max_bytes,
+        "atOnce": at_once,
+        "minutes": minutes,
+        "pixels": files.MAX_PIXELS,
+        "side": predict.MIN_SIDE,
+        "spread": predict.MIN_SPREAD,
+    }
     return {
         "classes": predictor.classes,
         "tellsCloth": predictor.tells_cloth,
         "languages": languages,
-        "sources": sources,
-        "drawn": {
-            motif: [f"page/drawn/{motif}-{seed}.jpg" for seed in SEEDS[motif]]
-            for motif in predictor.classes
-            if motif in SEEDS and motif in MOTIFS
-        },
+        "sources": model_folder.read_json(HERE / "sources.json"),
+        "drawn": drawn,
         "gallery": [{k: one[k] for k in ("motif", "caption", "src")} for one in gallery],
         "card": card,
         "formats": ", ".join(formats),
-        "limits": {
-            "files": MAX_FILES,
-            "bytes": max_bytes,
-            "atOnce": at_once,
-            "minutes": minutes,
-            "pixels": files.MAX_PIXELS,
-            "side": predict.MIN_SIDE,
-            "spread": predict.MIN_SPREAD,
-        },
+        "limits": limits,
         **more,
     }
 
 
-def render(data: dict, backend: str, *, base: str = "./") -> str:
+def render(data: dict, backend: str, base: str = "./") -> str:
     """Return ``index.html`` for ``backend`` "server" or "browser"; ``base`` ends with a slash."""
     given = {
         "title": html.escape(data["languages"]["en"]["say"]["title"]),
@@ -108,60 +101,51 @@ def render(data: dict, backend: str, *, base: str = "./") -> str:
 
 def drawn(name: str) -> bytes:
     """Return the drawn cloth of an address as in `content`, e.g. ``tambal-1.jpg``."""
-    known = {
-        f"{motif}-{seed}.jpg": (motif, seed) for motif, seeds in SEEDS.items() for seed in seeds
-    }
-    if name not in known:
-        raise BatikError(f"There is no drawn cloth {name}.")
-    return _jpeg(cloth.draw(*known[name], (400, 400)), quality=80)
+    for motif, seeds in SEEDS.items():
+        for seed in seeds:
+            if name == f"{motif}-{seed}.jpg":
+                return _jpeg(cloth.draw(motif, seed, (400, 400)))
+    raise BatikError(f"There is no drawn cloth {name}.")
 
 
-def gallery(folder: Path, classes: Sequence[str]) -> list[dict]:
-    """List a museum's own photographs: captions are the names of the files.
+def gallery(folder: Path | str, classes: Sequence[str]) -> list[dict]:
+    """List a museum's own photographs, if a folder is named: captions are the files' names.
 
     A file whose name or folder begins with a motif's name is shown on that motif's page, any other
-    one below the list of motifs.
-
-    Raises:
-        BatikError: the folder is not there, or holds no picture.
+    one below the list of motifs. BatikError: the folder is not there, or holds no picture.
     """
-    folder = folder.expanduser()
-    if not folder.is_dir():
-        raise BatikError(f"There is no folder {folder}: name one of photographs with --gallery.")
-    found = []
-    for path in below([folder]):
+    if not str(folder):
+        return []
+    folder, found = Path(folder).expanduser(), []
+    for path in sources.files([folder]) if folder.is_dir() else ():
         try:
             files.inspect(path)
         except files.ImageError:
             continue
-        caption = printable(path.stem).replace("_", " ").strip()
-        inside = path.relative_to(folder).parts[:-1]
-        words = [name.lower().removeprefix("batik").lstrip(" -_") for name in (*inside, caption)]
-        motif = next((m for m in classes if any(w.startswith(m) for w in words)), "")
+        caption = sources.printable(path.stem).replace("_", " ").strip()
+        parts = (*path.relative_to(folder).parts[:-1], caption)
+        words = [part.lower().removeprefix("batik").lstrip(" -_") for part in parts]
+        motif = next((m for m in classes if any(word.startswith(m) for word in words)), "")
         src = f"page/gallery/{len(found)}.jpg"
         found.append({"motif": motif, "caption": caption, "src": src, "path": path})
     if not found:
-        raise BatikError(f"There is no picture in {folder}: name another folder with --gallery.")
+        raise BatikError(f"There is no picture in {folder}: name a folder of them with --gallery.")
     return found
 
 
 def photograph(entry: dict) -> bytes:
     """Return a photograph of `gallery` as a JPEG that every browser shows."""
-    image = files.open_image(entry["path"], at_least=GALLERY_SIDE)
-    image.thumbnail((GALLERY_SIDE, GALLERY_SIDE))
-    return _jpeg(image)
+    return _jpeg(files.open_image(entry["path"], at_least=1200), side=1200)
 
 
 def preview(content: bytes) -> str:
     """Return a picture that browsers cannot show as the address of a small JPEG."""
-    import base64
-
-    image = files.open_image(content)
-    image.thumbnail((800, 800))
-    return f"data:image/jpeg;base64,{base64.b64encode(_jpeg(image)).decode()}"
+    small = _jpeg(files.open_image(content), side=800)
+    return f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
 
 
-def _jpeg(image: Image.Image, quality: int = 85) -> bytes:
+def _jpeg(image: Image.Image, side: int = 400) -> bytes:
+    image.thumbnail((side, side))
     stream = io.BytesIO()
-    image.save(stream, "JPEG", quality=quality)
+    image.save(stream, "JPEG", quality=82)
     return stream.getvalue()

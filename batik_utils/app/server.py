@@ -1,12 +1,9 @@
 """The application: a page that names the motif of a picture, and an API that does the same.
 
     make app                             # or: python -m batik_utils app
-    >>> from batik_utils.app import server
     >>> server.serve(Predictor.load(), port=7860)   # in Colab: share=True
 
-Gradio serves the page of ``page/``, takes uploads, queues and answers. Every picture goes through
-`predict.Predictor`. Nothing is fetched from other servers, and uploads are deleted. Introduced in
-notebook 05.
+Gradio takes uploads, queues and answers; nothing is fetched from other servers. Notebook 05.
 """
 
 import functools
@@ -37,7 +34,7 @@ MAX_MEGABYTES = 20
 CONCURRENCY, QUEUE = 2, 64
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
-#: What programs write; shown on the page with its own address, and run by a test.
+#: What programs write; shown on the page with its own address.
 API = {
     "python": """\
 from gradio_client import Client, handle_file
@@ -71,16 +68,17 @@ def serve(
     Port 0 takes a free one. ``share`` also makes a public link through Gradio's server, for 72
     hours, which Colab needs and which is the only thing that leaves the machine. ``gallery`` is a
     folder of photographs, ``root_path`` the path behind a proxy, e.g. ``/batik``. With ``wait`` it
-    returns only when the server is stopped.
-
-    Raises:
-        BatikError: the port is taken, the gallery is empty, or Gradio is too old.
+    returns when the server is stopped. BatikError: port taken, gallery empty, Gradio too old.
     """
-    room = _prepare(host)
-    gr = _gradio()
-    photographs = page.gallery(Path(gallery), predictor.classes) if gallery else []
-    root_path = f"/{root_path.strip('/')}" if root_path.strip("/") else ""
-    blocks = _blocks(gr, predictor, room)
+    photographs = page.gallery(gallery, predictor.classes)
+    root_path = f"/{root_path.strip('/')}".rstrip("/")
+    # Gradio asks its own server whether it is there: not through a proxy
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+    room = rooms.make()
+    # the folder "gradio" in the temporary directory may be another user's
+    os.environ["GRADIO_TEMP_DIR"] = str(room)
+    blocks = _blocks(predictor, room)
     try:
         _, address, public = blocks.launch(
             server_name=host,
@@ -101,7 +99,7 @@ def serve(
             f"Port {port} on {host} cannot be used ({error}): choose another with --port, or 0."
         ) from error
     _show_an_example(blocks, address)
-    rooms.keep_swept(room, CHECK_EVERY, DELETE_AFTER)
+    rooms.sweep(room, DELETE_AFTER, CHECK_EVERY)
     _log.info("The application answers at %s", public or address)
     if wait:
         # "docker stop" and "kill" end it as Ctrl+C does: the uploads are then deleted
@@ -111,37 +109,30 @@ def serve(
     return public or address
 
 
-def _prepare(host: str) -> Path:
-    """Set what Gradio reads from the environment, before it is imported; return its folder."""
-    # Gradio asks its own server whether it is there: not through a proxy
-    for name in ("NO_PROXY", "no_proxy"):
-        hosts = [one for one in os.environ.get(name, "").split(",") if one]
-        more = [one for one in ("127.0.0.1", "localhost", host) if one not in hosts]
-        os.environ[name] = ",".join([*hosts, *more])
-    room = rooms.make()
-    # the folder "gradio" in the temporary directory may be another user's
-    os.environ["GRADIO_TEMP_DIR"] = str(room)
-    return room
-
-
-def _gradio() -> Any:
+def _blocks(predictor: Predictor, room: Path) -> "gradio.Blocks":
+    """Return what Gradio queues: the endpoints, without components of its own."""
     import gradio as gr
 
-    found = tuple(int(part) for part in gr.__version__.split(".")[:2])
-    if found < GRADIO:
+    if tuple(map(int, gr.__version__.split(".")[:2])) < GRADIO:
         # Colab brings its own
         raise BatikError(
             f"Gradio {gr.__version__} is too old: pip install --upgrade "
             f"'gradio>={GRADIO[0]}.{GRADIO[1]}', then restart."
         )
-    return gr
 
-
-def _blocks(gr: Any, predictor: Predictor, room: Path) -> "gradio.Blocks":
-    """Return what Gradio queues: the endpoints, without components of its own."""
-
-    def answer(upload: Upload) -> dict:
-        found = predictor.predict([upload], details=True)[0].as_json(details=True)
+    def answer(picture: Any, preview: bool = False) -> dict:
+        try:
+            upload = _uploaded(picture, room)
+            found = predictor.predict([upload], details=True)[0].as_json(details=True)
+            if preview and found["verdict"] != "refused":
+                found["preview"] = page.preview(upload.content)
+        except BatikError as error:
+            raise gr.Error(str(error), title="", print_exception=False) from None
+        # the visitor must not see a traceback, whatever it is; the log has it
+        except Exception:  # noqa: BLE001
+            _log.exception("A request failed")
+            words = page.texts("en")["say"]["failed"]
+            raise gr.Error(words, title="", print_exception=False) from None
         del found["path"]  # Gradio's client takes what has a path for a file and fetches it
         return found
 
@@ -152,23 +143,18 @@ def _blocks(gr: Any, predictor: Predictor, room: Path) -> "gradio.Blocks":
         probabilities, familiarity, a sentence where it is not sure, level (motif, other_cloth,
         no_cloth), words (sure, probably, either) and the evidence map.
         """
-        return answer(_uploaded(picture, room))
+        return answer(picture)
 
     def look(picture: gr.FileData, preview: bool = False) -> dict:
         """Answer the page, which may need a picture that the browser can show."""
-        upload = _uploaded(picture, room)
-        found = answer(upload)
-        if preview and found["verdict"] != "refused":
-            found["preview"] = page.preview(upload.content)
-        return found
+        return answer(picture, preview)
 
     # people and programs share the cores
     shared = {"concurrency_limit": CONCURRENCY, "concurrency_id": "one picture"}
     with gr.Blocks(title="Batik", analytics_enabled=False) as blocks:
-        gr.api(_guarded(classify, gr), api_name="classify", **shared)
-        gr.api(_guarded(look, gr), api_name="look", api_visibility="undocumented", **shared)
-    blocks.queue(max_size=QUEUE, default_concurrency_limit=CONCURRENCY)
-    return blocks
+        gr.api(classify, api_name="classify", **shared)
+        gr.api(look, api_name="look", api_visibility="undocumented", **shared)
+    return blocks.queue(max_size=QUEUE, default_concurrency_limit=CONCURRENCY)
 
 
 def _routes(predictor: Predictor, photographs: list[dict], root_path: str) -> list:
@@ -186,43 +172,39 @@ def _routes(predictor: Predictor, photographs: list[dict], root_path: str) -> li
         card="model-card" if card.is_file() else "",
         api=API,
     )
-    start = page.render(data, "server", base=f"{root_path}/" if root_path else "./")
-    drawn = functools.lru_cache(64)(page.drawn)
-    photograph = functools.lru_cache(64)(lambda k: page.photograph(photographs[k]))
+    start = page.render(data, "server", f"{root_path}/" if root_path else "./")
+    files = {path.name: path for path in page.FILES.iterdir()}
 
-    def answered(make: Callable[[str], bytes]) -> Callable:
+    def made(make: Callable[[str], http.Response]) -> Callable:
         def route(request: "Request") -> http.Response:
             try:
-                return http.Response(make(request.path_params["name"]), media_type="image/jpeg")
-            except (BatikError, ValueError, IndexError):
+                return make(request.path_params.get("name", ""))
+            except (BatikError, LookupError, ValueError, OSError):
                 return http.Response(status_code=404)
 
         return route
 
-    files = {path.name: path for path in page.FILES.iterdir()}
+    @functools.lru_cache(128)
+    def drawn(name: str) -> http.Response:
+        return http.Response(page.drawn(name), media_type="image/jpeg")
 
-    def script(request: "Request") -> http.Response:
-        path = files.get(request.path_params["name"])
-        # a browser asks each time whether it changed: the address says no version
-        fresh = {"Cache-Control": "no-cache"}
-        return http.FileResponse(path, headers=fresh) if path else http.Response(status_code=404)
+    @functools.lru_cache(64)
+    def photograph(name: str) -> http.Response:
+        entry = photographs[int(name.removesuffix(".jpg"))]
+        return http.Response(page.photograph(entry), media_type="image/jpeg")
 
-    def health(request: "Request") -> http.JSONResponse:
-        return http.JSONResponse({"status": "ok", "model": predictor.folder.name})
-
-    def model_card(request: "Request") -> http.Response:
-        if not card.is_file():
-            return http.Response(status_code=404)
-        return http.PlainTextResponse(card.read_text(encoding="utf-8"))
-
-    return [
-        Route("/", lambda request: http.HTMLResponse(start)),
-        Route("/health", health),
-        Route("/model-card", model_card),
-        Route("/page/drawn/{name}", answered(drawn)),
-        Route("/page/gallery/{name}", answered(lambda name: photograph(int(Path(name).stem)))),
-        Route("/page/{name}", script),
-    ]
+    # a browser asks each time whether a script changed: its address says no version
+    fresh = {"Cache-Control": "no-cache"}
+    health = {"status": "ok", "model": predictor.folder.name}
+    routes = {
+        "/": lambda _: http.HTMLResponse(start),
+        "/health": lambda _: http.JSONResponse(health),
+        "/model-card": lambda _: http.PlainTextResponse(card.read_text(encoding="utf-8")),
+        "/page/drawn/{name}": drawn,
+        "/page/gallery/{name}": photograph,
+        "/page/{name}": lambda name: http.FileResponse(files[name], headers=fresh),
+    }
+    return [Route(path, made(make)) for path, make in routes.items()]
 
 
 def _show_an_example(blocks: "gradio.Blocks", address: str) -> None:
@@ -236,37 +218,12 @@ def _show_an_example(blocks: "gradio.Blocks", address: str) -> None:
 
 
 def _uploaded(payload: Any, room: Path) -> Upload:
-    """Read an uploaded picture; Gradio does not check the path that a program sends.
-
-    Raises:
-        ImageError: a path that is not an upload.
-    """
+    """Read an upload; Gradio does not check the path that a program sends (ImageError)."""
     given = payload if isinstance(payload, dict) else {}
-    try:
-        path = Path(str(given.get("path", ""))).resolve()
-        if path.is_relative_to(room.resolve()) and path.is_file():
-            return Upload(str(given.get("orig_name") or path.name), path.read_bytes())
-    except (OSError, ValueError):
-        pass
-    raise ImageError("the picture was not uploaded, or deleted since", "unreadable")
-
-
-def _guarded(function: Callable, gr: Any) -> Callable:
-    """Wrap what a visitor sets off: whatever goes wrong, a sentence comes back."""
-
-    @functools.wraps(function)
-    def guarded(*given: Any) -> Any:
-        try:
-            return function(*given)
-        except BatikError as error:
-            raise gr.Error(str(error), title="", print_exception=False) from None
-        # the visitor must not see a traceback, whatever it is; the log has it
-        except Exception:  # noqa: BLE001
-            _log.exception("A request failed")
-            words = page.texts("en")["say"]["failed"]
-            raise gr.Error(words, title="", print_exception=False) from None
-
-    return guarded
+    path = Path(str(given.get("path", "")).replace("\0", "")).resolve()
+    if not path.is_relative_to(room.resolve()) or not path.is_file() or path.name == "lock":
+        raise ImageError("the picture was not uploaded, or deleted since", "unreadable")
+    return Upload(str(given.get("orig_name") or path.name), path.read_bytes())
 
 
 def _free_port(host: str) -> int:

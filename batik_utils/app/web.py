@@ -1,11 +1,7 @@
 """The static page, which classifies in the browser alone: pictures never leave the machine.
 
-    python -m batik_utils export --format web --output build/web
-    python -m http.server --directory build/web
-
 A folder for any static web server: the page of the application, the model, and onnxruntime-web
-(WebAssembly), which npm fetches at export. Both are compressed, because many servers do not. After
-the first visit it works without internet. Introduced in notebook 05.
+(WebAssembly), which npm fetches at export. Both are compressed, because many servers do not.
 """
 
 import gzip
@@ -42,15 +38,12 @@ def build(
 ) -> Path:
     """Write the page to a folder and return it; files of an earlier build are replaced.
 
-    ``package`` is onnxruntime-web's npm package file; None has npm fetch it. ``gallery`` is a
-    folder of photographs.
-
-    Raises:
-        BatikError: the model is not whole, or onnxruntime-web cannot be had.
+    ``package`` is onnxruntime-web's npm package file, None has npm fetch it; ``gallery`` a folder
+    of photographs. BatikError: the model is not whole, or onnxruntime-web cannot be had.
     """
     predictor = Predictor.load(model)
     shape = {"size": predictor.size, "interpolation": predictor.interpolation}
-    photographs = page.gallery(Path(gallery), predictor.classes) if gallery else []
+    photographs = page.gallery(gallery, predictor.classes)
     inside = folder / "page"
     for name in ("drawn", "gallery"):
         shutil.rmtree(inside / name, ignore_errors=True)

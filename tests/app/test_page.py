@@ -59,7 +59,7 @@ def test_what_is_said_of_a_motif_has_sources(motif):
 
 def test_nothing_ends_the_script_in_which_the_data_stand(predictor):
     data = page.content(predictor, max_bytes=1, card="</script><script>alert(1)</script>")
-    text = page.render(data, "server", base='/"><b>/')
+    text = page.render(data, "server", '/"><b>/')
     assert text.count("</script>") == 4
     assert '"><b>' not in text
     inside = re.search(r'id="data">(.*?)</script>', text, re.S)[1]
@@ -115,5 +115,6 @@ def test_a_gallery_has_captions_and_motifs_from_file_names(museum):
 def test_a_gallery_without_pictures_is_a_sentence(tmp_path):
     with pytest.raises(BatikError, match="no picture"):
         page.gallery(tmp_path, MOTIFS)
-    with pytest.raises(BatikError, match="no folder"):
+    with pytest.raises(BatikError, match="no picture"):
         page.gallery(tmp_path / "none", MOTIFS)
+    assert page.gallery("", MOTIFS) == []
