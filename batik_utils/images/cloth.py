@@ -1,17 +1,9 @@
 """The embedded data set: drawn cloth of the three motifs, for people without photographs.
 
-    >>> from pathlib import Path
-    >>> from batik_utils.images import cloth
-    >>> cloth.draw("tambal", seed=7).size
-    (320, 320)
-    >>> cloth.write(Path("data/synthetic"))  # data/synthetic/batik-<motif>/1.jpg ... 50.jpg
-
-A picture is made in two steps. First the cloth, seen straight on: *Sidoluhur* is a lattice of
-lozenges with an ornament in each, *Tambal* a patchwork of patterns, *Betawi* figures on a plain
-ground above a row of tumpal triangles. Then the photograph of it: crop, angle, folds, light,
-watermark, blur, noise. Colour families overlap and motifs borrow from each other, so that neither
-colour nor one single shape gives the motif away. It is no substitute for batik: whatever is
-measured on it must say "synthetic".
+*Sidoluhur* is a lattice of lozenges with an ornament in each, *Tambal* a patchwork of patterns,
+*Betawi* figures on a plain ground above a row of tumpal triangles; then comes the photograph: crop,
+angle, folds, light, watermark, blur, noise. Colours overlap between motifs. It is no substitute for
+batik: whatever is measured on it must say "synthetic".
 """
 
 import colorsys
@@ -30,33 +22,19 @@ from tqdm.auto import tqdm
 from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images.changes import watermark
 from batik_utils.images.motifs import MOTIFS
-from batik_utils.images.patterns import (
-    COURT,
-    DARK,
-    FILLS,
-    GROUND,
-    LIGHT,
-    PATTERNS,
-    STREET,
-    A,
-    B,
-    C,
-    Ornament,
-    cecek,
-    fold,
-    plane,
-)
 
 #: Raise it whenever the same arguments give other pixels, so that old folders are not reused.
 VERSION = 2
 #: The file in the data set's root that says with which arguments it was finished.
 MARKER = ".synthetic.json"
-
 SIDE = 720  # pixels along a cloth's edge
 SIDES = (240, 420)  # range of a written picture's sides, pixels
 WORDS = ("contoh", "kain batik", "toko online", "Rp 85.000", "batik tulis", "foto: koleksi")
 
-
+# A cloth is drawn in roles, numbers to which its palette gives colours: the ground, the wax line
+# (light), the contour (dark) and three fillings.
+GROUND, LIGHT, DARK, A, B, C = range(6)
+FILLS = (A, B, C)
 # Colour families: hue, hue's spread, saturation and value of contour, ground and fillings.
 FAMILIES = {
     "sogan": ((0.04, 0.04, 0.6, 0.19), (0.06, 0.04, 0.7, 0.47), (0.08, 0.06, 0.65, 0.6)),
@@ -71,12 +49,13 @@ WEARS = {
     "sidoluhur": (0.66, 0.20, 0.05, 0.03, 0.06),
     "tambal": (0.14, 0.18, 0.10, 0.14, 0.44),
 }
-# How often a cloth borrows a figure or a border from another motif.
-STRAY = 0.3
+STRAY = 0.3  # how often a cloth borrows a figure or a border from another motif
+
+Ornament = list[tuple[np.ndarray, int]]  # polygons (N, 2) in the box -1..1, y down, with roles
 
 
 def _palette(rng: Generator, family: str) -> np.ndarray:
-    """Return six colours, ``uint8 (6, 3)``, in the order of the roles."""
+    """Return six colours, uint8 (6, 3), in the order of the roles."""
     contour, ground, filling = FAMILIES[family]
     wax, colours = (0.12, 0.04, 0.16, 1.2), []
     for hue, spread, saturation, value in (ground, wax, contour, *[filling] * 3):
@@ -84,6 +63,82 @@ def _palette(rng: Generator, family: str) -> np.ndarray:
         colours.append(np.array(colorsys.hsv_to_rgb(*hsv)) * rng.uniform(0.65, 1.35))
     colours[GROUND] = colours[rng.choice((GROUND, LIGHT, DARK), p=(0.8, 0.08, 0.12))]
     return (255 * np.array(colours)).clip(0, 255).astype(np.uint8)
+
+
+def _fold(x: np.ndarray) -> np.ndarray:
+    """Fold a coordinate into -1..1: cells two wide, centred on the even numbers."""
+    return x - 2 * np.rint(x / 2)
+
+
+def _plane(shape: tuple, cell: float, angle: float = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates (each (H, W), in cells) of a turned grid."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32) / cell
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+
+
+# Patterns take the coordinates of pixels, in cells, and return their roles, all (H, W).
+
+
+def _parang(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    across = np.abs(_fold((u + v) / 2))
+    blade = np.sin(np.pi * (2 * (u - v) + 1.2 * across)) > -0.2
+    return np.select([across > 0.86, across > 0.74, blade], [LIGHT, GROUND, A], DARK)
+
+
+def _kawung(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    a, b = np.abs(_fold(u)), np.abs(_fold(v))
+    oval = ((a + b - 1) / 0.86) ** 2 + ((a - b) / 0.5) ** 2
+    return np.select([oval < 0.1, oval < 0.72, oval < 1], [DARK, LIGHT, A], GROUND)
+
+
+def _cecek(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    r = np.hypot(_fold(2 * u + np.floor((2 * v + 1) / 2)), _fold(2 * v))
+    return np.select([r < 0.5, r < 0.7], [LIGHT, B], GROUND)
+
+
+def _lozenges(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    d = np.abs(_fold(u)) + np.abs(_fold(v))
+    return np.select([np.abs(d - 1) < 0.14, d < 0.35, d < 1], [LIGHT, B, A], GROUND)
+
+
+PATTERNS = (_parang, _kawung, _cecek, _lozenges)
+
+
+def _leaf(x: float, y: float, angle: float, length: float, width: float) -> np.ndarray:
+    """Return a pointed oval from ``x, y`` in the direction ``angle`` (clockwise from right)."""
+    t = np.linspace(0, 2 * np.pi, 16)
+    along, side = length * (1 - np.cos(t)) / 2, width * np.sin(t)
+    c, s = np.cos(angle), np.sin(angle)
+    return np.stack([x + c * along - s * side, y + s * along + c * side], axis=1)
+
+
+def _flower(rng: Generator) -> Ornament:
+    n, width, petal = rng.integers(4, 9), rng.uniform(0.16, 0.3), int(rng.choice(FILLS))
+    petals = [(_leaf(0, 0, 2 * np.pi * k / n, 0.95, width), petal) for k in range(n)]
+    return [*petals, (_leaf(-0.25, 0, 0, 0.5, 0.25), LIGHT)]
+
+
+def _wings(rng: Generator) -> Ornament:
+    role, angles = int(rng.choice(FILLS)), np.linspace(-1.3, 0.5, rng.integers(3, 6))
+    feathers = [
+        (_leaf(0.05, 0.1, a, 0.95, 0.15), (role, LIGHT)[k % 2]) for k, a in enumerate(angles)
+    ]
+    mirrored = [(points * (-1, 1), role) for points, role in feathers]
+    return [*feathers, *mirrored, (_leaf(0, 0.7, -np.pi / 2, 1.2, 0.18), DARK)]
+
+
+def _ondel(rng: Generator) -> Ornament:
+    """Return a giant puppet with a headdress of spikes, a sash and a long dress."""
+    dress, sash, _ = rng.permutation(FILLS).tolist()
+    angles = np.linspace(-2.8, -0.35, 8)
+    spikes = [(_leaf(0, -0.55, a, 0.48, 0.04), (LIGHT, sash)[k % 2]) for k, a in enumerate(angles)]
+    body = np.array([(-0.25, -0.3), (0.25, -0.3), (0.42, 0.98), (-0.42, 0.98)])
+    band = np.array([(-0.25, -0.28), (-0.08, -0.28), (0.38, 0.45), (0.33, 0.65)])
+    return [*spikes, (body, dress), (band, sash), (_leaf(-0.21, -0.52, 0, 0.42, 0.21), LIGHT)]
+
+
+COURT = (_wings, _flower)  # in the lozenges
+STREET = (_ondel, _ondel, _flower)  # the scattered figures
 
 
 class _Cloth:
@@ -102,84 +157,69 @@ class _Cloth:
         for points, role in ornament:
             ring = (points @ turn + at).ravel().tolist()
             self.pen.polygon(ring, fill=self.inks[role])
-            # a polygon's own wide outline costs Pillow two whole-picture masks, a line nothing
             self.pen.line(ring + ring[:2], fill=self.inks[self.line], width=width)
 
     def border(self, rng: Generator) -> None:
-        """Draw tumpal along an edge: a row of nested triangles on a stripe."""
+        """Draw tumpal along the lower edge: a row of nested triangles."""
         n = int(rng.integers(5, 12))
         width, height = SIDE / n, SIDE / n * rng.uniform(0.8, 1.9)
-        outer, inner, base = rng.permutation([*FILLS, LIGHT])[:3].tolist()
-        self.pen.rectangle((0, SIDE - 30, SIDE, SIDE), fill=self.inks[base])
         for x in width * (np.arange(n) + 0.5):
-            for role, k in ((outer, 1.0), (self.line, 0.72), (inner, 0.6)):
+            for role, k in ((A, 1.0), (self.line, 0.72), (B, 0.6)):
                 triangle = k * np.array([(-width / 2, 0), (width / 2, 0), (0, -height)])
-                self.stamp([(triangle, role)], (x, SIDE - 30), 1)
+                self.stamp([(triangle, role)], (x, SIDE), 1)
 
 
 def _sidoluhur(rng: Generator, colours: np.ndarray) -> _Cloth:
     half, stretch = SIDE / rng.uniform(7, 18), rng.uniform(0.8, 1.7)  # half a lozenge's width, px
-    u, v = plane((SIDE, SIDE), half)
-    v = v / stretch
-    away = np.abs(np.abs(fold(u)) + np.abs(fold(v)) - 1)
-    column = np.floor((u + v + 1) / 2)
+    u, v = _plane((SIDE, SIDE), half)
+    away = np.abs(np.abs(_fold(u)) + np.abs(_fold(v / stretch)) - 1)
     grounds = rng.permutation([GROUND, GROUND, DARK, A, B, LIGHT])[: rng.integers(1, 5)]
-    roles = grounds[column.astype(int) % len(grounds)]
-    dots = np.hypot(fold(7 * u), fold(7 * v * stretch)) < 0.55
+    roles = grounds[np.floor((u + v / stretch + 1) / 2).astype(int) % len(grounds)]
+    dots = np.hypot(_fold(7 * u), _fold(7 * v)) < 0.55
     roles = np.where(dots & (away > 0.18) & (away < rng.uniform(0.2, 0.45)), LIGHT, roles)
     bands, band = [C, *rng.permutation((LIGHT, DARK))], rng.uniform(0.05, 0.12)
     cloth = _Cloth(np.select([away < band * k for k in (0.4, 1.0, 1.4)], bands, roles), colours)
-    ornaments = [COURT[k](rng) for k in rng.integers(len(COURT), size=2)]
-    if rng.random() < STRAY:
-        ornaments[0] = STREET[rng.integers(len(STREET))](rng)
+    figures = STREET if rng.random() < STRAY else COURT
+    ornaments = [figures[rng.integers(len(figures))](rng), COURT[rng.integers(2)](rng)]
     radius = half * min(stretch, 1) * rng.uniform(0.42, 0.6)
     for i in range(int(SIDE / half) + 2):
         for j in range(i % 2, int(SIDE / half / stretch) + 2, 2):
             cloth.stamp(ornaments[i % 2], (i * half, j * half * stretch), radius)
-    if rng.random() < STRAY:
-        cloth.border(rng)
     return cloth
 
 
 def _tambal(rng: Generator, colours: np.ndarray) -> _Cloth:
     cloth = _Cloth(np.full((SIDE, SIDE), GROUND), colours)
-    n, slant = rng.integers(2, 8), rng.uniform(0.1, 0.95)  # grid; share cut into triangles
-    cell, seam = SIDE / rng.uniform(28, 60), cloth.inks[rng.choice((LIGHT, DARK))]
-    width, edge = int(rng.integers(2, 7)), np.linspace(0, SIDE, n + 1)
+    n, cell, seam = rng.integers(2, 8), SIDE / rng.uniform(28, 60), rng.choice((LIGHT, DARK))
+    slant, width, step = rng.uniform(0.1, 0.95), int(rng.integers(2, 7)), SIDE // n
     remnants = [colours, *(_palette(rng, family) for family in rng.choice([*FAMILIES], 2))]
-    for i, j in np.ndindex(n, n):
-        a, b, c, d = ((edge[i + p], edge[j + q]) for p, q in ((0, 0), (1, 0), (1, 1), (0, 1)))
-        cut = rng.random() < slant
-        for patch in [(a, b, c), (a, c, d)] if cut else [(a, b, c, d)]:
-            corners = np.array(patch)
-            low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int)
-            w, h = (high - low).tolist()
-            angle, shift = rng.choice((0, np.pi / 4, np.pi / 2)), rng.uniform(0, 2, 2)
-            pattern = PATTERNS[rng.integers(len(PATTERNS))]
-            roles = pattern(*plane((h, w), cell * rng.uniform(0.7, 1.5), angle, shift))
-            piece = _Cloth(roles, rng.permutation(remnants[rng.integers(len(remnants))]))
-            mask, ring = Image.new("1", (w, h)), corners.ravel().tolist()
-            ImageDraw.Draw(mask).polygon((corners - low).ravel().tolist(), fill=1)
-            cloth.image.paste(piece.image, tuple(low.tolist()), mask)
-            cloth.pen.line(ring + ring[:2], fill=seam, width=width)
-    if rng.random() < STRAY:
-        cloth.border(rng)
+    square = np.array([(0, 0), (1, 0), (1, 1), (0, 1)]) * step
+    for at in np.ndindex(n + 1, n + 1):
+        for corners in (square, square[:3])[: 1 + (rng.random() < slant)]:
+            angle = rng.choice((0, np.pi / 4, np.pi / 2))
+            plane = _plane((step, step), cell * rng.uniform(0.7, 1.5), angle)
+            roles = PATTERNS[rng.integers(len(PATTERNS))](*plane)
+            patch = _Cloth(roles, rng.permutation(remnants[rng.integers(len(remnants))]))
+            mask, ring = Image.new("1", (step, step)), (corners + np.array(at) * step)
+            ImageDraw.Draw(mask).polygon(corners.ravel().tolist(), fill=1)
+            cloth.image.paste(patch.image, tuple(step * k for k in at), mask)
+            ring = ring.ravel().tolist()
+            cloth.pen.line(ring + ring[:2], fill=cloth.inks[seam], width=width)
     return cloth
 
 
 def _betawi(rng: Generator, colours: np.ndarray) -> _Cloth:
     roles = np.full((SIDE, SIDE), GROUND)
     if rng.random() < 0.5:  # dots on the ground
-        roles[cecek(*plane(roles.shape, SIDE / rng.uniform(10, 40))) == LIGHT] = C
+        roles[_cecek(*_plane(roles.shape, SIDE / rng.uniform(10, 40))) == LIGHT] = C
     cloth = _Cloth(roles, colours)
     kinds = [STREET[k](rng) for k in rng.choice(len(STREET), rng.integers(2, 5))]
-    n, loose = int(rng.integers(4, 9)), rng.uniform(0, 0.22)
-    pitch = SIDE / n
-    for i, j in np.ndindex(n + 1, n + 1):
+    pitch, loose = SIDE / rng.integers(4, 9), rng.uniform(0, 0.22)
+    for i, j in np.ndindex(9, 9):
         # rows are moved by half a step: the figures may stand as in a lattice of lozenges
         at = pitch * (np.array([i + 0.5 * (j % 2), j]) + rng.uniform(-loose, loose, 2))
-        kind = kinds[(i + j) % len(kinds) if loose < 0.1 else rng.integers(len(kinds))]
-        cloth.stamp(kind, at, pitch * rng.uniform(0.38, 0.52), rng.normal(0, loose))
+        radius = pitch * rng.uniform(0.38, 0.52)
+        cloth.stamp(kinds[rng.integers(len(kinds))], at, radius, rng.normal(0, loose))
     if rng.random() < 1 - STRAY:
         cloth.border(rng)
     return cloth
@@ -192,8 +232,7 @@ def _view(rng: Generator, cloth: Image.Image, size: tuple[int, int]) -> Image.Im
     """Look at a part of the cloth, askew and somewhat from the side; ``size`` in pixels."""
     w, h = size
     corners = np.array([(0, 0), (0, h), (w, h), (w, 0)])
-    seen = (corners / max(w, h) - (0.5, 0.5)) * rng.uniform(0.8, 1.25, 2)
-    seen = seen * rng.uniform(0.86, 1.14, (4, 2))
+    seen = (corners / max(w, h) - 0.5) * rng.uniform(0.86, 1.14, (4, 2))
     angle = rng.normal(0, 0.25) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
     seen = seen @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     seen = (seen - seen.min(0)) * rng.uniform(0.45, 1.0) * SIDE / np.ptp(seen, axis=0).max()
@@ -205,46 +244,24 @@ def _view(rng: Generator, cloth: Image.Image, size: tuple[int, int]) -> Image.Im
     return cloth.transform(size, Image.Transform.PERSPECTIVE, how, Image.Resampling.BILINEAR)
 
 
-def _shop_words(rng: Generator, picture: Image.Image) -> None:
-    """Print a shop's words over the picture, at times on a dark band; they name no motif."""
-    w, h = picture.size
-    size, y, alpha = (
-        h * rng.uniform(0.04, 0.09),
-        rng.uniform(0.02, 0.88) * h,
-        rng.integers(110, 255),
-    )
-    band = (y, y + h / 12, (20, 20, 20, alpha)) if rng.random() < 0.3 else None
-    ink = (255, 255, 255) if rng.random() < 0.7 else (250, 220, 60)
-    at = (rng.uniform(0, 0.5) * w, y)
-    watermark(picture, str(rng.choice(WORDS)), at, size, (*ink, alpha), band)
-
-
 def _light(rng: Generator, picture: Image.Image) -> Image.Image:
     """Fold, light and tint the cloth as a room and a telephone do, then add sensor noise."""
     w, h = picture.size
     y, x = np.mgrid[-1 : 1 : h * 1j, -1 : 1 : w * 1j].astype(np.float32)
-    angle, waves, skew = rng.uniform(0, 2 * np.pi), rng.uniform(1, 9), rng.uniform(0, 1.5)
-    along = np.cos(angle) * x + np.sin(angle) * y
-    across = np.cos(angle) * y - np.sin(angle) * x
-    folds = np.sin(waves * along + skew * across + rng.uniform(0, 6))
-    light = 1 + rng.uniform(0, 0.2) * across + rng.uniform(0, 0.15) * folds
+    angle, waves = rng.uniform(0, 2 * np.pi), rng.uniform(1, 9)
+    along, across = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    light = 1 + rng.uniform(0, 0.2) * across + rng.uniform(0, 0.15) * np.sin(waves * along)
     light = light[..., None] * rng.uniform(0.9, 1.08) * rng.normal(1, 0.04, 3)
     pixels = np.asarray(picture, np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = grey + (pixels - grey) * (0 if rng.random() < 0.04 else rng.uniform(0.75, 1.15))
-    pixels = (128 + (pixels - 128) * rng.uniform(0.8, 1.1)) * light
     noise = rng.standard_normal((h, w, 1), np.float32) * rng.uniform(2, 12)
-    return Image.fromarray((pixels + noise).clip(0, 255).astype(np.uint8))
+    pixels = (128 + (pixels - 128) * rng.uniform(0.8, 1.1)) * light + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Image:
-    """Draw one RGB picture of one of `MOTIFS`; a seed and size always give the same pixels.
-
-    ``size`` is width and height in px, each at least 32.
-
-    Raises:
-        BatikError: for a motif that cannot be drawn, a negative seed, or a size too small.
-    """
+    """Draw one RGB picture of one of `MOTIFS`; a seed and size (px) always give the same pixels."""
     _check(motif, seed)
     w, h = size
     if min(w, h) < 32:
@@ -255,43 +272,36 @@ def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Ima
     picture = picture.reduce(2)  # drawn twice as large, so that edges come out smooth
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
     if rng.random() < 0.25:
-        _shop_words(rng, picture)
+        at, size = (
+            (rng.uniform(0, 0.5) * w, rng.uniform(0.02, 0.88) * h),
+            h * rng.uniform(0.05, 0.1),
+        )
+        ink = (255, 255, 255, int(rng.integers(110, 255)))
+        watermark(picture, str(rng.choice(WORDS)), tuple(at), size, ink)
     return _light(rng, picture)
 
 
-def write(
-    root: Path,
-    motifs: Sequence[str] = MOTIFS,
-    per_motif: int = 50,
-    seed: int = 0,
-) -> Path:
+def write(root: Path, motifs: Sequence[str] = MOTIFS, per_motif: int = 50, seed: int = 0) -> Path:
     """Write the data set, ``root/batik-<motif>/1.jpg`` and so on, or find it written already.
 
-    The tree grows in a hidden folder beside ``root`` and is renamed at the end: an interrupted
-    call leaves nothing at ``root``, and of two processes at once one is first and the other uses
-    its folder. A picture depends on ``seed``, its motif and its number alone.
+    It appears whole or not at all; a picture depends on ``seed``, its motif and number alone.
 
     Raises:
-        BatikError: for an unknown motif, a negative seed, fewer than one picture per motif, or a
-            ``root`` that holds anything else than this very data set.
+        BatikError: an unknown motif, a negative seed, no pictures, or a ``root`` that holds
+            anything else than this very data set.
         NotWritten: the system refuses to write there.
     """
     for motif in motifs:
         _check(motif, seed)
     if not motifs or per_motif < 1:
         raise BatikError("Nothing to draw: ask for at least one motif and one picture of each.")
-    root = Path(root).resolve()
-    wanted = {
-        "version": VERSION,
-        "motifs": sorted(set(motifs)),
-        "per_motif": per_motif,
-        "seed": seed,
-    }
-    if _finished(root, wanted):
-        return root
+    root, names = Path(root).resolve(), sorted(set(motifs))
+    wanted = {"version": VERSION, "motifs": names, "per_motif": per_motif, "seed": seed}
     growing = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
     try:
-        pictures = [(motif, n) for motif in wanted["motifs"] for n in range(1, per_motif + 1)]
+        if _finished(root, wanted):
+            return root
+        pictures = [(motif, n) for motif in names for n in range(1, per_motif + 1)]
         for motif, n in tqdm(pictures, desc="Drawing cloth", unit="picture"):
             folder = growing / f"batik-{motif}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -329,7 +339,7 @@ def _generator(seed: int, motif: str, *more: int) -> Generator:
 
 
 def _finished(root: Path, wanted: dict) -> bool:
-    """Tell whether ``root`` holds the data set ``wanted``; raise if it holds anything else."""
+    """Return whether ``root`` holds the data set ``wanted``; raise if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     try:
