@@ -1,11 +1,8 @@
-"""Find a data set, prove that its pictures open, and give it a name and a digest.
+"""Find a data set, prove that its pictures open, and give it a name and a digest; tables as CSV.
 
-    >>> from batik_utils import data
-    >>> dataset = data.load("folder", "indonesian-batik-motifs")
-    >>> dataset.name, len(dataset.manifest)
-    ('kaggle', 150)
-
-Introduced in notebook 01, section "The data set".
+>>> from batik_utils import data
+>>> data.load("folder", "indonesian-batik-motifs").name
+'kaggle'
 """
 
 import difflib
@@ -55,28 +52,16 @@ MANIFEST_COLUMNS = ("path", "motif", "size", "sha256", "width", "height", "forma
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures of a few motifs that were opened once and found whole.
+    """Pictures of a few motifs that were opened once and found whole."""
 
-    Attributes:
-        source: where it came from: ``folder``, ``kaggle`` or ``synthetic``.
-        name: folder below ``results/`` where its results belong.
-        title: what figures and tables call it.
-        root: folder that ``manifest.path`` is relative to.
-        classes: motifs in class order; a label is an index into it.
-        manifest: one row a picture, sorted by motif and file number, with the columns of
-            ``MANIFEST_COLUMNS`` (``size`` in bytes, ``width`` and ``height`` in px).
-        skipped: ``path`` and ``reason`` of every file left out.
-        digest: sha256 over motif, file name and content of every picture.
-    """
-
-    source: str
-    name: str
-    title: str
-    root: Path
-    classes: tuple[str, ...]
-    manifest: pd.DataFrame = field(repr=False)
-    skipped: pd.DataFrame = field(repr=False)
-    digest: str
+    source: str  # ``folder``, ``kaggle`` or ``synthetic``
+    name: str  # folder below ``results/`` where its results belong
+    title: str  # what figures and tables call it
+    root: Path  # folder that ``manifest.path`` is relative to
+    classes: tuple[str, ...]  # motifs in class order; a label is an index into it
+    manifest: pd.DataFrame = field(repr=False)  # `MANIFEST_COLUMNS`, by motif and file number
+    skipped: pd.DataFrame = field(repr=False)  # path, motif and reason of every file left out
+    digest: str  # sha256 over motif, file name and content of every picture
 
     @property
     def labels(self) -> list[int]:
@@ -100,22 +85,14 @@ def load(
 ) -> Dataset:
     """Find a data set and read its manifest.
 
-    Args:
-        source: ``folder`` (a tree with one folder a motif), ``kaggle`` (downloaded by kagglehub
-            into its own cache), ``synthetic`` (drawn once, stored in the cache folder), or
-            ``auto``: ``folder`` if a root is given or ``BATIK_DATA_DIR`` is set, else ``kaggle`` if
-            it answers in time, else ``synthetic``.
-        root: folder of the pictures; only for ``folder`` and ``auto``. ``None`` or ``""`` means
-            ``BATIK_DATA_DIR``.
-        classes: motifs to read, ``"all"`` for every folder, or names separated by commas.
-        limit: at most this many usable pictures a motif, spread evenly over the sorted files; 0
-            for all. The name then ends in ``-limit<n>``, so such results never mix with full ones.
-        max_pixels: larger pictures are left out, with the reason.
-        timeout_s: how long ``auto`` waits for Kaggle, in seconds.
+    ``source`` is ``folder`` (one folder a motif below ``root`` or ``BATIK_DATA_DIR``), ``kaggle``
+    (downloaded by kagglehub), ``synthetic`` (drawn) or ``auto``: a given folder, else ``kaggle`` if
+    it answers in ``timeout_s``, else ``synthetic``. ``classes`` are names, or ``"all"`` for every
+    folder; ``limit`` is the number of usable pictures a motif, spread evenly (0 for all).
 
     Raises:
-        BatikError: unknown source, missing or empty root, missing or empty class, two folders for
-            one of the motifs, a data set that is divided into ``train`` and ``test``.
+        BatikError: unknown source, missing or empty root or class, two folders for one motif, or a
+            data set divided into ``train`` and ``test``.
     """
     source = source.strip().lower()
     if source not in SOURCES:
@@ -145,24 +122,17 @@ def load(
 
 
 def results_root(results: str | Path = "") -> Path:
-    """Return the results folder as an absolute path.
-
-    ``results`` is relative to the project; "" means ``BATIK_RESULTS_DIR``, and ``results`` where
-    that is not set. An installed copy of the package has no project: there, the working folder.
-    """
+    """Return the results folder: relative to the project; "" is ``BATIK_RESULTS_DIR`` if set."""
+    # an installed copy of the package has no project around it
     root = PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()
     return root / expanded(results or os.environ.get("BATIK_RESULTS_DIR") or "results")
 
 
 def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd.DataFrame:
-    """Read a CSV file of this project.
-
-    Columns of names stay text, so that a motif ``true`` or ``007`` keeps its name and an empty cell
-    is an empty string; all others are read as pandas does, with NaN for an empty cell.
+    """Read a CSV file; columns of names stay text, so that a motif may be ``true`` or ``007``.
 
     Raises:
-        BatikError: no such file (``made_by`` names the command that writes it), a damaged one, or
-            one without some of ``columns``.
+        BatikError: no such file (``made_by`` is the command that writes it), or a damaged one.
     """
     if not path.is_file():
         raise BatikError(f"There is no {path}" + (f": run '{made_by}' first." if made_by else "."))
@@ -184,11 +154,7 @@ def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd
 
 
 def write_table(table: pd.DataFrame, path: Path, digits: int | None = 6) -> None:
-    """Write a CSV file as a whole, numbers with so many significant digits (None: all of them).
-
-    Raises:
-        NotWritten: see `errors.replacing`.
-    """
+    """Write a CSV file as a whole, numbers with so many significant digits (None: all of them)."""
     with replacing(path) as partial:
         table.to_csv(
             partial,
@@ -200,11 +166,7 @@ def write_table(table: pd.DataFrame, path: Path, digits: int | None = 6) -> None
 
 
 def write_manifest(dataset: Dataset, results: Path) -> Path:
-    """Write ``<results>/<name>/manifest.csv`` once; one that is there already is left as it is.
-
-    Raises:
-        BatikError: the manifest there belongs to other pictures.
-    """
+    """Write ``<results>/<name>/manifest.csv``; refuse to if it belongs to other pictures."""
     path = results / dataset.name / "manifest.csv"
     if not path.exists():
         write_table(dataset.manifest, path, None)

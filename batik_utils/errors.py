@@ -69,11 +69,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
     """Hold the lock file ``path``, whose folder exists; on drives without locks hold nothing.
 
-    What is written under the lock is written by `replacing`, so that two writers without a lock
-    lose time at most.
-
-    Raises:
-        TimeoutError: another process holds it for longer than ``timeout_s`` (-1: wait for ever).
+    TimeoutError is raised where another process holds it longer than ``timeout_s`` (-1: for ever).
     """
     import filelock
 

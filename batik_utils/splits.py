@@ -2,13 +2,9 @@
 
     >>> from batik_utils import splits
     >>> table = splits.make("course", dataset)
-    >>> table["subset"].value_counts().to_dict()
-    {'train': 120, 'validation': 15, 'test': 15}
 
 A division into folds, ``cv``, tests every picture once in each repeat, and keeps near-duplicates on
-one side (`make_folds`, `of_fold`).
-
-Introduced in notebook 01, section "Splits".
+one side.
 """
 
 import re
@@ -33,9 +29,6 @@ def make(name: str, dataset: Dataset) -> pd.DataFrame:
 
     ``course`` is the published split by file number (1-40 train, 41-45 test, 46-50 validation),
     ``stratified-<seed>`` a random 80/10/10 split of each motif.
-
-    Raises:
-        BatikError: unknown name, a file without a number, or a motif with too few pictures.
     """
     if name == "course":
         subsets = [_by_number(path) for path in dataset.manifest["path"]]
@@ -57,9 +50,6 @@ def make_folds(
     ``groups`` are those of `duplicates.pairs.group`; pictures of other motifs may be there too, and
     connect. Returns ``path, motif, group, dataset`` and, for each repeat r (drawn with seed r),
     ``repeat_<r>``: the fold (from 0) in which the picture is tested.
-
-    Raises:
-        BatikError: a picture without a group, or fewer groups of a motif than folds.
     """
     known = dict(zip(groups["path"], groups["group"], strict=True))
     if missing := [path for path in dataset.manifest["path"] if path not in known]:
@@ -88,10 +78,7 @@ def make_folds(
 
 
 def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
-    """Return one fold of `make_folds` as a split: its pictures are the test, the rest training.
-
-    There is no validation subset: nothing may be chosen by it.
-    """
+    """Return one fold of `make_folds` as a split of test and training, without validation."""
     if f"repeat_{repeat}" not in table:
         raise BatikError(f"The folds have no repeat {repeat}: there are {n_repeats(table)}.")
     tested = table[f"repeat_{repeat}"] == fold
@@ -103,10 +90,7 @@ def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
 
 
 def thin(table: pd.DataFrame, n_train: int, seed: int) -> pd.DataFrame:
-    """Leave at most so many training pictures of each motif, drawn at random; the test stays.
-
-    A smaller draw of the same seed is part of a larger one.
-    """
+    """Draw at most so many training pictures of each motif; smaller draws are part of larger."""
     if n_train < 1:
         raise BatikError(f"At least one training picture a motif is needed, not {n_train}.")
     order = table[table["subset"] == "train"].sample(frac=1, random_state=seed)
@@ -125,11 +109,7 @@ def n_folds(table: pd.DataFrame) -> int:
 
 
 def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
-    """Read the split at ``path``, or make it and write it there.
-
-    Raises:
-        BatikError: see `make`; or the file is damaged or made for other pictures.
-    """
+    """Read the split at ``path``, or make it and write it there."""
     if not path.exists():
         write_table(make(name, dataset), path, None)
     return _checked(_read(path, dataset, COLUMNS), dataset, str(path))
@@ -142,10 +122,7 @@ def open_or_make_folds(
 
     ``groups`` is the audit's CSV file, read only to make new folds; None makes every picture a
     group of its own. ``folds`` is the number that there must be; 0 for as many as there are, or 10
-    new ones. ``repeats`` is the number of new repeats.
-
-    Raises:
-        BatikError: folds of other pictures or of another number, a damaged file, or no groups.
+    new ones.
     """
     if not path.exists():
         alone = dataset.manifest["path"]

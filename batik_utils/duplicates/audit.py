@@ -1,22 +1,9 @@
-"""Look a data set over before believing a number measured on it.
+"""Look a data set over before believing a number measured on it; no picture or label is changed.
 
-    >>> from batik_utils import data
-    >>> from batik_utils.duplicates import audit
-    >>> print(audit.run(data.load("folder", "indonesian-batik-motifs", "all"), results))
-
-Writes CSV files beside the results, never a picture, and changes no label:
-
-- ``duplicates.csv``: pairs of near-duplicates (see `pairs`). The column ``seen`` is for a person
-  who has looked at the two pictures side by side: ``true``, ``false`` or ``unsure``. It is kept
-  when the audit is repeated.
-- ``duplicate_groups.csv``: what the pairs connect, for splitting only; with the pairs that a person
-  found and the audit did not (``missed_pairs.csv``, written by hand).
-- ``doubtful_labels.csv``: near-duplicates across motifs, what confident learning says of the
-  three motifs, and what a person saw (``doubts_by_eye.csv``, written by hand), such as pictures
-  that are no cloth.
-- ``course_twins.csv``: test pictures of the split ``course`` with a near-duplicate in training.
-
-Introduced in notebook 01, section "Near-duplicates".
+Written are pairs of near-duplicates (``duplicates.csv``; a judgement in the column ``seen``
+is kept), what they connect with ``missed_pairs.csv`` (``duplicate_groups.csv``), doubtful labels
+with ``doubts_by_eye.csv`` (``doubtful_labels.csv``), and test pictures of the split ``course`` with
+a near-duplicate in training (``course_twins.csv``).
 """
 
 import logging
@@ -61,22 +48,18 @@ class Audit:
         counts = {
             "pictures": len(self.duplicate_groups),
             "pairs": len(edges),
-            "pairs across motifs": int((edges["motif_a"] != edges["motif_b"]).sum()),
-            **{f"pairs by {m}": int((edges["method"] == m).sum()) for m in pairs.METHODS},
-            **{f"pairs seen {seen}": int((edges["seen"] == seen).sum()) for seen in SEEN},
-            "groups of two or more": int((sizes > 1).sum()),
-            "pictures in such groups": int(sizes[sizes > 1].sum()),
-            "largest group": int(sizes.max()),
-            "doubtful labels": int(self.doubtful_labels["path"].nunique()),
+            "pairs across motifs": (edges["motif_a"] != edges["motif_b"]).sum(),
+            **{f"pairs by {m}": (edges["method"] == m).sum() for m in pairs.METHODS},
+            **{f"pairs seen {seen}": (edges["seen"] == seen).sum() for seen in SEEN},
+            "groups of two or more": (sizes > 1).sum(),
+            "pictures in such groups": sizes[sizes > 1].sum(),
+            "largest group": sizes.max(),
+            "doubtful labels": self.doubtful_labels["path"].nunique(),
         }
         if len(self.course_twins):
-            direct, by_group = ((self.course_twins[c] > 0).sum() for c in ("direct", "by_group"))
-            counts |= {
-                "course test pictures": len(self.course_twins),
-                "with a near-duplicate in training": int(direct),
-                "with one in training by group": int(by_group),
-            }
-        return counts
+            direct = (self.course_twins["direct"] > 0).sum()
+            counts["course test pictures with a near-duplicate in training"] = direct
+        return {name: int(count) for name, count in counts.items()}
 
     def __str__(self) -> str:
         lines = [f"{name}: {count}" for name, count in self.counts().items()]
@@ -84,9 +67,7 @@ class Audit:
 
 
 def run(dataset: Dataset, results: Path, *, weights_directory: str | None = None) -> Audit:
-    """Audit a data set and write what was found. Repeating it gives the same files.
-
-    It is best run on all motifs: near-duplicates lie in other motifs' folders too.
+    """Audit a data set, best with all motifs, and write what was found; repeatable.
 
     Raises:
         BatikError: the folder holds the audit of more pictures, or a file made by hand is damaged.
@@ -143,10 +124,10 @@ def groups_of(dataset: Dataset, results: Path, weights_directory: str | None = N
 
 
 def doubted(folder: Path, *, by_any: bool = False) -> set[str] | None:
-    """Return the paths whose labels are doubted by a person or by a near-duplicate elsewhere.
+    """Return the paths with doubtful labels; None where there was no audit.
 
     Confident learning counts with ``by_any`` only: it doubts what models get wrong, so an accuracy
-    without such pictures is inflated. None where there was no audit in ``<results>/<data set>``.
+    without such pictures is inflated.
     """
     path = folder / "doubtful_labels.csv"
     if not path.is_file():
@@ -174,10 +155,9 @@ def across_motifs(edges: pd.DataFrame) -> pd.DataFrame:
 
 
 def in_training(split: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
-    """Count, for each test picture of a split, its near-duplicates in training.
+    """Count each test picture's near-duplicates in training: by an edge, and by the group.
 
-    ``path, motif, direct, by_group`` (numbers of training pictures, by an edge that was not judged
-    false, and by the group) and ``twins``, the paths of the direct ones, joined by a space.
+    ``path, motif, direct, by_group`` and ``twins``, the paths of the direct ones.
     """
     edges = edges[edges["seen"] != "false"]
     train = set(split.loc[split["subset"] == "train", "path"])
@@ -199,13 +179,9 @@ def in_training(split: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame) 
 def out_of_fold(
     dataset: Dataset, groups: pd.DataFrame, weights_directory: str | None = None
 ) -> np.ndarray:
-    """Return a frozen network's linear probe's probabilities of pictures it was not fitted on.
+    """Return a linear probe's probabilities (N, K) of pictures it was not fitted on.
 
-    float (N, K) in manifest and class order, the mean of five divisions into at most ten folds
-    that keep near-duplicates together.
-
-    Raises:
-        WeightsNotFound: the network's weights cannot be had.
+    The mean of five divisions into at most ten folds that keep near-duplicates together.
     """
     values = _features(dataset, weights_directory)
     of = dict(zip(groups["path"], groups["group"], strict=True))

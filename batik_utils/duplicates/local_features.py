@@ -1,17 +1,8 @@
 """Local features: which pictures share a piece of cloth, and how well the pieces lie on each other.
 
-    >>> from batik_utils.duplicates import local_features
-    >>> from batik_utils.images import cloth
-    >>> a = local_features.extract(cloth.draw("tambal", seed=7))
-    >>> b = local_features.extract(cloth.draw("tambal", seed=7).rotate(30).crop((40, 40, 280, 280)))
-    >>> local_features.is_same(local_features.verify(a, b))
-    True
-
-RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012) finds points that survive scale, turn, crop
-and JPEG; a vocabulary of such points shortlists the pictures that share rare ones; a homography
-(MAGSAC, Barath et al. 2020) is fitted to a shortlisted pair. Batik repeats itself, so many inliers
-alone prove little: they must spread over the shared part, and the two pictures, laid on each
-other, must look alike block by block.
+RootSIFT (Lowe 2004; Arandjelovic and Zisserman 2012) finds points, a vocabulary of them shortlists
+pictures that share rare ones, a homography (MAGSAC, Barath et al. 2020) is fitted to a pair. Batik
+repeats itself, so inliers must also spread over the overlap, and its blocks must look alike.
 """
 
 from collections.abc import Sequence
@@ -33,8 +24,8 @@ ALIKE = 0.88
 #: A block of the overlap counts as alike from this correlation on; its side in px.
 BLOCK_ALIKE, BLOCK = 0.5, 32
 
-#: A pair is the same cloth if it passes all of these: inliers (points), spread, aligned, overlap
-#: and the sum of spread and aligned. Set on planted duplicates, on random pairs and by eye.
+#: A pair is the same cloth if it passes all of these; the sum is of spread and aligned. Set on
+#: planted duplicates, on random pairs and by eye.
 MIN_INLIERS = 14
 MIN_SPREAD = 0.12
 MIN_ALIGNED = 0.3
@@ -91,11 +82,7 @@ def extract(picture: Image.Image) -> Features:
 
 
 class Index:
-    """Finds the pictures that share rare points with a picture.
-
-    ``pictures`` are taken in this order, which decides the vocabulary. Their descriptors are
-    stored once: ``descriptors[k]`` are those of picture k.
-    """
+    """Finds the pictures that share rare points with a picture, whose descriptors it stores."""
 
     def __init__(self, pictures: Sequence[np.ndarray], seed: int = 0):
         self.n_pictures = len(pictures)
@@ -117,7 +104,7 @@ class Index:
     def votes(self, queries: Sequence[np.ndarray]) -> np.ndarray:
         """Return how many points each picture shares with each query: (queries, pictures).
 
-        Queries are descriptors. Rare points count more: one that k pictures have gives each 1/k.
+        A point that k pictures have gives each of them 1/k.
         """
         descriptors = np.concatenate(queries)
         asker = np.repeat(np.arange(len(queries)), [len(part) for part in queries])
@@ -150,10 +137,7 @@ class Index:
 
 
 def match(a: Features, b: Features) -> np.ndarray:
-    """Return the pairs of points that are each other's nearest and nearer than their rivals.
-
-    They are positions in ``a.points`` and ``b.points``, int (M, 2).
-    """
+    """Return the points that are each other's nearest and nearer than rivals, as pairs (M, 2)."""
     if min(len(a.points), len(b.points)) < 2:
         return np.zeros((0, 2), int)
     cosine = a.descriptors @ b.descriptors.T
@@ -245,10 +229,7 @@ def _spread(points: np.ndarray, covered: np.ndarray) -> float:
 
 
 def _aligned(a: np.ndarray, b: np.ndarray, covered: np.ndarray) -> float:
-    """Return the share of textured blocks of the overlap whose correlation is high.
-
-    Either sign counts, as a recoloured print may be light where the other is dark.
-    """
+    """Return the share of the overlap's textured blocks whose correlation, of any sign, is high."""
     height, width = (side // BLOCK * BLOCK for side in b.shape)
 
     def blocks(values: np.ndarray) -> np.ndarray:

@@ -1,21 +1,11 @@
 """Near-duplicates: the same photograph or the same cloth, filed twice.
 
-    >>> from batik_utils import data
-    >>> from batik_utils.duplicates import pairs
-    >>> dataset = data.load("folder", "indonesian-batik-motifs", "all")
-    >>> edges = pairs.find(dataset)            # direct edges: pair, method, score
-    >>> groups = pairs.group(dataset, edges)   # transitive, for splitting only
-
-Four methods, from the strictest to the slowest: ``exact`` (same bytes), ``hash`` (perceptual hashes
-of the eight flips and right turns), ``correlation`` (of small grey versions, same eight) and
-``features`` (a piece of one laid on the other, see `local_features`). The first that holds names
-the edge. Thresholds were set on planted copies against pairs of different pictures
-(``results/kaggle/duplicates_planted.csv``, ``duplicates_thresholds.csv``).
-
-Introduced in notebook 01, section "Near-duplicates".
+Four methods: ``exact`` (same bytes), ``hash`` (perceptual hashes of the eight flips and turns),
+``correlation`` (of small grey versions, same eight) and ``features`` (a piece of one laid on the
+other). The first that holds names the pair. Thresholds were set on planted copies against pairs of
+different pictures (``results/kaggle/duplicates_*.csv``).
 """
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -107,17 +97,6 @@ def look(picture: Image.Image, sha256: str = "") -> Look:
     )
 
 
-def look_all(dataset: Dataset) -> list[Look]:
-    """Return what is stored of every picture, in manifest order."""
-    jobs = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
-    return list(_in_threads(_look_at, jobs, "Looking at pictures", "picture"))
-
-
-def _look_at(job: tuple) -> Look:
-    path, sha256 = job
-    return look(open_image(path, at_least=local_features.SIDE), sha256)
-
-
 class Gallery:
     """Pictures to find duplicates in; their descriptors are stored once, in its index."""
 
@@ -153,18 +132,13 @@ class Gallery:
 
     def _near(self, query: Look) -> np.ndarray:
         """Return the positions near by hash or correlation, at most ``NEAR`` that are not sure."""
-        bits, correlation = _alike(query, self._hashes, self._small)
+        bits = query.hashes.astype(np.float32) @ self._hashes.T / self._hashes.shape[1]
+        bits, correlation = (1 + bits.max(0)) / 2, (query.small @ self._small.T).max(0)
         sure = (bits >= MIN_HASH) | (correlation >= MIN_CORRELATION)
         sure |= (self._digests == query.sha256) & (query.sha256 != "")
         near = np.flatnonzero(((bits >= LOOK_HASH) | (correlation >= LOOK_CORRELATION)) & ~sure)
         nearest = np.argsort(-np.maximum(bits, correlation)[near], kind="stable")[:NEAR]
         return np.union1d(np.flatnonzero(sure), near[nearest])
-
-
-def _alike(query: Look, hashes: np.ndarray, small: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return hash agreement and correlation with upright pictures, each (n,)."""
-    bits = query.hashes.astype(np.float32) @ hashes.T / hashes.shape[1]
-    return (1 + bits.max(0)) / 2, (query.small @ small.T).max(0)
 
 
 def compare(a: Look, b: Look) -> Comparison:
@@ -180,19 +154,19 @@ def compare(a: Look, b: Look) -> Comparison:
 
 
 def find(dataset: Dataset) -> pd.DataFrame:
-    """Return every pair of pictures that a method calls duplicates, with ``EDGE_COLUMNS``.
+    """Return every pair of pictures that a method calls duplicates, with ``EDGE_COLUMNS``."""
+    jobs = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
 
-    ``path_a`` stands before ``path_b`` in the manifest.
-    """
-    gallery = Gallery(look_all(dataset))
+    def look_at(job: tuple) -> Look:
+        return look(open_image(job[0], at_least=local_features.SIDE), job[1])
+
+    gallery = Gallery(list(_in_threads(look_at, jobs, "Looking at pictures")))
     looks = gallery.looks
     pairs: set[tuple[int, int]] = set()
     for i, others in enumerate(gallery.candidates(looks)):
         pairs |= {(min(i, j), max(i, j)) for j in others.tolist() if i != j}
     jobs = sorted(pairs)
-    compared = _in_threads(
-        lambda pair: compare(looks[pair[0]], looks[pair[1]]), jobs, "Comparing", "pair"
-    )
+    compared = _in_threads(lambda pair: compare(*(looks[k] for k in pair)), jobs, "Comparing")
     paths, motifs = dataset.manifest["path"].tolist(), dataset.manifest["motif"].tolist()
     rows = []
     for (i, j), comparison in zip(jobs, compared, strict=True):
@@ -231,18 +205,12 @@ def group(dataset: Dataset, edges: pd.DataFrame) -> pd.DataFrame:
     return dataset.manifest[["path", "motif"]].assign(group=[first[path] for path in paths])
 
 
-def _in_threads(function: Callable, jobs: Sequence, text: str, unit: str) -> Iterator:
+def _in_threads(function: Callable, jobs: Sequence, text: str) -> Iterator:
     """Map a function over jobs in threads, in order: OpenCV and NumPy release the lock."""
-    with _one_opencv_thread(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from tqdm(pool.map(function, jobs), total=len(jobs), desc=text, unit=unit)
-
-
-@contextlib.contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Our threads are pictures: OpenCV's own would only stand in their way."""
     before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
+    cv2.setNumThreads(1)  # our threads are pictures: OpenCV's own would stand in their way
     try:
-        yield
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            yield from tqdm(pool.map(function, jobs), total=len(jobs), desc=text)
     finally:
         cv2.setNumThreads(before)

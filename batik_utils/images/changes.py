@@ -26,10 +26,9 @@ def watermark(
     band: tuple[float, float, Colour] | None = None,
     anchor: str = "la",
 ) -> None:
-    """Print words onto an RGB image in place, or onto a clear RGBA one as an overlay.
+    """Print words of ``size`` px onto an RGB image in place, or onto a clear RGBA overlay.
 
-    ``size`` is the font's in px, 6 at least; ``band`` is a strip over the whole width: top, bottom
-    (px) and colour; ``anchor`` is Pillow's: which point of the words lies ``at``.
+    ``band`` is a strip over the whole width: top, bottom (px) and colour.
     """
     draw = ImageDraw.Draw(image, "RGBA")
     if band:

@@ -36,8 +36,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
 MAX_PIXELS = 50_000_000
 #: Larger files are refused before they are opened (bytes).
 MAX_BYTES = 50_000_000
-#: A progressive JPEG of many scans is decoded once for each: pixels times scans over which it is
-#: refused. An ordinary one has about ten scans; a made one can hold thousands and take hours.
+#: Pixels times scans over which a JPEG is refused: it is decoded once for each of its scans, about
+#: ten of an ordinary one; a made one can hold thousands and take hours.
 MAX_SCANNED_PIXELS = 1_500_000_000
 
 # folders and files of operating systems, network drives and office programs, in lower case
@@ -58,7 +58,6 @@ _OTHERS = (
     (rb"gimp xcf", "GIMP document", _SAVE),
     (rb"\x00\x00[\x01\x02]\x00", "Windows icon", _SAVE),
     (rb"P[1-7]\s", "PNM image", _SAVE),
-    (rb"v/1\x01", "OpenEXR image", _SAVE),
     (rb"%PDF", "PDF document", "save its image as JPEG or PNG"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript document", _SAVE),
     (rb"(?i)\s*(<!--.*?)?(<!doctype html|<html)", "HTML page", "download the image itself"),
@@ -124,13 +123,9 @@ def is_visible(path: PurePath, folder: PurePath) -> bool:
 
 
 def walk(folder: Path) -> Iterator[Path]:
-    """Yield the visible files below a folder, sorted; hidden and system folders are left out.
+    """Yield the visible files below a folder, sorted, and broken links, so that they are named.
 
-    Links to folders are followed, each folder once. A broken link is yielded, so that opening it
-    says so.
-
-    Raises:
-        BatikError: a folder cannot be listed.
+    Links to folders are followed, each folder once.
     """
     yield from _walk(Path(folder), set())
 
@@ -141,9 +136,9 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
         if (place := (facts.st_dev, facts.st_ino)) in seen:
             return
         seen.add(place)
-        entries = sorted((e for e in os.scandir(folder) if not is_hidden(e.name)), key=_by_name)
-        # real folders first: of a folder and a link to it the folder counts
-        entries.sort(key=lambda entry: entry.is_symlink())
+        visible = (entry for entry in os.scandir(folder) if not is_hidden(entry.name))
+        # links last: of a folder and a link to it the folder counts
+        entries = sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name))
     except OSError as error:
         raise BatikError(
             f"{folder} cannot be listed ({error.strerror}): allow reading it, or move it away."
@@ -156,10 +151,6 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             yield path
 
 
-def _by_name(entry: os.DirEntry) -> str:
-    return entry.name
-
-
 def open_image(
     source: Path | str | bytes,
     *,
@@ -169,10 +160,8 @@ def open_image(
 ) -> Image.Image:
     """Return an image from a path or from a file's bytes: upright, on white, in RGB.
 
-    The format is found from the content. Of an animation the first frame counts; transparency is
-    laid on white; CMYK, greyscale, palette and 16-bit images are converted; the EXIF orientation
-    is applied. With ``at_least``, a JPEG may be decoded at a reduced size (1/2, 1/4, 1/8) whose
-    two sides are still at least this many px: faster, nearly the same after resizing.
+    The format is found from the content; of several frames the first counts. With ``at_least``, a
+    JPEG may be decoded at a reduced size whose sides are still at least this many px: faster.
 
     Raises:
         ImageError: empty, too large, no image, damaged, or of a format not in ``FORMATS``.
@@ -182,11 +171,7 @@ def open_image(
 
 
 def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[str, int, int]:
-    """Decode an image once to prove that it is whole.
-
-    Returns the format as Pillow names it (``"PNG"``), width and height as stored (px); errors are
-    those of `open_image`.
-    """
+    """Decode an image to prove that it is whole; return format, width and height as stored."""
     data = source if isinstance(source, bytes) else read_file(source)
     # the reduced decode still reads every byte of a JPEG, so a truncated one is found
     return _decode(data, max_pixels, MAX_BYTES, at_least=64)[1]

@@ -63,8 +63,7 @@ def plain(name: str) -> str:
 def from_folder(name: str) -> str:
     """Return the motif that a folder's name means: ``"sidoluhur"`` of ``batik_sindoluhur40jpg``.
 
-    Case, separators, numbers and a small misspelling of one of `ALL_MOTIFS` do not count, but no
-    word is dropped: ``Solo Parang`` is a motif of its own. An unknown motif keeps its plain name.
+    No word is dropped: ``Solo Parang`` is a motif of its own. An unknown one keeps its plain name.
     """
     words = [w for w in _words(name) if w not in _NOISE and not w.isdigit()]
     text = re.sub(r"^batik|(jpe?g|png)$", "", "".join(words))
