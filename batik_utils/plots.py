@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
 from batik_utils.data import Dataset
@@ -28,33 +28,16 @@ ACCENT, SECOND, THIRD = "#8a4b20", "#27406b", "#d3a03f"
 PAPER, INK, DIM, GREY, LIGHT = "#fffdf7", "#26221d", "#6b645b", "#9b9187", "#e6dfd3"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE = {
-    "figure.dpi": 100,
-    "savefig.dpi": 100,
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "figure.constrained_layout.use": True,
-    "axes.facecolor": PAPER,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": DIM,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
+    **dict.fromkeys(("figure.dpi", "savefig.dpi"), 100),
+    **dict.fromkeys(("figure.facecolor", "savefig.facecolor", "axes.facecolor"), PAPER),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    **dict.fromkeys(("axes.labelcolor", "xtick.color", "ytick.color"), DIM),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "xtick.minor.size"), 0),
+    **{"axes.edgecolor": GREY, "grid.color": LIGHT, "text.color": INK},
+    **{"axes.titlelocation": "left", "axes.titlesize": 10, "axes.axisbelow": True},
+    **{"font.family": "DejaVu Sans", "font.size": 10, "legend.frameon": False},
+    **{"figure.constrained_layout.use": True, "lines.solid_capstyle": "round"},
     "axes.prop_cycle": plt.cycler(color=[ACCENT, SECOND, THIRD, GREY]),
-    "axes.titlelocation": "left",
-    "axes.titlesize": 10,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "grid.color": LIGHT,
-    "hatch.linewidth": 0.5,
-    "legend.frameon": False,
-    "lines.solid_capstyle": "round",
-    "text.color": INK,
-    "xtick.color": DIM,
-    "ytick.color": DIM,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
 }
 
 
@@ -114,30 +97,19 @@ def picture_sizes(dataset: Dataset, title: str = "") -> Figure:
     return figure
 
 
-@style()
 def sample_sheet(dataset: Dataset, per_motif: int = 6, seed: int = 0, title: str = "") -> Figure:
     """A row of randomly chosen pictures for each motif, each cut to a centred square.
 
     Never commit this figure for the real photographs: their licence is unclear.
     """
-    rng = np.random.default_rng(seed)
-    n = len(dataset.classes)
-    figure, grid = new(title, 1.5 * per_motif, 1.55 * n + 0.5, n, per_motif)
-    for row, motif in zip(grid, dataset.classes, strict=True):
+    rng, squares, captions = np.random.default_rng(seed), [], []
+    for motif in dataset.classes:
         paths = dataset.manifest.loc[dataset.manifest["motif"] == motif, "path"].tolist()
-        chosen = rng.permutation(len(paths))[:per_motif]
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
-        for axes, k in zip(row, sorted(chosen), strict=False):
+        for k in sorted(rng.permutation(len(paths))[:per_motif]):
             picture = files.open_image(dataset.root / paths[k], at_least=256)
-            edge = min(picture.size)
-            left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-            square = picture.crop((left, top, left + edge, top + edge)).resize((256, 256))
-            axes.imshow(square)
-            axes.set_xlabel(paths[k].rsplit("/", 1)[-1], fontsize=8)
-        row[0].set_ylabel(motif, fontsize=11)
-    return figure
+            squares.append(np.asarray(ImageOps.fit(picture, (256, 256))))
+            captions.append(f"{motif}\n{paths[k].rsplit('/', 1)[-1]}")
+    return picture_grid(np.stack(squares).transpose(0, 3, 1, 2), captions, title, per_motif)
 
 
 @style()
@@ -186,20 +158,16 @@ def overlays(
     A white line surrounds what is hotter than half of the hottest place. Never commit this figure
     for the real photographs: their licence is unclear.
     """
-    n = len(captions)
-    figure, grid = new(title, 1.55 * n, 3.7, 2, n)
-    for k, (picture, heat) in enumerate(zip(np.asarray(pixels), maps, strict=True)):
-        above, below = grid[:, k]
-        shown = picture.transpose(1, 2, 0)
-        above.imshow(shown)
-        above.set_title(captions[k], fontsize=8, loc="center")
-        # the picture in grey: its own colours would be taken for heat
-        below.imshow(shown.mean(2), cmap="gray", vmin=0, vmax=255)
-        below.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.25 + 0.5 * heat)
-        if heat.max() > 0.5:
-            below.contour(heat, levels=[0.5], colors="white", linewidths=1.2)
-        for axes in (above, below):
-            axes.axis("off")
+    pixels, n = np.asarray(pixels), len(captions)
+    # the picture in grey: its own colours would be taken for heat
+    grey, heat = pixels.mean(1, keepdims=True), plt.get_cmap("inferno")(maps)[..., :3]
+    alpha = 0.25 + 0.5 * maps[:, None]
+    mixed = (1 - alpha) * grey + alpha * 255 * heat.transpose(0, 3, 1, 2)
+    both = np.concatenate([pixels, mixed.astype(np.uint8)])
+    figure = picture_grid(both, [*captions, *[""] * n], title, n)
+    for axes, one in zip(figure.axes[n:], maps, strict=True):
+        if one.max() > 0.5:
+            axes.contour(one, levels=[0.5], colors="white", linewidths=1.2)
     return figure
 
 
