@@ -1,20 +1,7 @@
 """Batik image classification: the helper package behind five notebooks.
 
-The modules in this folder are the course; the folders go beyond it::
-
-    data, splits, transforms              pictures, their division, tensors       notebook 01
-    models, weights, recipes              networks, pretrained weights, all runs  notebooks 02, 03
-    training, baselines                   the loop; classifiers without a network notebooks 02, 03
-    experiments, checkpoints              runs and grids; result files            notebooks 02, 03
-    metrics, plots                        scores with intervals; figures           notebooks 01-04
-    notebook, errors, __main__            Colab, headless runs; the command line
-    images                                image files, resizing, motif names, drawn cloth
-    duplicates, evaluation                near-duplicates; tables of the report   notebook 04
-    classifier, app                       the deployed model; prediction, web app  notebook 05
-    scale                                 Ray, Fabric, MLflow, the benchmark
-
-Imports: errors <- images <- root modules <- duplicates, evaluation <- classifier <- scale; app
-imports errors and images alone. ``import batik_utils`` loads nothing else.
+The modules in this folder are the course, the folders go beyond it; the README says what is where.
+``import batik_utils`` loads none of them.
 """
 
 import os

@@ -22,16 +22,13 @@ RENAMED = {
     "ablate": "'git show 4ed4f99:batik_utils/ablation.py'",
 }
 PREDICT = """\
-The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs, and
---model takes it.
+The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs.
 
 columns of --csv: file; verdict (sure, unsure, none: no motif of the model, refused: no usable
-  picture); motif; p_<motif>, probability if it is one of the motifs; familiarity, higher is more
-  like the motifs; reason
+  picture); motif; p_<motif>, its probability; familiarity, higher is more like the motifs; reason
 keys of --json: path, motif, verdict, probability, probabilities, familiarity, rejected, reason;
-  with --details also level (motif, other_cloth, no_cloth), words (sure, probably, either), kind of
-  a refusal, and evidence (rows of a grid over the picture: what each place adds to the motif)
-exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a setting is wrong
+  with --details also level, words, kind of a refusal, and evidence (a grid over the picture)
+exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a wrong setting
 """
 OWN_MOTIFS = """\
 A model of your own motifs, from a folder with one folder of pictures for each motif:
@@ -74,10 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if not error.filename:
             raise
-        return _fail(
-            f"{error.filename}: {error.strerror}. Allow reading and writing there, free some "
-            f"space, or name another folder."
-        )
+        remedy = "allow reading and writing there, free some space, or name another folder"
+        return _fail(f"{error.filename}: {error.strerror}: {remedy}.")
 
 
 def _fail(message: object, status: int = 2) -> int:

@@ -43,9 +43,6 @@ class NotebookFailed(BatikError):
     """A cell raised an error or lost its kernel; the message shows the cell."""
 
 
-# --- inside a notebook ---------------------------------------------------------------------------
-
-
 def in_colab() -> bool:
     """Whether this process is a kernel of Google Colab."""
     return "google.colab" in sys.modules
@@ -93,8 +90,7 @@ def _installed(name: str) -> str:
 def check_parameters() -> None:
     """Refuse unknown or mistyped parameters of the notebook that calls this.
 
-    Its first cell of nothing but ``NAME = literal`` lines declares names and types. Checked are the
-    cell that papermill adds after it, and the same cell run once more after an edit.
+    Its first cell of ``NAME = literal`` lines declares them; papermill's cell is checked, and edits.
     """
     from IPython import get_ipython
 
@@ -128,9 +124,6 @@ def _check(name: str, value: object, known: Mapping[str, object], where: str) ->
     kind = type(known[name])
     if type(value) is not kind and not (kind is float and type(value) is int):
         raise BatikError(f"Parameter {name} must be {_TYPE_NAMES[kind]}, not {value!r}.")
-
-
-# --- headless runs -------------------------------------------------------------------------------
 
 
 def find(names: Sequence[str] = ()) -> list[Path]:
@@ -182,12 +175,10 @@ def where_declared(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[
 
 @contextmanager
 def _kernel() -> Iterator[object]:
-    """Settings that let a kernel speak through files of this user, not through network ports.
-
-    The path of a socket may have some 100 characters, so a long temporary folder is not used.
-    """
+    """Settings that let a kernel speak through files of this user, not through network ports."""
     from traitlets.config import Config
 
+    # the path of a socket may have some 100 characters
     short = None if len(tempfile.gettempdir()) <= 60 else "/tmp"
     if os.name != "posix" or (short and not os.access(short, os.W_OK)):
         yield Config()
@@ -197,12 +188,7 @@ def _kernel() -> Iterator[object]:
 
 
 def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -> list[Path]:
-    """Run notebooks in a row, with copies in `output`; parameters are checked before all.
-
-    Raises:
-        NotebookFailed: with the cell; the copy, up to there, is kept.
-        BatikError: a wrong parameter.
-    """
+    """Run notebooks in a row, with copies in `output`; parameters are checked before all."""
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -248,9 +234,6 @@ def refresh(notebook: Path) -> None:
         nbformat.write(kept, partial)
 
 
-# --- the report ----------------------------------------------------------------------------------
-
-
 def render(notebook: Path, page: Path) -> Path:
     """Write an executed notebook as one self-contained HTML page without code.
 
@@ -293,11 +276,7 @@ def render(notebook: Path, page: Path) -> Path:
 def report(
     source: str, root: str, results: str = "", *, given: Mapping[str, str], full: bool = False
 ) -> Path:
-    """Run notebooks 01 to 03 on a data set and 04 on the committed results, and render 04.
-
-    Returns:
-        Path of ``<results>/<data set>/report.html``, where own runs have a section of their own.
-    """
+    """Run notebooks 01 to 03 on a data set and 04 on the committed results; render 04."""
     from batik_utils import data
     from batik_utils.images.motifs import MOTIFS
 

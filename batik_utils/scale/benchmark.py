@@ -10,6 +10,7 @@ that whatever else the machine does meets both: no timing tool does that, hence 
 
 import os
 import platform
+import re
 import shutil
 import statistics
 import tempfile
@@ -62,10 +63,7 @@ def in_turn(limit: Work, work: Work, repetitions: int) -> tuple[list[float], lis
 def run(
     dataset: Dataset, output: Path, *, model: Path | str | None = None, ray: str = "", size: int = 1
 ) -> pd.DataFrame:
-    """Time everything and write ``bench.csv``, and ``cost.csv`` beside the data set's results.
-
-    ``size`` is the number of repetitions in units of 4; 0 only shows that it runs.
-    """
+    """Time everything and write ``bench.csv`` and ``cost.csv``; size 0 only shows that it runs."""
     repetitions = 4 * size or 1
     rows = []
     with (
@@ -199,10 +197,9 @@ def _worker(dataset: Dataset, model: Path | str | None, ray: str, n: int) -> tup
 def machine() -> dict[str, str | int]:
     """What the times were measured with."""
     facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.is_file() else []
-    named = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    named = re.search(r"model name\s*: (.*)", facts.read_text() if facts.is_file() else "")
     return {
-        "cpu": (named or [platform.processor()])[0],
+        "cpu": named[1] if named else platform.processor(),
         "cores": os.cpu_count() or 1,
         "torch_threads": torch.get_num_threads(),
         **{name: version(name) for name in ("torch", "onnxruntime", "pillow")},
