@@ -90,7 +90,7 @@ def _installed(name: str) -> str:
 def check_parameters() -> None:
     """Refuse unknown or mistyped parameters of the notebook that calls this.
 
-    Its first cell of ``NAME = literal`` lines declares them; papermill's cell is checked, and edits.
+    Its first cell of ``NAME = literal`` lines declares them; later cells that set one are checked.
     """
     from IPython import get_ipython
 
