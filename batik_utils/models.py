@@ -1,13 +1,9 @@
 """Networks: those trained from random weights, and pretrained ones with a new head.
 
-    >>> from batik_utils import models, recipes
-    >>> model, provenance = models.build(recipes.get("scratch1"), n_classes=3)
-    >>> models.count_parameters(model)
-    51387363
+>>> model, provenance = models.build(recipes.get("scratch1"), n_classes=3)
 
-Every network has two parts: ``backbone``, from pictures (N, 3, S, S) to features (N, F), and
-``head``, from features to logits (N, K). Introduced in notebooks 02 and 03, section "The
-architecture".
+Each has a ``backbone``, from pictures (N, 3, S, S) to features (N, F), and a ``head``, from
+features to logits (N, K). Introduced in notebooks 02 and 03, section "The architecture".
 """
 
 import operator
@@ -33,10 +29,7 @@ def _dropout(probability: float) -> list[nn.Module]:
 
 
 class TwoConvNet(nn.Module):
-    """Two convolutions and a hidden layer, as published; pictures of 224 px.
-
-    ``early_dropout`` follows the convolutions' ReLUs, ``dropout`` the hidden layer's.
-    """
+    """Two convolutions and a hidden layer, as published; pictures of 224 px."""
 
     def __init__(self, n_classes, filters=(16, 32), n_hidden=512, dropout=0.0, early_dropout=0.0):
         super().__init__()
@@ -66,11 +59,7 @@ class TwoConvNet(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """ResNet-18 of basic blocks [2, 2, 2, 2]; dropout, if any, at the end of each block.
-
-    Source: He et al., Deep Residual Learning for Image Recognition, 2016
-    (https://arxiv.org/abs/1512.03385).
-    """
+    """ResNet-18 (He et al., 2016, https://arxiv.org/abs/1512.03385), dropout after each block."""
 
     def __init__(self, n_classes: int, dropout: float = 0.0):
         from torchvision.models.resnet import BasicBlock, ResNet
@@ -90,11 +79,7 @@ class SmallResNet(nn.Module):
 
 
 class OurConvNet(nn.Module):
-    """Four convolutions with batch norm and global pooling: 62,000 parameters, for 120 pictures.
-
-    Sources: Ioffe and Szegedy, 2015 (https://arxiv.org/abs/1502.03167), for batch norm; Lin et al.,
-    2014 (https://arxiv.org/abs/1312.4400), for global pooling.
-    """
+    """Four convolutions with batch norm and global pooling: 62,000 parameters, for 120 pictures."""
 
     def __init__(self, n_classes: int, dropout: float = 0.0):
         super().__init__()
@@ -129,21 +114,16 @@ class MeanAndMaximum(nn.Module):
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
 
-#: Octaves of `TextureNet`.
-OCTAVES = 4
-
-
 class TextureNet(nn.Module):
     """Statistics of texture by fixed filters, and one linear layer that learns.
 
-    Sources: Bruna and Mallat, Invariant Scattering Convolution Networks, 2013
-    (https://arxiv.org/abs/1203.1513); Manjunath and Ma, Texture features, 1996.
+    Source: Bruna and Mallat, 2013 (https://arxiv.org/abs/1203.1513).
     """
 
     def __init__(self, n_classes: int):
         super().__init__()
         self.backbone = TextureStatistics().requires_grad_(False)
-        self.head = nn.Linear(OCTAVES * 3 * (2 * DIRECTIONS + PATTERNS), n_classes)
+        self.head = nn.Linear(4 * 3 * (2 * DIRECTIONS + PATTERNS), n_classes)
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits (N, K)."""
@@ -155,12 +135,12 @@ class TextureStatistics(nn.Module):
 
     def __init__(self):
         super().__init__()
-        #: Brightness and two opponent colours from red, green and blue.
+        # brightness and two opponent colours from red, green and blue
         self.opponent = nn.Conv2d(3, 3, 1, bias=False)
         colours = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, -1 / 2, 0.0), (1 / 4, 1 / 4, -1 / 2))
         with torch.no_grad():
             self.opponent.weight.copy_(torch.tensor(colours).view(3, 3, 1, 1))
-        self.energies = nn.ModuleList(OrientedEnergy() for _ in range(OCTAVES))
+        self.energies = nn.ModuleList(OrientedEnergy() for _ in range(4))
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return float32 features of normalised pictures."""
@@ -194,7 +174,7 @@ class OrientedEnergy(nn.Module):
         """Return the strengths, float32."""
         _, channels, height, width = maps.shape
         strengths = []
-        # a few pictures at once: the answers take 24 times the memory of the maps
+        # the answers take 24 times the memory of the maps
         for part in maps.split(4):
             answers = self.filters(part.reshape(-1, 1, height, width)).float()
             pairs = answers.reshape(-1, channels * DIRECTIONS, 2, height, width)
@@ -218,9 +198,6 @@ class TransferClassifier(nn.Module):
         - ``parameters``: the backbone's parameters are fixed, but batch-norm statistics and
           drop-connect stay active in training, as published.
         - ``backbone``: the backbone stays in evaluation mode: a fixed function of the picture.
-
-        Raises:
-            BatikError: unknown value.
         """
         if how not in FROZEN:
             raise BatikError(f"Unknown value frozen='{how}': use one of {', '.join(FROZEN)}.")
@@ -285,11 +262,6 @@ def transfer(backbone: Callable[..., tuple[nn.Module, int]], *arguments, **setti
     """Return a row of ``ARCHITECTURES``: a backbone with F features and the recipe's head."""
 
     def build_transfer(recipe: Recipe, n_classes: int) -> TransferClassifier:
-        if recipe.head not in HEADS:
-            raise BatikError(
-                f"Unknown head '{recipe.head}' in recipe '{recipe.name}': choose from "
-                f"{', '.join(HEADS)}."
-            )
         network, n_features = backbone(*arguments, **settings)
         head = HEADS[recipe.head](n_features, n_classes, recipe.dropout)
         return TransferClassifier(network, head, recipe.frozen)
@@ -297,10 +269,9 @@ def transfer(backbone: Callable[..., tuple[nn.Module, int]], *arguments, **setti
     return build_transfer
 
 
-#: Networks by name: a recipe and the number of motifs K to a module. Sources: Sandler et al.,
-#: MobileNetV2, 2018 (https://arxiv.org/abs/1801.04381); Tan and Le, EfficientNet, 2019
-#: (https://arxiv.org/abs/1905.11946); Xie et al., Noisy Student, 2020
-#: (https://arxiv.org/abs/1911.04252); EfficientNet-Lite is without squeeze-and-excitation.
+#: Networks by name: a recipe and the number of motifs K to a module. Sources: Sandler et al., 2018
+#: (https://arxiv.org/abs/1801.04381); Tan and Le, 2019 (https://arxiv.org/abs/1905.11946); Xie et
+#: al., Noisy Student, 2020 (https://arxiv.org/abs/1911.04252).
 ARCHITECTURES: dict[str, Callable[[Recipe, int], nn.Module]] = {
     "scratch1": lambda recipe, k: TwoConvNet(k, (16, 32), 512, recipe.dropout),
     "scratch2": lambda recipe, k: SmallResNet(k, recipe.dropout),
@@ -327,9 +298,6 @@ def build(
     """Return a recipe's network, and ``"random"`` or the file of its weights and its hash.
 
     Random parts follow torch's global random state; ``weights_directory`` is searched first.
-
-    Raises:
-        BatikError: unknown architecture or head; `weights.WeightsNotFound`.
     """
     # fail before the slow part if the weights cannot be had
     loaded = pretrained.load(recipe.weights, weights_directory) if recipe.weights else None
@@ -343,11 +311,6 @@ def build(
 
 def build_untrained(recipe: Recipe, n_classes: int) -> nn.Module:
     """Return a recipe's network with random weights."""
-    if recipe.architecture not in ARCHITECTURES:
-        raise BatikError(
-            f"Unknown architecture '{recipe.architecture}' in recipe '{recipe.name}': choose from "
-            f"{', '.join(ARCHITECTURES)}."
-        )
     return ARCHITECTURES[recipe.architecture](recipe, n_classes)
 
 

@@ -32,14 +32,7 @@ _AHEAD = 32
 
 
 def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
-    """Return every picture squashed to the input size, uint8 (N, 3, S, S), in manifest order.
-
-    Pixels stay in the cache folder, named by the content of the pictures, size, interpolation and
-    the version of Pillow, which resizes.
-
-    Raises:
-        BatikError: a picture that could be opened before cannot be opened now.
-    """
+    """Return every picture squashed to the input size, uint8 (N, 3, S, S), from the cache."""
     # `data.load` may have been told to allow larger pictures
     pixels = int((dataset.manifest["width"] * dataset.manifest["height"]).max())
 
@@ -52,11 +45,7 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
 
     def rows() -> Iterator[np.ndarray]:
         paths = iter(dataset.paths)
-        bar = tqdm(
-            total=len(dataset.manifest),
-            desc=f"Decoding to {preprocessing.size} px",
-            unit="picture",
-        )
+        bar = tqdm(total=len(dataset.labels), desc=f"Decoding to {preprocessing.size} px")
         with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
             while part := list(itertools.islice(paths, _AHEAD)):
                 for row in pool.map(one, part):
@@ -89,17 +78,14 @@ def augment(
     """Change pixels (N, 3, S, S) at random as a recipe says, and normalise them.
 
     Mirroring, ``shape`` and ``colour`` draw from ``generator`` itself, which lies on the CPU. Every
-    further change of ``recipe.extra`` has a generator of its own, so that adding or removing one
-    leaves all other draws as they are.
-
-    Raises:
-        BatikError: a strength is not 0 to 1, or a change is unknown.
+    further change has a generator of its own, so that it leaves all other draws as they are.
     """
-    for name, strength in (("augment", recipe.augment), *recipe.extra):
-        if not 0 <= strength <= 1:
-            raise BatikError(f"The augmentation strength must be 0 to 1, not {name} {strength}.")
-        if name != "augment" and name not in AUGMENTATIONS:
-            raise BatikError(f"Unknown change '{name}': choose from {', '.join(AUGMENTATIONS)}.")
+    for name, strength in (("shape", recipe.augment), *recipe.extra):
+        if not 0 <= strength <= 1 or name not in AUGMENTATIONS:
+            known = ", ".join(AUGMENTATIONS)
+            raise BatikError(
+                f"A change is one of {known} by a strength 0 to 1, not {name} {strength}."
+            )
     own = {name: _generator(name, generator) for name, _ in recipe.extra}
     mirrored = torch.rand(len(pixels), generator=generator) < recipe.flip
     mirrored = mirrored.to(pixels.device).view(-1, 1, 1, 1)
@@ -113,18 +99,17 @@ def augment(
 
 
 def _generator(name: str, generator: torch.Generator) -> torch.Generator:
-    """Return a generator that depends on a name and on another generator, which stays as it is."""
+    # depends on the name and on the other generator, which stays as it is
     state = zlib.crc32(name.encode(), zlib.crc32(generator.get_state().numpy()))
     return torch.Generator().manual_seed(state)
 
 
 def change_shape(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """See each picture through a projective map of its own.
+    """Crop, stretch, rotate and tilt each picture by a projective map of its own.
 
-    With strength s: crop to 1 to 1 - 0.7 s of the area, sides stretched by up to (4/3)^s; rotation
-    within 15 s degrees and perspective within 0.2 s, corners filled by reflection; upside down and
-    quarter turn, each with probability s/2, so that at s = 1 and ``flip`` 0.5 the eight positions
-    of a square are equally likely. Cloth keeps its motif in all of these.
+    With strength s: crop to at least 1 - 0.7 s of the area, sides stretched by up to (4/3)^s;
+    rotation within 15 s degrees, perspective within 0.2 s; upside down and quarter turn, each with
+    probability s/2, so that at s = 1 the eight positions of a square are equally likely.
     """
     n, _, _, side = pixels.shape
     chance = torch.rand(n, 9, generator=generator).to(pixels.device)
@@ -154,11 +139,7 @@ def change_shape(pixels: Tensor, strength: float, generator: torch.Generator) ->
 
 
 def change_colour(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Change the colours of each picture by a linear map of its own.
-
-    With strength s: brightness, contrast and saturation by factors within 1 ± 0.4 s, hue within
-    18 s degrees, in the YIQ space, where hue is an angle and saturation a length.
-    """
+    """Change brightness, contrast, saturation (factors 1 ± 0.4 s) and hue (± 18 s degrees)."""
     n = len(pixels)
     spread = strength * (2 * torch.rand(n, 4, generator=generator).to(pixels.device) - 1)
     brightness, contrast, saturation = (1 + 0.4 * spread[:, :3]).unbind(1)
@@ -180,24 +161,19 @@ def change_colour(pixels: Tensor, strength: float, generator: torch.Generator) -
 
 
 #: Changes in training by name: float pixels (N, 3, S, S) from 0 to 255, a strength from 0 to 1 and
-#: a generator, to pixels of the same shape. A new one is one line here; recipes name it in `extra`.
+#: a generator, to such pixels. A new one is one line here; recipes name it in ``extra``.
 AUGMENTATIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "shape": change_shape,
     "colour": change_colour,
 }
 
 
-#: Of the texture descriptors: directions of the Gabor filters, local binary patterns.
-DIRECTIONS, PATTERNS = 6, 10
-#: Wavelength of the filters, standard deviation of their window, and side (px).
-WAVE, WINDOW, FILTER_SIDE = 4.5, 2.0, 9
+#: Directions of the Gabor filters, local binary patterns; wavelength, window and side (px).
+DIRECTIONS, PATTERNS, WAVE, WINDOW, FILTER_SIDE = 6, 10, 4.5, 2.0, 9
 
 
 def gabor_filters() -> Tensor:
-    """Return the filters (2 * ``DIRECTIONS``, 1, side, side): of each direction cosine and sine.
-
-    Each has sum 0, so a plain area gives no answer, and length 1.
-    """
+    """Return cosine and sine filters of sum 0 and length 1: (2 * ``DIRECTIONS``, 1, side, side)."""
     steps = torch.arange(FILTER_SIDE) - FILTER_SIDE // 2
     y, x = torch.meshgrid(steps.float(), steps.float(), indexing="ij")
     window = torch.exp(-(x.square() + y.square()) / (2 * WINDOW**2))
@@ -214,8 +190,7 @@ def gabor_filters() -> Tensor:
 def local_patterns(maps: Tensor) -> Tensor:
     """Return the shares of uniform local binary patterns: (N, C, H, W) to (N, C * ``PATTERNS``).
 
-    As scikit-image's ``local_binary_pattern(method="uniform")``, but with the square's own corners
-    (Ojala et al., 2002, https://doi.org/10.1109/TPAMI.2002.1017623).
+    As scikit-image's ``local_binary_pattern``, method uniform, with the square's own corners.
     """
     height, width = maps.shape[2] - 2, maps.shape[3] - 2
     middle = maps[:, :, 1:-1, 1:-1]

@@ -134,7 +134,7 @@ def test_changes_depend_on_the_generator_alone_and_differ_by_picture():
     ids=str,
 )
 def test_a_change_that_cannot_be_is_refused(change):
-    with pytest.raises(BatikError, match=r"strength|fog"):
+    with pytest.raises(BatikError, match=r"strength"):
         augmented(**change)
 
 
