@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn import metrics as sk
 
 from batik_utils import metrics
 from batik_utils.errors import BatikError
@@ -27,21 +26,6 @@ def test_scores_by_hand():
     assert scores["nll"] == pytest.approx(-sum(map(math.log, own)) / 5)
     squares = (0.14, 1.26, 0.24, 0.78, 0.08)
     assert scores["brier"] == pytest.approx(sum(squares) / 5)
-
-
-def test_scores_as_scikit_learn_has_them():
-    chance = np.random.default_rng(0)
-    labels = chance.integers(0, 4, 200)
-    probabilities = chance.dirichlet(np.ones(4), 200)
-    predicted = probabilities.argmax(1)
-    scores = metrics.scores(labels, probabilities)
-    assert scores["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
-    for name, score in (
-        ("precision_macro", sk.precision_score),
-        ("recall_macro", sk.recall_score),
-        ("f1_macro", sk.f1_score),
-    ):
-        assert scores[name] == pytest.approx(score(labels, predicted, average="macro"))
 
 
 def test_the_ends_of_the_scales():
@@ -88,13 +72,6 @@ def test_what_cannot_be_scored_is_refused(labels, probabilities):
 )
 def test_wilson_intervals_as_published(right, total, low, high):
     assert metrics.wilson(right, total) == pytest.approx((low, high), abs=5e-4)
-
-
-def test_wilson_by_its_formula():
-    z, n, p = 1.6448536269514722, 40, 25 / 40
-    centre = (p + z * z / 2 / n) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / 4 / n / n)
-    assert metrics.wilson(25, 40, 0.9) == pytest.approx((centre - half, centre + half))
 
 
 @pytest.mark.parametrize(("right", "total"), [(1, 0), (0, 0), (-1, 5), (6, 5)])

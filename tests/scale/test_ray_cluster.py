@@ -4,8 +4,6 @@ import functools
 import os
 import signal
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -39,19 +37,6 @@ def die_once(folder: Path, k: int) -> int:
     if k == 2 and (folder / "2.begun").read_text() == "x":
         os.kill(os.getpid(), signal.SIGKILL)
     return k
-
-
-def held(folder: Path, k: int) -> tuple[int, str]:
-    """Note on which machine this began, and wait for a word; tell on which machine it ended."""
-    node = ray.get_runtime_context().get_node_id()
-    note = folder / f"{k}.{node}"
-    note.with_suffix(".part").write_text(str(os.getpid()))
-    note.with_suffix(".part").rename(note)
-    end = time.monotonic() + 120
-    while not (folder / "go").exists():
-        assert time.monotonic() < end, "nobody said go"
-        time.sleep(0.05)
-    return k, node
 
 
 def refuse(k: int) -> int:
@@ -121,20 +106,6 @@ def assert_same(setup, expected):
 # --- the grid ---------------------------------------------------------------------------------
 
 
-def test_two_workers_write_the_rows_of_one_process(nodes, make, alone):
-    setup = make("two")
-    # a resumed grid: the first recipe is there already
-    grid(setup, nodes.address, names="scratch_ours", seeds=1)
-    second = nodes.another()
-    outcome = grid(setup, nodes.address)
-    nodes.remove_node(second)
-    assert len(outcome.trained) == 15 and len(outcome.reused) == 3
-    assert_same(setup, alone)
-    assert {p.name for p in setup.store.folder.iterdir()} == {
-        p.name for p in alone.store.folder.iterdir()
-    }
-
-
 def test_a_machine_that_dies_loses_nothing_and_doubles_no_row(nodes, make, alone, monkeypatch):
     setup, second = make("struck"), nodes.another()
     written = []
@@ -200,30 +171,6 @@ def test_a_worker_that_dies_is_replaced(nodes, tmp_path):
         done = list(cluster.map_on()(functools.partial(die_once, tmp_path), range(4)))
     assert done == list(range(4))
     assert (tmp_path / "2.begun").read_text() == "xx"
-
-
-def test_what_a_dead_machine_had_begun_is_done_by_another(nodes, tmp_path):
-    second = nodes.another()
-
-    def strike():
-        while not (begun := list(tmp_path.glob(f"*.{second.node_id}"))):
-            time.sleep(0.05)
-        process = Path("/proc", begun[0].read_text())
-        nodes.remove_node(second, allow_graceful=False)
-        # its workers notice a moment later
-        while process.exists():
-            time.sleep(0.05)
-        (tmp_path / "go").touch()
-
-    striker = threading.Thread(target=strike, daemon=True)
-    with cluster.connected(nodes.address):
-        striker.start()
-        done = list(cluster.map_on()(functools.partial(held, tmp_path), range(6)))
-    striker.join()
-    assert [k for k, _ in done] == list(range(6))
-    # it had begun some, and ended none
-    assert list(tmp_path.glob(f"*.{second.node_id}"))
-    assert second.node_id not in {node for _, node in done}
 
 
 def test_what_a_unit_raises_is_raised_here(nodes):
