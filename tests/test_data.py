@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -32,19 +31,6 @@ load = data.load
 
 
 # --- a tree of folders ------------------------------------------------------------------------
-
-
-def test_messy_folder_names_become_motifs(picture_tree):
-    root = picture_tree({"batik_sindoluhur40jpg": 3, "02 Betawi (50)": 4, "BATIK_TAMBAL": 2})
-    dataset = load("folder", root)
-    assert dataset.classes == ("betawi", "sidoluhur", "tambal")
-    assert Counter(dataset.manifest["motif"]) == {"betawi": 4, "sidoluhur": 3, "tambal": 2}
-    assert dataset.labels == [0] * 4 + [1] * 3 + [2] * 2
-    assert dataset.paths[0] == root / "02 Betawi (50)" / "1.jpg"
-    assert all(path.is_file() for path in dataset.paths)
-    assert dataset.source == "folder"
-    assert dataset.name == f"folder-{dataset.digest[:8]}"
-    assert dataset.title == "own pictures"
 
 
 def test_the_manifest_describes_every_picture(picture_tree):
@@ -85,14 +71,6 @@ def test_a_file_that_is_no_picture_is_reported_by_name_and_left_out(picture_tree
     assert reasons["batik-tambal/empty.png"] == "empty file"
     assert all(path in caplog.text for path in reasons)
     assert "reason" not in dataset.manifest
-
-
-def test_a_picture_over_the_limit_is_left_out_with_the_reason(picture_tree):
-    root = picture_tree()
-    with (root / "batik-betawi" / "1.jpg").open("rb") as stream:
-        assert stream.read(2) == b"\xff\xd8"
-    with pytest.raises(BatikError, match="No usable picture of motif 'betawi'"):
-        load("folder", root, max_pixels=100)
 
 
 #: Layouts of a data set: files (1.jpg to 4.jpg in each folder; ``->`` makes a link), the classes
@@ -240,13 +218,6 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
 # --- classes and limit ------------------------------------------------------------------------
 
 
-def test_classes_as_all_as_text_and_as_a_list(picture_tree):
-    root = picture_tree({"batik-betawi": 1, "batik-tambal": 1, "truntum": 1})
-    assert load("folder", root, "all").classes == ("betawi", "tambal", "truntum")
-    for classes in ("tambal, Batik Betawi", ["tambal", "betawi"], "betawi,tambal,"):
-        assert load("folder", root, classes).classes == ("betawi", "tambal")
-
-
 @pytest.mark.parametrize("classes", ["betawi", ["betawi", "Betawi"], [], ""])
 def test_fewer_than_two_classes_are_refused(picture_tree, classes):
     with pytest.raises(BatikError, match="at least two motifs"):
@@ -287,14 +258,6 @@ def test_a_limit_counts_usable_pictures(picture_tree):
 
 
 # --- digest and manifest ----------------------------------------------------------------------
-
-
-def test_the_digest_ignores_how_a_folder_is_spelt_and_where_it_is(picture_tree, tmp_path):
-    one = picture_tree(root=tmp_path / "one")
-    other = tmp_path / "elsewhere" / "other"
-    shutil.copytree(one, other)
-    (other / "batik-tambal").rename(other / "Tambal 50")
-    assert load("folder", other).digest == load("folder", one).digest
 
 
 def test_the_digest_changes_with_content_with_a_name_and_with_a_label(picture_tree, tmp_path):
@@ -417,28 +380,6 @@ def answering(status: int):
     server.server_close()
 
 
-@contextlib.contextmanager
-def talking(words: bytes | None):
-    """A server that says these words to everybody, or nothing at all."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve():
-            with contextlib.suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    kept.append(connection)
-                    if words is not None:
-                        connection.recv(1000)
-                        connection.sendall(words)
-                        connection.close()
-
-        kept: list[socket.socket] = []
-        threading.Thread(target=serve, daemon=True).start()
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-        for connection in kept:
-            connection.close()
-
-
 @pytest.fixture
 def kaggle(monkeypatch, picture_tree, tmp_path):
     """Kaggle's download gives a small tree; ``at(url)`` says where a sign of life is asked for."""
@@ -468,17 +409,6 @@ def test_auto_takes_a_given_root_first(picture_tree, kaggle, monkeypatch, tmp_pa
     assert asked == []
 
 
-def test_auto_takes_the_environment_next(picture_tree, kaggle, monkeypatch):
-    root = picture_tree()
-    monkeypatch.setenv("BATIK_DATA_DIR", str(root))
-    with answering(200) as url:
-        asked = kaggle(url)
-        for nothing in (None, ""):
-            assert load("auto", nothing).root == root
-    assert load("folder").root == root
-    assert asked == []
-
-
 @pytest.mark.parametrize("off", ["0", "false", "no"])
 def test_offline_can_be_off(kaggle, monkeypatch, off):
     monkeypatch.setenv("BATIK_OFFLINE", off)
@@ -495,21 +425,6 @@ def test_auto_takes_kaggle_where_it_answers(kaggle, status):
     assert asked == ["dionisiusdh/indonesian-batik-motifs"]
     assert (dataset.source, dataset.name) == ("kaggle", "kaggle")
     assert len(dataset.manifest) == 24
-
-
-@pytest.mark.parametrize("words", [None, b"", b"220 ftp.example.org ready\r\n\r\n"])
-def test_auto_falls_back_to_synthetic_with_a_warning(
-    kaggle, few_synthetic, caplog, words, synthetic_cache
-):
-    with talking(words) as url, caplog.at_level(logging.WARNING):
-        asked = kaggle(url)
-        dataset = load("auto", timeout_s=0.3)
-    assert asked == []
-    assert (dataset.source, dataset.name) == ("synthetic", "synthetic")
-    assert "SYNTHETIC" in dataset.title
-    assert "SYNTHETIC" in caplog.text
-    assert dataset.root.parent == synthetic_cache
-    assert len(dataset.manifest) == 6
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(few_synthetic, monkeypatch, tmp_path, caplog):
@@ -573,20 +488,6 @@ def test_the_published_pictures_are_recognised(real_dataset):
     assert formats["batik-betawi/4.jpg"] == "GIF"
     assert formats["batik-tambal/43.jpg"] == "PNG"
     assert set(formats.values()) == {"JPEG", "PNG", "GIF"}
-
-
-@pytest.mark.real
-def test_all_published_motifs_and_the_two_pages_among_them(real_root, real_dataset):
-    dataset = load("folder", real_root, "all")
-    assert dataset.name == "kaggle-20motifs"
-    assert dataset.classes == motifs.ALL_MOTIFS
-    assert len(dataset.manifest) == 980
-    assert sorted(dataset.skipped["path"]) == [
-        "batik-cendrawasih/18.jpg",
-        "batik-megamendung/49.jpg",
-    ]
-    assert dataset.skipped["reason"].str.contains("HTML").all()
-    assert dataset.digest != real_dataset.digest
 
 
 @pytest.mark.real

@@ -68,26 +68,12 @@ def test_a_stratified_split_gives_each_motif_its_share(count, shares):
     assert Counter(table.loc[table["motif"] == "tambal", "subset"])["train"] == 16
 
 
-def test_a_stratified_split_follows_its_seed_and_nothing_else():
-    first = splits.make("stratified-1", COURSE)
-    pd.testing.assert_frame_equal(first, splits.make("stratified-1", COURSE))
-    other = splits.make("stratified-2", COURSE)
-    assert not first["subset"].equals(other["subset"])
-
-
 @pytest.mark.parametrize(
     "name", ["", "random", "stratified", "stratified-", "stratified--1", "stratified-1.5", "Course"]
 )
 def test_an_unknown_split_is_refused(name):
     with pytest.raises(BatikError, match="Unknown split"):
         splits.make(name, COURSE)
-
-
-def test_too_few_pictures_are_refused():
-    with pytest.raises(BatikError, match=r"'tambal' has 2 usable pictures .* at least 3"):
-        splits.make("stratified-0", dataset_of({"betawi": 9, "tambal": 2}))
-    with pytest.raises(BatikError, match="no validation picture of motif 'tambal'"):
-        splits.make("course", dataset_of({"betawi": 50, "tambal": 45}))
 
 
 @pytest.mark.parametrize("name", ["front.jpg", "0.jpg", "51.jpg", "1a.jpg", "-1.jpg", "².jpg"])
@@ -142,12 +128,6 @@ def test_a_damaged_split_is_refused_in_a_sentence(tmp_path, damage):
         splits.open_or_make("course", COURSE, path)
 
 
-@pytest.mark.real
-def test_the_published_split_of_the_real_pictures(real_dataset):
-    table = splits.make("course", real_dataset)
-    assert Counter(table["subset"]) == {"train": 120, "test": 15, "validation": 15}
-
-
 # --- folds ------------------------------------------------------------------------------------
 
 
@@ -183,16 +163,6 @@ def test_folds_test_every_picture_once_a_repeat_and_never_part_twins():
             tested += test
         assert sorted(tested) == list(range(150))
     assert (table["repeat_0"] != table["repeat_1"]).any()
-
-
-def test_folds_follow_the_repeat_and_nothing_else():
-    few, many = (splits.make_folds(COURSE, GROUPS, repeats=n) for n in (1, 2))
-    pd.testing.assert_series_equal(few["repeat_0"], many["repeat_0"])
-
-
-def test_folds_without_twins_are_stratified():
-    table = splits.make_folds(COURSE, twins(COURSE), repeats=1)
-    assert set(table.groupby(["motif", "repeat_0"]).size()) == {5}
 
 
 @pytest.mark.parametrize(

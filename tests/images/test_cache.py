@@ -43,11 +43,6 @@ def test_everything_that_it_depends_on_names_it():
     array_cache.cached("some", ("ab", b"c"), 4, never)
 
 
-def test_changes_stay_in_memory():
-    array_cache.cached("some", (), 4, lambda: iter(ROWS))[:] = 7
-    assert np.array_equal(array_cache.cached("some", (), 4, never), ROWS)
-
-
 def test_an_interruption_leaves_nothing_behind():
     def half():
         yield from ROWS[:2]

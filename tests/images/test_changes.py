@@ -21,12 +21,6 @@ def test_equal_seeds_give_equal_copies_and_others_do_not():
     assert original.tobytes() == before
 
 
-def test_copies_are_rgb_and_keep_most_of_the_picture():
-    copies = [changes.changed(picture(), np.random.default_rng(i)) for i in range(60)]
-    assert {copy.mode for copy in copies} == {"RGB"}
-    assert min(min(copy.size) for copy in copies) >= 0.4 * 90
-
-
 def test_huge_and_tiny_pictures_pass():
     for size in ((1, 1), (3, 400), (2500, 1500)):
         copies = [

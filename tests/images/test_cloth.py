@@ -6,7 +6,7 @@ from PIL import Image
 
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
-from batik_utils.images.motifs import MOTIFS, from_folder
+from batik_utils.images.motifs import MOTIFS
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +40,6 @@ def test_a_seed_means_one_picture(motif):
     assert first.shape == (64, 64, 3)
 
 
-def test_an_unknown_motif_is_answered_with_the_known_ones(tmp_path):
-    for call in (
-        lambda: synthetic.draw("kawung", 0),
-        lambda: synthetic.write(tmp_path / "set", ("betawi", "kawung")),
-    ):
-        with pytest.raises(BatikError, match=r"'kawung'.*betawi.*sidoluhur.*tambal"):
-            call()
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [({"seed": -1}, "negative"), ({"per_motif": 0}, "at least one"), ({"motifs": ()}, "at least")],
@@ -59,22 +49,6 @@ def test_senseless_arguments_are_refused(tmp_path, arguments, word):
         synthetic.write(tmp_path / "set", **arguments)
     with pytest.raises(BatikError, match="too small"):
         synthetic.draw("betawi", 0, (320, 8))
-
-
-def test_the_tree_is_an_image_folder_of_numbered_jpegs(five):
-    folders = sorted(path.name for path in five.iterdir() if path.is_dir())
-    assert [from_folder(name) for name in folders] == ["betawi", "tambal"]
-    sizes = set()
-    for name in folders:
-        assert {path.name for path in (five / name).iterdir()} == {f"{n}.jpg" for n in range(1, 6)}
-        for path in (five / name).iterdir():
-            with Image.open(path) as picture:
-                picture.load()
-                assert (picture.format, picture.mode) == ("JPEG", "RGB")
-                assert all(240 <= side <= 420 for side in picture.size)
-                sizes.add(picture.size)
-    assert len(sizes) > 5  # of many shapes, not one
-    assert sorted(path.name for path in five.parent.iterdir()) == ["set"]  # no helper folder left
 
 
 def test_a_picture_does_not_depend_on_the_others(five, tmp_path):
@@ -120,28 +94,6 @@ def test_a_folder_of_other_things_is_not_touched(tmp_path, blank):
         synthetic.write(tmp_path / "set", per_motif=1)
     assert (tmp_path / "set" / "thesis.txt").read_text() == "years of work"
     assert not blank
-
-
-def _overtaken(monkeypatch, root, **arguments):
-    """Let another call finish ``root`` while the first picture of this one is being drawn."""
-    plain, calls = synthetic.draw, []
-
-    def slow(*drawn):
-        calls.append(drawn)
-        if len(calls) == 1:
-            synthetic.write(root, **arguments)
-        return plain(*drawn)
-
-    monkeypatch.setattr(synthetic, "draw", slow)
-
-
-def test_of_two_calls_at_once_the_first_to_finish_is_used(tmp_path, blank, monkeypatch):
-    root = tmp_path / "set"
-    _overtaken(monkeypatch, root, per_motif=2)
-    assert synthetic.write(root, per_motif=2) == root
-    assert len(blank) == 12  # both drew
-    assert len(list(root.glob("*/*.jpg"))) == 6
-    assert list(tmp_path.iterdir()) == [root]
 
 
 def _nearest_mean_accuracy(features, labels):

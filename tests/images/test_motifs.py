@@ -86,9 +86,3 @@ def test_the_published_folder_names_mean_themselves():
 )
 def test_parts_of_a_divided_data_set(name):
     assert motifs.is_split(name) == (name != "tests")
-
-
-def test_the_class_order_is_sorted():
-    assert list(motifs.MOTIFS) == sorted(motifs.MOTIFS)
-    assert list(motifs.ALL_MOTIFS) == sorted(motifs.ALL_MOTIFS)
-    assert set(motifs.MOTIFS) < set(motifs.ALL_MOTIFS)
