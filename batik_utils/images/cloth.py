@@ -7,7 +7,6 @@ batik: whatever is measured on it must say "synthetic".
 """
 
 import colorsys
-import json
 import shutil
 import uuid
 import zlib
@@ -25,8 +24,8 @@ from batik_utils.images.motifs import MOTIFS
 
 #: Raise it whenever the same arguments give other pixels, so that old folders are not reused.
 VERSION = 2
-#: The file in the data set's root that says with which arguments it was finished.
-MARKER = ".synthetic.json"
+#: The file in the data set's root that says which one it is.
+MARKER = ".synthetic"
 SIDE = 720  # pixels along a cloth's edge
 SIDES = (240, 420)  # range of a written picture's sides, pixels
 WORDS = ("contoh", "kain batik", "toko online", "Rp 85.000", "batik tulis", "foto: koleksi")
@@ -262,59 +261,52 @@ def _light(rng: Generator, picture: Image.Image) -> Image.Image:
 
 def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Image:
     """Draw one RGB picture of one of `MOTIFS`; a seed and size (px) always give the same pixels."""
-    _check(motif, seed)
     w, h = size
-    if min(w, h) < 32:
-        raise BatikError(f"A picture of {w} x {h} pixels is too small: ask for 32 x 32 or more.")
+    if motif not in CLOTHS or seed < 0 or min(size) < 32:
+        raise BatikError(
+            f"No cloth of {motif!r}, seed {seed} and {w} x {h} px can be drawn: choose "
+            f"{', '.join(CLOTHS)}, a seed from 0 and 32 x 32 px or more."
+        )
     rng = _generator(seed, motif)
     colours = _palette(rng, rng.choice([*FAMILIES], p=WEARS[motif]))
     picture = _view(rng, CLOTHS[motif](rng, colours).image, (2 * w, 2 * h))
     picture = picture.reduce(2)  # drawn twice as large, so that edges come out smooth
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
     if rng.random() < 0.25:
-        at, size = (
-            (rng.uniform(0, 0.5) * w, rng.uniform(0.02, 0.88) * h),
-            h * rng.uniform(0.05, 0.1),
-        )
+        at, size = rng.uniform((0, 0), (w / 2, 0.88 * h)), h * rng.uniform(0.05, 0.1)
         ink = (255, 255, 255, int(rng.integers(110, 255)))
         watermark(picture, str(rng.choice(WORDS)), tuple(at), size, ink)
     return _light(rng, picture)
 
 
-def write(root: Path, motifs: Sequence[str] = MOTIFS, per_motif: int = 50, seed: int = 0) -> Path:
+def write(root: Path, per_motif: int = 50) -> Path:
     """Write the data set, ``root/batik-<motif>/1.jpg`` and so on, or find it written already.
 
-    It appears whole or not at all; a picture depends on ``seed``, its motif and number alone.
+    It appears whole or not at all; a picture depends on its motif and number alone.
 
     Raises:
-        BatikError: an unknown motif, a negative seed, no pictures, or a ``root`` that holds
-            anything else than this very data set.
+        BatikError: ``root`` holds anything else than this very data set.
         NotWritten: the system refuses to write there.
     """
-    for motif in motifs:
-        _check(motif, seed)
-    if not motifs or per_motif < 1:
-        raise BatikError("Nothing to draw: ask for at least one motif and one picture of each.")
-    root, names = Path(root).resolve(), sorted(set(motifs))
-    wanted = {"version": VERSION, "motifs": names, "per_motif": per_motif, "seed": seed}
+    root = Path(root).resolve()
     growing = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
     try:
-        if _finished(root, wanted):
+        if _finished(root, per_motif):
             return root
-        pictures = [(motif, n) for motif in names for n in range(1, per_motif + 1)]
+        pictures = [(motif, n) for motif in MOTIFS for n in range(1, per_motif + 1)]
         for motif, n in tqdm(pictures, desc="Drawing cloth", unit="picture"):
             folder = growing / f"batik-{motif}"
             folder.mkdir(parents=True, exist_ok=True)
-            rng = _generator(seed, motif, n)
+            rng = _generator(0, motif, n)
             size = tuple(rng.integers(SIDES[0], SIDES[1] + 1, 2).tolist())
             picture = draw(motif, int(rng.integers(2**32)), size)
             picture.save(folder / f"{n}.jpg", quality=int(rng.integers(35, 93)))
-        (growing / MARKER).write_text(json.dumps(wanted) + "\n", encoding="utf-8")
+        (growing / MARKER).write_text(f"{VERSION} {per_motif}\n", encoding="utf-8")
         try:
             growing.rename(root)
         except OSError:
             # another process may have been first; whose folder it is does not matter
-            if not _finished(root, wanted):
+            if not _finished(root, per_motif):
                 raise
     except OSError as error:
         raise NotWritten(
@@ -326,28 +318,19 @@ def write(root: Path, motifs: Sequence[str] = MOTIFS, per_motif: int = 50, seed:
     return root
 
 
-def _check(motif: str, seed: int) -> None:
-    if motif not in CLOTHS:
-        raise BatikError(f"No cloth of motif {motif!r} can be drawn: choose {', '.join(CLOTHS)}.")
-    if seed < 0:
-        raise BatikError(f"The seed {seed} is negative: choose 0 or more.")
-
-
 def _generator(seed: int, motif: str, *more: int) -> Generator:
     # a motif's checksum rather than its place in a list: subsets draw the same pictures
     return np.random.default_rng([seed, zlib.crc32(motif.encode()), *more])
 
 
-def _finished(root: Path, wanted: dict) -> bool:
-    """Return whether ``root`` holds the data set ``wanted``; raise if it holds anything else."""
+def _finished(root: Path, per_motif: int) -> bool:
+    """Return whether ``root`` holds this data set; raise if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
-    try:
-        found = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = "no finished synthetic data set"
-    if found != wanted:
+    marker = root / MARKER
+    if not marker.is_file() or marker.read_text().split() != [str(VERSION), str(per_motif)]:
         raise BatikError(
-            f"{root} holds {found}, not {wanted}: name another folder or delete this one first."
+            f"{root} holds something else than the drawn data set of this version: name another "
+            f"folder or delete this one first."
         )
     return True

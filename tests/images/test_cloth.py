@@ -4,58 +4,37 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from batik_utils.errors import BatikError
-from batik_utils.images import cloth as synthetic
+from batik_utils.errors import BatikError, NotWritten
+from batik_utils.images import cloth
 from batik_utils.images.motifs import MOTIFS
-
-
-@pytest.fixture(scope="module")
-def five(tmp_path_factory):
-    """A finished set of five Betawi and five Tambal pictures."""
-    root = tmp_path_factory.mktemp("five") / "set"
-    return synthetic.write(root, ("betawi", "tambal"), per_motif=5, seed=3)
-
-
-@pytest.fixture
-def blank(monkeypatch):
-    """Let ``write`` save plain pictures: for tests of files, not of cloth. Records the calls."""
-    calls = []
-
-    def plain(motif, seed, size):
-        calls.append((motif, seed, size))
-        return Image.new("RGB", size, (seed % 256, 40, 90))
-
-    monkeypatch.setattr(synthetic, "draw", plain)
-    return calls
 
 
 @pytest.mark.parametrize("motif", MOTIFS)
 def test_a_seed_means_one_picture(motif):
-    first, again, other = (
-        np.asarray(synthetic.draw(motif, seed, (64, 64)), int) for seed in (5, 5, 6)
-    )
+    first, again, other = (np.asarray(cloth.draw(motif, k, (64, 64)), int) for k in (5, 5, 6))
+    assert first.shape == (64, 64, 3)
     assert np.array_equal(first, again)
     assert np.abs(first - other).mean() > 5
     assert first.std() > 5  # something is drawn
-    assert first.shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "word"),
-    [({"seed": -1}, "negative"), ({"per_motif": 0}, "at least one"), ({"motifs": ()}, "at least")],
-)
-def test_senseless_arguments_are_refused(tmp_path, arguments, word):
-    with pytest.raises(BatikError, match=word):
-        synthetic.write(tmp_path / "set", **arguments)
-    with pytest.raises(BatikError, match="too small"):
-        synthetic.draw("betawi", 0, (320, 8))
+@pytest.mark.parametrize("wrong", [("kawung", 0), ("betawi", -1), ("betawi", 0, (320, 8))])
+def test_what_cannot_be_drawn_is_refused(wrong):
+    with pytest.raises(BatikError, match=r"betawi.*sidoluhur.*tambal"):
+        cloth.draw(*wrong)
 
 
-def test_a_picture_does_not_depend_on_the_others(five, tmp_path):
-    three = synthetic.write(tmp_path / "three", ("tambal",), per_motif=3, seed=3)
-    for n in (1, 3):
-        name = f"batik-tambal/{n}.jpg"
-        assert (three / name).read_bytes() == (five / name).read_bytes()
+def test_a_set_is_written_once_and_a_picture_does_not_depend_on_the_others(tmp_path):
+    one, two = (cloth.write(tmp_path / str(n), n) for n in (1, 2))
+    assert len(list(two.glob("batik-*/*.jpg"))) == 6
+    for path in one.glob("batik-*/1.jpg"):
+        assert path.read_bytes() == (two / path.relative_to(one)).read_bytes()
+    before = {path: path.stat().st_mtime_ns for path in one.rglob("*")}
+    assert cloth.write(one, 1) == one
+    assert {path: path.stat().st_mtime_ns for path in one.rglob("*")} == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]  # no helper folder left
+    with pytest.raises(BatikError, match="another folder"):
+        cloth.write(one, 2)
 
 
 def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
@@ -64,36 +43,19 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return Image.new("RGB", size)
 
-    monkeypatch.setattr(synthetic, "draw", interrupted)
+    monkeypatch.setattr(cloth, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        synthetic.write(tmp_path / "set", per_motif=1)
+        cloth.write(tmp_path / "set", 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_finished_set_is_reused_whatever_the_order_of_motifs(tmp_path, blank):
-    root = synthetic.write(tmp_path / "set", ("tambal", "betawi"), 2)
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    assert synthetic.write(tmp_path / "set", ("betawi", "tambal"), 2) == root
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
-    assert len(blank) == 4
-
-
-@pytest.mark.parametrize("other", [{"seed": 1}, {"per_motif": 2}, {"motifs": ("tambal",)}])
-def test_another_set_in_the_folder_is_an_error_and_stays(tmp_path, blank, other):
-    root = synthetic.write(tmp_path / "set", per_motif=1)
-    before = sorted(root.rglob("*"))
-    with pytest.raises(BatikError, match="another folder or delete"):
-        synthetic.write(root, **{"per_motif": 1, **other})
-    assert sorted(root.rglob("*")) == before
-
-
-def test_a_folder_of_other_things_is_not_touched(tmp_path, blank):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "thesis.txt").write_text("years of work")
-    with pytest.raises(BatikError, match="no finished synthetic data set"):
-        synthetic.write(tmp_path / "set", per_motif=1)
-    assert (tmp_path / "set" / "thesis.txt").read_text() == "years of work"
-    assert not blank
+def test_a_folder_of_other_things_is_not_touched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(BatikError, match="something else"):
+        cloth.write(tmp_path, 1)
+    with pytest.raises(NotWritten, match="BATIK_CACHE_DIR"):
+        cloth.write(tmp_path / "thesis.txt" / "set", 1)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def _nearest_mean_accuracy(features, labels):
@@ -109,7 +71,7 @@ def _nearest_mean_accuracy(features, labels):
 
 def test_motifs_differ_but_not_by_mean_colour_alone():
     n, side, blocks = 16, 96, 6
-    drawn = [synthetic.draw(motif, seed, (side, side)) for motif in MOTIFS for seed in range(n)]
+    drawn = [cloth.draw(motif, seed, (side, side)) for motif in MOTIFS for seed in range(n)]
     pixels = np.stack([np.asarray(picture, float) for picture in drawn])
     labels = np.repeat(np.arange(len(MOTIFS)), n)
     # contrast within blocks, between blocks, and its unevenness, in each channel
