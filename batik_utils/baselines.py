@@ -149,6 +149,42 @@ def fit_predict(
     return classifier.fit(features[train], labels[train]).predict_proba(features[test])
 
 
+def discriminant(
+    features: np.ndarray, labels: np.ndarray, ridge: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (F, K) and bias (K,) of a linear discriminant with equal priors.
+
+    As scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr")`` with a covariance within classes
+    plus ridge times identity. Source: Friedman (1989), Regularized discriminant analysis.
+    """
+    means = np.stack([features[labels == k].mean(0) for k in range(labels.max() + 1)])
+    residuals = features - means[labels]
+    covariance = residuals.T @ residuals / len(labels) + ridge * np.eye(features.shape[1])
+    weight = np.linalg.solve(covariance, means.T)
+    return weight, -0.5 * np.einsum("kf,fk->k", means, weight)
+
+
+def fit_head(head: nn.Linear, ridge: float, views: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Fit a network's last layer as linear discriminant; return its loss and accuracy.
+
+    ``views`` (V, N, F) are features of the pictures as they are, which give the scale of each
+    feature, and of changed copies.
+    """
+    rows = views.cpu().double().numpy()
+    known = labels.repeat(len(rows))
+    mean, scale = rows[0].mean(0), rows[0].std(0)
+    scale = np.maximum(scale, 1e-3 * scale.max())  # features that hardly vary are not blown up
+    scaled = (rows.reshape(len(known), -1) - mean) / scale
+    weight, bias = discriminant(scaled, known.numpy(), ridge)
+    weight = weight / scale[:, None]
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight.T))
+        head.bias.copy_(torch.from_numpy(bias - mean @ weight))
+        logits = head(views.flatten(0, 1)).cpu()
+    accuracy = (logits.argmax(1) == known).double().mean().item()
+    return functional.cross_entropy(logits, known).item(), accuracy
+
+
 # --- linear classifiers in closed form ------------------------------------------------------------
 
 
@@ -258,24 +294,6 @@ def fit_gram(
     if head.method == "lda":
         return _lda(gram, np.eye(len(counts))[labels], weights, head.strength)
     return _logistic(gram, labels, weights, head.strength)
-
-
-def fit_head(head: nn.Linear, ridge: float, views: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Fit a network's last layer as linear discriminant; return its loss and accuracy.
-
-    ``views`` (V, N, F) are features of the pictures as they are and of V - 1 changed copies.
-    """
-    rows = views.cpu().double().numpy()
-    known = labels.repeat(len(rows))
-    scaler = Scaler.of(rows[0])
-    rows = rows.reshape(len(known), -1)
-    fitted = fit_linear(rows, known.numpy(), Head("lda", ridge), scaler)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(fitted.weight.T))
-        head.bias.copy_(torch.from_numpy(fitted.bias))
-        logits = head(views.flatten(0, 1)).cpu()
-    accuracy = (logits.argmax(1) == known).double().mean().item()
-    return functional.cross_entropy(logits, known).item(), accuracy
 
 
 def copy_weights(pictures: int, copies: int) -> np.ndarray:

@@ -3,13 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.special import softmax
+import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
+from torch import nn
 
 from batik_utils import baselines, recipes
-from batik_utils.baselines import Head, Scaler, fit_linear
-from batik_utils.errors import BatikError
 
 RANDOM = np.random.default_rng(0)
 NAMES = sorted(baselines.BASELINES)
@@ -103,100 +101,39 @@ def test_probabilities_of_the_test_pictures_repeat_with_the_seed(name):
         assert accuracy > 0.8
 
 
-# --- linear classifiers in closed form ---------------------------------------------------------
+# --- the closed form --------------------------------------------------------------------------
 
 
-@pytest.fixture
-def clouds():
+def clouds(n_features=12):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 20)
-    features = rng.normal(size=(60, 12)) + 1.2 * rng.normal(size=(3, 12))[labels]
-    return features, labels
+    means = 1.2 * rng.normal(size=(3, n_features))
+    return rng.normal(size=(60, n_features)) + means[labels], labels
 
 
-def unscaled(n_features):
-    return Scaler(np.zeros(n_features), np.ones(n_features))
-
-
-def test_lda_is_that_of_scikit_learn(clouds):
-    features, labels = clouds
+def test_the_discriminant_is_that_of_scikit_learn():
+    features, labels = clouds()
     residuals = features - np.stack([features[labels == c].mean(0) for c in range(3)])[labels]
-    mean_variance = (residuals**2).mean()
-    ridge = 0.7
-    shrinkage = ridge / mean_variance / (1 + ridge / mean_variance)
+    share = 0.7 / (residuals**2).mean()
+    shrinkage = share / (1 + share)
     theirs = LinearDiscriminantAnalysis(
         solver="lsqr", shrinkage=shrinkage, priors=np.full(3, 1 / 3)
     ).fit(features, labels)
     # ours is with S + r I, theirs with (1 - s) S + s m I, the same but for the factor 1 - s
     expected = theirs.decision_function(features) * (1 - shrinkage)
-    found = fit_linear(features, labels, Head("lda", ridge), unscaled(12)).logits(features)
-    gap = found - expected
+    weight, bias = baselines.discriminant(features, labels, 0.7)
+    gap = features @ weight + bias - expected
     assert np.allclose(gap, gap.mean(1, keepdims=True), atol=1e-8)
 
 
-def test_logistic_is_that_of_scikit_learn(clouds):
-    features, labels = clouds
-    centred = features - features.mean(0)
-    unit = np.sqrt((centred**2).sum(1).mean())
-    theirs = LogisticRegression(C=3.0, max_iter=3000, tol=1e-6).fit(centred / unit, labels)
-    expected = theirs.predict_proba(centred / unit)
-    found = fit_linear(features, labels, Head("logistic", 3.0), unscaled(12)).logits(features)
-    assert np.allclose(softmax(found, axis=-1), expected, atol=1e-3)
-
-
-def test_a_weight_counts_equal_pictures(clouds):
-    features, labels = clouds
-    times = np.random.default_rng(2).integers(0, 4, 60)
-    new = features + 0.3
-    repeated = fit_linear(
-        np.repeat(features, times, axis=0), np.repeat(labels, times), Head("lda", 0.7), unscaled(12)
-    )
-    weighted = fit_linear(features, labels, Head("lda", 0.7), unscaled(12), times)
-    assert np.allclose(weighted.logits(new), repeated.logits(new))
-    # and it is no matter of how large all weights are
-    tenfold = fit_linear(features, labels, Head("lda", 0.7), unscaled(12), 10 * times)
-    assert np.allclose(weighted.logits(new), tenfold.logits(new))
-    assert not np.allclose(
-        weighted.logits(new),
-        fit_linear(features, labels, Head("lda", 0.7), unscaled(12)).logits(new),
-    )
-    with pytest.raises(BatikError, match="weights"):
-        fit_linear(features, labels, Head("lda", 0.7), unscaled(12), -times)
-
-
-def test_copies_together_count_as_much_as_the_picture():
-    weights = baselines.copy_weights(3, 4)
-    assert weights[:3].sum() == weights[3:].sum() == 3 and len(weights) == 15
-    assert baselines.copy_weights(3, 0).tolist() == [1, 1, 1]
-
-
-@pytest.mark.parametrize("head", [Head("lda", 1.0), Head("logistic", 10.0)])
-def test_products_and_features_give_the_same_with_more_features_than_pictures(head):
-    rng = np.random.default_rng(1)
-    features, new = rng.normal(2, 3, (15, 200)), rng.normal(2, 3, (4, 200))
-    labels = np.arange(15) % 3
-    scaler = Scaler.of(features)
-    a, b = scaler(features), scaler(new)
-    dual, bias = baselines.fit_gram(a @ a.T, labels, head)
-    found = fit_linear(features, labels, head, scaler).logits(new)
-    assert np.allclose(b @ a.T @ dual + bias, found)
-
-
-def test_two_classes_of_logistic_have_two_logits():
-    features = np.array([[0.0], [0.2], [1.0], [1.2]])
-    head = fit_linear(features, np.array([0, 0, 1, 1]), Head("logistic", 100.0), unscaled(1))
-    assert head.logits(features).argmax(1).tolist() == [0, 0, 1, 1]
-
-
-def test_a_constant_feature_is_not_blown_up():
-    scaled = Scaler.of(np.array([[1.0, 5.0], [3.0, 5.0]]))(np.array([[1.0, 5.0001]]))
-    assert abs(scaled[0, 1]) < 1
-
-
-def test_wrong_settings_are_refused():
-    with pytest.raises(BatikError, match="positive strength"):
-        Head("lda", 0)
-    with pytest.raises(BatikError, match="svm"):
-        Head("svm", 1)
-    with pytest.raises(BatikError, match="Every class"):
-        baselines.fit_gram(np.eye(3), np.array([0, 2, 2]), Head("lda", 1))
+def test_a_head_does_not_depend_on_the_scale_of_features_and_a_constant_one_does_no_harm():
+    features, labels = clouds()
+    features = np.c_[features, np.full(60, 5.0)]
+    answers = []
+    for scale in (1.0, 100.0):
+        head = nn.Linear(13, 3)
+        views = torch.tensor(features * scale).float()[None]
+        loss, accuracy = baselines.fit_head(head, 0.3, views, torch.tensor(labels))
+        assert accuracy > 0.9
+        answers.append(loss)
+    assert answers[0] == pytest.approx(answers[1], rel=1e-3)

@@ -40,14 +40,6 @@ def test_the_ends_of_the_scales():
     assert even["brier"] == pytest.approx(2 / 3)
 
 
-def test_a_motif_that_is_absent_or_never_predicted_counts_as_zero():
-    scores = metrics.scores([0, 0, 1], np.array([[1.0, 0, 0], [1, 0, 0], [1, 0, 0]]))
-    assert scores["accuracy"] == pytest.approx(2 / 3)
-    assert scores["precision_macro"] == pytest.approx(2 / 3 / 3)
-    assert scores["recall_macro"] == pytest.approx(1 / 3)
-    assert scores["f1_macro"] == pytest.approx(0.8 / 3)
-
-
 @pytest.mark.parametrize(
     ("labels", "probabilities"),
     [([], np.zeros((0, 3))), ([0, 1], PROBABILITIES), ([0, 1], np.array([0.5, 0.5]))],

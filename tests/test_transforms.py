@@ -141,15 +141,6 @@ def test_a_change_that_cannot_be_is_refused(change):
 # --- what the changes do to cloth -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("strength", [0.01, 0.5, 1.0])
-def test_changed_values_stay_in_range_and_the_batch_is_left_alone(strength):
-    before = CLOTH.clone()
-    batch = augmented(augment=strength)
-    assert torch.equal(CLOTH, before)
-    assert (batch.shape, batch.dtype) == (CLOTH.shape, torch.float32)
-    assert batch.min() >= 0 and batch.max() <= 255.001
-
-
 def test_a_weak_augmentation_is_nearly_none_and_a_strong_one_changes_more():
     # a picture that is not turned upside down or by a quarter: the median one
     differences = (augmented(augment=s) - CLOTH.float() for s in (0.001, 0.2, 1))
