@@ -214,8 +214,9 @@ def _build(options: argparse.Namespace) -> int:
     from batik_utils.classifier import build
 
     dataset = data.load(options.data, options.root, options.classes)
-    where = {"output": _path(options.output) if options.output else None}
-    where |= {"evaluate_only": options.evaluate}
+    given = {name: getattr(options, name) for name in ("output", "others", "independent")}
+    where = {name: _path(text) for name, text in given.items() if text}
+    where["evaluate_only"] = options.evaluate
     _say(build.run(dataset, data.results_root(options.results), options.weights or None, **where))
     return 0
 
@@ -301,7 +302,9 @@ OPTIONS: dict[str, tuple[object, str]] = {
     "--ray": ("", "compute on a Ray cluster: auto, local or HOST:PORT"),
     "--trials": (30, "finished trials there should be"),
     "--seed": (0, "of the search"),
-    "--evaluate": (False, "only the cross-validation"),
+    "--evaluate": (False, "no model: cross-validation and comparisons"),
+    "--others": ("", "counter-examples in folders songket, textures, photographs"),
+    "--independent": ("", "photographs of other collections, to test on, with manifest.csv"),
     "--model": ("", "model folder (default: BATIK_MODEL_DIR, or results/kaggle/model)"),
     "--csv": ("", "write the answers to this table instead"),
     "--json": (False, "print one JSON object a picture, refused ones too"),
@@ -318,6 +321,7 @@ OPTIONS: dict[str, tuple[object, str]] = {
 ANY_CASE = {"--data", "--grid", "--recipes", "--device", "--precision", "--format"}
 _DATA = "--data --root --results"
 _TRAINING = f"{_DATA} --classes --limit --grid --device --precision --weights --recipes --folds"
+_BUILD = "--output --evaluate --others --independent"
 _WRITTEN_LAST = "what it writes is written at the end, and what was there before is unchanged"
 _GOES_ON = "finished runs are kept: the same command goes on"
 #: Options of each command, defaults of its own, and what holds after Ctrl-C.
@@ -327,7 +331,11 @@ COMMANDS: dict[Callable, tuple[str, dict, str]] = {
     _train: (f"{_TRAINING} --seeds --epochs --n-train --ray --devices", {}, _GOES_ON),
     _search: (f"{_TRAINING} --trials --seed", {"--recipes": "scratch_small"}, _GOES_ON),
     _audit: (f"{_DATA} --classes --limit --weights", {"--classes": "all"}, _WRITTEN_LAST),
-    _build: (f"{_DATA} --classes --weights --output --evaluate", {}, _WRITTEN_LAST),
+    _build: (
+        f"{_DATA} --classes --weights --output --evaluate --others --independent",
+        {},
+        _WRITTEN_LAST,
+    ),
     _predict: ("--csv --json --resume --details --model --ray", {}, "see the answers above"),
     _app: ("--model --host --port --share --gallery --root-path", {}, "the server has stopped"),
     _export: ("--format --output --model", {"--output": "build/export"}, "finished files are kept"),

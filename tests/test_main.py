@@ -89,12 +89,6 @@ def test_an_error_is_a_sentence_and_a_status(fake, capsys, error, status, named)
     assert "Traceback" not in said
 
 
-def test_an_error_that_no_user_can_mend_is_shown_as_it_is(fake):
-    fake(OSError("inner"))
-    with pytest.raises(OSError, match="inner"):
-        main(["predict"])
-
-
 def test_every_option_is_used():
     assert {o for options, *_ in COMMANDS.values() for o in options.split()} == set(OPTIONS)
 

@@ -40,10 +40,6 @@ def text_of(cell):
     return "".join(outputs)
 
 
-def test_there_are_five():
-    assert [path.stem[:2] for path in PATHS] == ["01", "02", "03", "04", "05"]
-
-
 @notebooks
 def test_begins_with_its_title_and_a_link_to_itself_in_colab(path):
     title, badge = cells_of(path, "markdown")[:2]
