@@ -60,10 +60,12 @@ def fake(monkeypatch):
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_wrong_words_end_with_one_sentence_and_status_2(words, named, tmp_path, capsys):
+def test_wrong_words_end_with_one_sentence_and_status_2(
+    words, named, picture_tree, tmp_path, capsys
+):
     if words[0] == "train":
-        words = [*words, "--results", str(tmp_path)]
-        words += [] if "--data" in words else ["--data", "synthetic", "--limit", "10"]
+        words = [*words, "--results", str(tmp_path / "results")]
+        words += [] if "--data" in words else ["--data", "folder", "--root", str(picture_tree())]
     assert main(words) == 2
     assert named in capsys.readouterr().err
 
