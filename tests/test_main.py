@@ -66,6 +66,7 @@ def test_wrong_words_end_with_one_sentence_and_status_2(
     if words[0] == "train":
         words = [*words, "--results", str(tmp_path / "results")]
         words += [] if "--data" in words else ["--data", "folder", "--root", str(picture_tree())]
+        words += [] if "--grid" in words else ["--grid", "stratified-0"]
     assert main(words) == 2
     assert named in capsys.readouterr().err
 
