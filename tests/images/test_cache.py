@@ -54,13 +54,6 @@ def test_an_interruption_leaves_nothing_behind():
     assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
 
 
-@pytest.mark.parametrize("rows", [ROWS[:3], [*ROWS, ROWS[0]], [ROWS[0], ROWS[0][:1]] * 2])
-def test_rows_that_do_not_fit_are_refused(rows):
-    with pytest.raises(ValueError, match="row"):
-        array_cache.cached("some", (), 4, lambda: iter(rows))
-    assert not list(array_cache.folder().glob("*.npy"))
-
-
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"text", "cut"])
 def test_a_damaged_file_is_made_again(damage, caplog):
     array_cache.cached("some", (), 4, lambda: iter(ROWS))
