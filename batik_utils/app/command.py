@@ -75,6 +75,7 @@ def _show(
 ) -> Counter:
     """Print answers while they come, and how many of each there were; return the verdicts."""
     verdicts, motifs = Counter(), Counter()
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
     try:
         with contextlib.closing(answers), logging_redirect_tqdm():
             for answer in tqdm(answers, total=count, unit="picture", disable=None):
@@ -83,7 +84,9 @@ def _show(
                 if answer.verdict == "refused":
                     _log.warning("%s: %s", answer.name, answer.reason)
                 if as_json:
-                    tqdm.write(_json(answer, details))
+                    # what another encoding cannot write is escaped as JSON does it
+                    values = answer.as_json(details=details)
+                    tqdm.write(json.dumps(values, ensure_ascii=not unicode))
                 elif answer.verdict != "refused" and not table:
                     what = (answer.motif or "none of these", f"{answer.probability:.2f}")
                     words = [answer.name, *what, answer.verdict, *([answer.level] * details)]
@@ -97,9 +100,3 @@ def _show(
     rest = (verdicts["none"], verdicts["refused"], verdicts["unsure"])
     _log.info("%d pictures: %s; none of these %d, refused %d, not sure %d", count, found, *rest)
     return verdicts
-
-
-def _json(answer: Prediction, details: bool) -> str:
-    # what another encoding cannot write must be escaped as JSON does it
-    plain = not (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf8")
-    return json.dumps(answer.as_json(details=details), ensure_ascii=plain)

@@ -38,11 +38,10 @@ class Rules:
     def from_labels(cls, path: Path) -> "Rules":
         """Read ``labels.json``."""
         labels = read_json(path)
-        renamed = {"cloth": "cloth_threshold"}
-        names = ("cloth", "sure_from", "sure_familiarity", "probably_from")
-        given = {name: renamed.get(name, name) for name in names}
+        known = ("sure_from", "sure_familiarity", "probably_from")
         try:
-            more = {name: float(labels[key]) for name, key in given.items() if key in labels}
+            more = {name: float(labels[name]) for name in known if name in labels}
+            more["cloth"] = float(labels.get("cloth_threshold", math.nan))
             classes = tuple(str(name) for name in labels["classes"])
             return cls(classes, float(labels["familiarity_threshold"]), **more)
         except (KeyError, TypeError, ValueError) as error:
@@ -56,11 +55,7 @@ def default_folder() -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Check every file of a model folder against its ``SHA256SUMS``.
-
-    Raises:
-        BatikError: the folder or a file is missing, or a file is not the one that was published.
-    """
+    """Check every file of a model folder against its ``SHA256SUMS`` (BatikError)."""
     if not folder.is_dir():
         raise BatikError(
             f"There is no model folder {folder}: name one with --model, or set BATIK_MODEL_DIR."

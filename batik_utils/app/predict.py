@@ -1,15 +1,8 @@
-"""Inference on new images: a model folder opens, pictures go in, answers come out.
+"""Inference on new images, without torch: a model folder opens, pictures go in, answers come out.
 
-    >>> from batik_utils.app.predict import Predictor
-    >>> predictor = Predictor.load("results/kaggle/model")
-    >>> answer = predictor.predict(["holiday.jpg"])[0]
-    >>> answer.motif, answer.verdict
-    ('tambal', 'sure')
-
-Only onnxruntime, NumPy and Pillow are needed, no torch. A model folder holds ``model.onnx``
-(pixels in, calibrated probabilities and familiarity out), ``preprocessing.json``, ``labels.json``
-and ``SHA256SUMS``. A bad file is an answer too, with ``verdict`` "refused" and a sentence; it never
-ends a batch. Introduced in notebook 05.
+>>> answer = Predictor.load("results/kaggle/model").predict(["holiday.jpg"])[0]
+>>> answer.motif, answer.verdict
+('tambal', 'sure')
 """
 
 import itertools
@@ -130,11 +123,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, threads: int = 0) -> "Predictor":
-        """Open a model folder, after checking that every file in it is the one that was published.
-
-        Raises:
-            BatikError: a file is missing, changed or damaged, or is not such a model.
-        """
+        """Open a model folder whose files are those that were published (else BatikError)."""
         return cls(Path(folder).expanduser() if folder else default_folder(), threads)
 
     def predict(
@@ -153,9 +142,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Yield the answers about pictures in their order, holding only a few in memory.
 
-        Several workers take one picture each from file to answer, fastest with ``threads=1``: no
-        core waits for another, and a batch would fall out of the processor's cache. One worker
-        gathers pictures into batches.
+        Several workers take one picture each from file to answer, fastest with ``threads=1``; one
+        worker gathers pictures into batches.
         """
 
         def alone(number: int, source: Source) -> Prediction:
@@ -177,11 +165,7 @@ class Predictor:
         return Outputs(**dict(zip(asked, found, strict=True)))
 
     def square(self, source: Source) -> np.ndarray:
-        """Open a picture and squash it to uint8 (size, size, 3).
-
-        Raises:
-            ImageError: it cannot be judged; the reason, as a sentence without its subject.
-        """
+        """Open a picture and squash it to uint8 (size, size, 3); ImageError: it shows no motif."""
         if isinstance(source, Image.Image):
             picture = source.convert("RGB")
         else:
@@ -209,18 +193,15 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Answer about names with what `square` returned or raised, at once through the model."""
         good = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
-        found = self.run(np.stack(good), details=details) if good else ()
-        computed = [values for values in found if values is not None]
-        rows = zip(*computed, strict=True)
-        names = [
-            name for name, values in zip(Outputs._fields, found, strict=False) if values is not None
-        ]
+        found = self.run(np.stack(good), details=details)._asdict() if good else {}
+        found = {name: values for name, values in found.items() if values is not None}
+        rows = zip(*found.values(), strict=True)
         for name, opened in group:
             if isinstance(opened, ImageError):
                 sentence = f"This file was refused: {opened}."
                 yield Prediction(name, None, "refused", {}, math.nan, sentence, opened.kind)
             else:
-                yield self.judge(name, **dict(zip(names, next(rows), strict=True)))
+                yield self.judge(name, **dict(zip(found, next(rows), strict=True)))
 
     def judge(
         self,

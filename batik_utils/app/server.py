@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from batik_utils.app import page, rooms
+from batik_utils.app import model_folder, page, rooms
 from batik_utils.app.predict import Predictor
 from batik_utils.app.sources import Upload
 from batik_utils.errors import BatikError
@@ -34,22 +34,6 @@ MAX_MEGABYTES = 20
 CONCURRENCY, QUEUE = 2, 64
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
-#: What programs write; shown on the page with its own address.
-API = {
-    "python": """\
-from gradio_client import Client, handle_file
-
-client = Client("{address}")
-answer = client.predict(picture=handle_file("cloth.jpg"), api_name="/classify")
-print(answer["motif"], answer["probability"])""",
-    "curl": """\
-FILE=$(curl -s -F files=@cloth.jpg {address}gradio_api/upload | cut -d'"' -f2)
-BODY='{"data": [{"path": "'$FILE'", "meta": {"_type": "gradio.FileData"}}]}'
-EVENT=$(curl -s -H 'Content-Type: application/json' -d "$BODY" \\
-  {address}gradio_api/call/classify | cut -d'"' -f4)
-curl -sN {address}gradio_api/call/classify/$EVENT""",
-}
-
 _log = logging.getLogger(__name__)
 
 
@@ -170,7 +154,7 @@ def _routes(predictor: Predictor, photographs: list[dict], root_path: str) -> li
         minutes=round((CHECK_EVERY + DELETE_AFTER) / 60),
         gallery=photographs,
         card="model-card" if card.is_file() else "",
-        api=API,
+        api=model_folder.read_json(page.HERE / "examples.json"),
     )
     start = page.render(data, "server", f"{root_path}/" if root_path else "./")
     files = {path.name: path for path in page.FILES.iterdir()}

@@ -58,11 +58,7 @@ def write_csv(
 
 
 def still_to_do(paths: Iterable[Source], classes: Sequence[str], table: Path) -> Iterator[Source]:
-    """Yield the files that an interrupted `write_csv` left; a line it left half written goes.
-
-    Raises:
-        BatikError: the file is no such table of these motifs.
-    """
+    """Yield the files that an interrupted `write_csv` left; a line it left half written goes."""
     done = _done(classes, table, cut=True)
     for path in paths:
         if done[_cell(path)]:

@@ -16,7 +16,7 @@ import pytest
 from gradio_client import Client, handle_file
 
 from batik_utils.__main__ import main
-from batik_utils.app import rooms, server, space
+from batik_utils.app import model_folder, page, rooms, server, space
 from batik_utils.errors import PROJECT, BatikError
 from batik_utils.images import cloth
 
@@ -98,7 +98,9 @@ def test_a_program_can_ask_by_named_endpoint_and_parameter(address, tmp_path, pi
 @pytest.mark.parametrize("language", ["python", "curl"])
 def test_the_examples_of_the_page_run(address, tmp_path, language):
     cloth.draw("betawi", 0, (200, 160)).save(tmp_path / "cloth.jpg")
-    words = server.API[language].replace("{address}", f"{address}/")
+    words = model_folder.read_json(page.HERE / "examples.json")[language].replace(
+        "{address}", f"{address}/"
+    )
     command = {"python": [sys.executable, "-c", words], "curl": ["bash", "-c", words]}[language]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "betawi" in done.stdout, done.stdout + done.stderr
