@@ -1,11 +1,9 @@
 """Run recipes on a data set and write down what they gave; a grid resumes where it stopped.
 
-    >>> from batik_utils import data, experiments
-    >>> setup = experiments.prepare(data.load("synthetic"), "course")
-    >>> outcome = experiments.run_grid(setup, "scratch1,efficientnet_lite0", seeds=3)
+>>> setup = experiments.prepare(data.load("synthetic"), "course")
+>>> outcome = experiments.run_grid(setup, "scratch1,efficientnet_lite0", seeds=3)
 
-The split ``cv`` has several folds, and every division into folds is one seed: then a grid trains
-each recipe once a fold and seed. Introduced in notebook 02, section "Many runs".
+Of ``cv``, every division into folds is one seed. Introduced in notebook 02, "Many runs".
 """
 
 import logging
@@ -49,14 +47,11 @@ class Setup:
     device: torch.device
     precision: str = "float32"
     weights_directory: str | None = None
-    #: Of `splits.make_folds`; None for a split without folds.
     folds: pd.DataFrame | None = None
     fold: int = 0
-    #: At most this many training pictures a motif; 0 for all.
     n_train: int = 0
-    #: Commit of the code.
     git: str = field(default_factory=checkpoints.git_commit)
-    # pixels and descriptions: computed once, and shared by the set-ups of all folds
+    # pixels and descriptions, shared by the set-ups of all folds
     _memory: dict[tuple, object] = field(default_factory=dict, repr=False)
 
     @property
@@ -138,11 +133,6 @@ def prepare(
 
     ``split`` is ``course``, ``stratified-<seed>``, ``cv`` for grouped cross-validation, or
     ``cv-ungrouped``; ``folds`` 0 stands for as many as there are, or 10 where there are none yet.
-    ``weights_directory`` is searched first for pretrained weights.
-
-    Raises:
-        BatikError: a setting is wrong, the folder holds results of other pictures, or ``cv`` finds
-            no groups of near-duplicates.
     """
     training.autocast(training.choose_device(device), precision)
     results = data.results_root(results)
@@ -285,11 +275,8 @@ def run_grid(
     Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``n_train``
     limits the training pictures a motif; such runs go to the folder ``learning`` of the split.
     ``map`` yields what `compute` gives for each unit, in order, as that of `scale.ray_cluster`;
-    ``on_run`` is called with the recipe and what a finished run wrote.
-
-    Raises:
-        BatikError: a wrong setting. A run that fails is reported, and a recipe whose weights cannot
-            be had is written to ``not_run.csv``.
+    ``on_run`` is called with the recipe and what a finished run wrote. A run that fails is reported
+    at the end, and a recipe whose weights cannot be had is written to ``not_run.csv``.
     """
     units, reused = _units(setup, names, seeds, epochs, n_train)
     store = setup.at(0, 0, n_train).store

@@ -219,15 +219,10 @@ def fit(
 
 
 def predict(
-    model: nn.Module,
-    preprocessing: Preprocessing | None,
-    inputs: Tensor,
-    *,
-    precision: str = "float32",
-    prepare: Callable[[Tensor], Tensor] | None = None,
+    model: nn.Module, preprocessing: Preprocessing | None, inputs: Tensor, precision="float32"
 ) -> np.ndarray:
     """Return class probabilities, float64 (N, K); without preprocessing, of features."""
-    logits = _run(model, preprocessing, inputs, precision, prepare)
+    logits = _run(model, preprocessing, inputs, precision)
     return logits.double().softmax(1).cpu().numpy()
 
 
@@ -244,7 +239,7 @@ def features(
 
 
 @torch.no_grad()
-def _run(model, preprocessing, inputs, precision, prepare) -> Tensor:
+def _run(model, preprocessing, inputs, precision, prepare=None) -> Tensor:
     device = next(model.eval().parameters()).device
     if prepare is None:
         prepare = partial(transforms.normalise, preprocessing=preprocessing)

@@ -3,12 +3,10 @@
 Introduced in notebook 02, section "From pictures to tensors".
 """
 
-import itertools
 import math
-import os
 import zlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +25,6 @@ from batik_utils.recipes import Recipe
 
 #: Part of every cache key: to be raised when the same file or seed gives other pixels than before.
 VERSION = 1
-#: Pictures that are decoded ahead of the file they are written to.
-_AHEAD = 32
 
 
 def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
@@ -44,13 +40,10 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
         return to_pixels(picture, preprocessing.size, preprocessing.interpolation)
 
     def rows() -> Iterator[np.ndarray]:
-        paths = iter(dataset.paths)
-        bar = tqdm(total=len(dataset.labels), desc=f"Decoding to {preprocessing.size} px")
-        with bar, ThreadPoolExecutor(os.cpu_count()) as pool:
-            while part := list(itertools.islice(paths, _AHEAD)):
-                for row in pool.map(one, part):
-                    bar.update()
-                    yield row
+        with ThreadPool() as pool:
+            decoded = pool.imap(one, dataset.paths)
+            title = f"Decoding to {preprocessing.size} px"
+            yield from tqdm(decoded, total=len(dataset.labels), desc=title, unit="picture")
 
     parts = what_gives_pixels(dataset, preprocessing)
     return torch.from_numpy(array_cache.cached("pixels", parts, len(dataset.manifest), rows))

@@ -6,7 +6,6 @@ Names go to workers that hold the model and read the pictures themselves; answer
 order of the names. Every machine must see the pictures under the same name.
 """
 
-import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -52,17 +51,15 @@ class Worker:
     def __init__(self, model: dict[str, bytes], details: bool):
         self.model = model
         self.details = details
-
-    @functools.cached_property
-    def predictor(self) -> Predictor:
-        """The model in this process."""
-        with tempfile.TemporaryDirectory(prefix="batik-model-") as folder:
-            for name, content in self.model.items():
-                Path(folder, name).write_bytes(content)
-            return Predictor.load(folder, threads=1)
+        self.predictor: Predictor | None = None
 
     def __call__(self, block: Sequence[tuple]) -> list[Prediction]:
         """Answer about each picture."""
+        if self.predictor is None:
+            with tempfile.TemporaryDirectory(prefix="batik-model-") as folder:
+                for name, content in self.model.items():
+                    Path(folder, name).write_bytes(content)
+                self.predictor = Predictor.load(folder, threads=1)
         opened = ([(printable(name), self.square(place))] for name, place in block)
         answers = (self.predictor.answer(one, details=self.details) for one in opened)
         return [answer for some in answers for answer in some]
