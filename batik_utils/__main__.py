@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import re
@@ -143,25 +144,19 @@ def _setup(options: argparse.Namespace, **settings: int):
 def _train(options: argparse.Namespace) -> int:
     """Train the missing runs of a grid of recipes and seeds, for tables and figures."""
     from batik_utils import experiments
+    from batik_utils.scale import fabric, mlflow_runs, ray_cluster
 
     setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
+    settings: dict = {"epochs": options.epochs, "n_train": options.n_train}
     with contextlib.ExitStack() as stack:
-        elsewhere = {}
         if os.environ.get("MLFLOW_TRACKING_URI"):
-            from batik_utils.scale import mlflow_runs
-
-            elsewhere["on_run"] = mlflow_runs.logger()
+            settings["on_run"] = mlflow_runs.logger()
         if options.devices != 1:
-            from batik_utils.scale import fabric
-
-            elsewhere["fit"] = fabric.Fit(options.devices, setup.device)
+            settings["fit"] = fabric.Fit(options.devices, setup.device)
         if options.ray:
-            from batik_utils.scale import ray_cluster
-
             gpus = options.devices if setup.device.type == "cuda" else 0
             stack.enter_context(ray_cluster.connected(options.ray))
-            elsewhere["map"] = ray_cluster.map_on(gpus=gpus)
-        settings = {"epochs": options.epochs, "n_train": options.n_train} | elsewhere
+            settings["map"] = ray_cluster.map_on(gpus=gpus)
         outcome = experiments.run_grid(setup, options.recipes, options.seeds, **settings)
     _say(outcome)
     _say(setup.store.folder)
@@ -227,9 +222,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     asked = {name: getattr(options, name) for name in ("csv", "resume", "details", "model", "ray")}
     if options.ray:
-        from batik_utils.scale import ray_jobs
-
-        asked["ray_jobs"] = ray_jobs
+        asked["ray_jobs"] = importlib.import_module("batik_utils.scale.ray_jobs")
     return command.predict(options.file, as_json=options.json, **asked)
 
 
