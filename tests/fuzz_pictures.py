@@ -20,7 +20,7 @@ from tqdm import tqdm
 from batik_utils.app.predict import MIN_SIDE
 from batik_utils.images import files
 from batik_utils.images.files import ImageError
-from batik_utils.images.resize import Framing, frame
+from batik_utils.images.resize import to_pixels
 
 
 def mutate(chance: random.Random, seeds: list[bytes]) -> bytes:
@@ -61,7 +61,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     whole = [*picture_zoo.good().values(), *(content for content, _ in picture_zoo.bad().values())]
     seeds = [content for content in whole if 0 < len(content) < 60_000]
-    chance, framing = random.Random(options.seed), Framing(64)
+    chance = random.Random(options.seed)
     classified = refused = 0
     wrong, slowest, kinds = [], 0.0, {}
     for number in tqdm(range(options.files), unit="file", disable=None):
@@ -71,7 +71,7 @@ def main() -> int:
         try:
             picture = files.open_image(content)
             if min(picture.size) >= MIN_SIDE:
-                frame(picture, framing)
+                to_pixels(picture, 64)
             classified += 1
         except ImageError as error:
             refused += 1

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import subprocess
 
 import pytest
 
@@ -138,3 +139,23 @@ def test_a_switch_can_be_off(monkeypatch, value, on):
 def test_a_missing_package_is_named_with_what_installs_it():
     with pytest.raises(BatikError, match=r"^Sailing needs the package 'no_such_boat'.*pip install"):
         errors.need("no_such_boat", "Sailing")
+
+
+def test_git_on_windows_changes_no_bytes(tmp_path):
+    """Line ends as committed, also where git is set to turn them into CRLF."""
+    files = {
+        ".gitattributes": (errors.PROJECT / ".gitattributes").read_bytes(),
+        "run.sh": b"#!/bin/bash\n",
+        "results/kaggle/manifest.csv": b"path\n1.jpg\n",
+        "results/kaggle/model/SHA256SUMS": b"0  model.onnx\n",
+        "results/kaggle/model/model.onnx": b"a\nb\r\nc",
+    }
+    for name, content in files.items():
+        (tmp_path / "one" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "one" / name).write_bytes(content)
+    who = ["-c", "user.name=x", "-c", "user.email=x@x"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=tmp_path / "one", check=True)
+    clone = ["git", "-c", "core.autocrlf=true", "clone", "-q", "one", "two"]
+    subprocess.run(clone, cwd=tmp_path, check=True)
+    assert {name: (tmp_path / "two" / name).read_bytes() for name in files} == files
