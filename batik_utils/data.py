@@ -196,9 +196,9 @@ def _read_tree(
             rows |= dict(zip([path for _, path in jobs], bar, strict=True))
         for motif in left:
             left[motif] = [p for p in left[motif] if "reason" not in rows.get(p, ())]
-    ordered = [rows[path] for motif in found for path in found[motif] if path in rows]
-    good = [row for row in ordered if "reason" not in row]
-    skipped = [row for row in ordered if "reason" in row]
+    good = [rows[path] for motif in left for path in _spread(left[motif], limit)]
+    met = [rows[path] for motif in found for path in found[motif] if path in rows]
+    skipped = [row for row in met if "reason" in row]
     for row in skipped:
         log.warning("Left out %s: %s", row["path"], row["reason"])
     for motif in [motif for motif in found if not left[motif]]:
