@@ -73,14 +73,6 @@ def tables(setup) -> list[pd.DataFrame]:
 # --- preparation ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "settings", [{"precision": "float16"}, {"device": "abacus"}, {"split": "none"}]
-)
-def test_wrong_settings_are_refused(small_dataset, tmp_path, settings):
-    with pytest.raises(BatikError, match=next(iter(settings.values()))):
-        experiments.prepare(small_dataset, **{"split": "stratified-0"} | settings, results=tmp_path)
-
-
 def test_results_of_other_pictures_are_refused(setup, small_dataset, tmp_path):
     """The same folder of results, after a picture was replaced."""
     grid(setup)
@@ -129,20 +121,6 @@ def test_the_three_files_agree_with_one_another(setup, small_dataset):
             assert getattr(row, name) == pytest.approx(value, rel=1e-4)
         assert list(history.loc[history["run"] == row.run, "epoch"]) == [1, 2]
     assert len(metrics.summarise(runs, predictions)) == 1
-
-
-def test_test_pictures_are_scored_once_and_after_training(setup, monkeypatch):
-    calls = []
-    for name in ("evaluate", "predict"):
-        original = getattr(training, name)
-
-        def spy(*given, name=name, original=original, **more):
-            calls.append(name)
-            return original(*given, **more)
-
-        monkeypatch.setattr(training, name, spy)
-    grid(setup, epochs=4)
-    assert calls == ["evaluate"] * 4 + ["predict"]
 
 
 def test_a_second_stage_is_the_same_run_at_another_size(setup, add):
@@ -355,11 +333,6 @@ def folded(small_dataset, tmp_path, toy) -> experiments.Setup:
     return experiments.prepare(
         small_dataset, "cv", results=tmp_path / "results", device="cpu", folds=4, repeats=2
     )
-
-
-def test_without_an_audit_there_are_no_folds(small_dataset, tmp_path):
-    with pytest.raises(BatikError, match="batik_utils audit"):
-        experiments.prepare(small_dataset, "cv", results=tmp_path)
 
 
 def test_a_grid_of_folds_tests_every_picture_once_a_repeat_and_resumes(folded, small_dataset):

@@ -1,7 +1,6 @@
 """Many pictures through Ray Data: the answers of `predict`, from folders, tables, addresses."""
 
 import csv
-import sys
 
 import fsspec
 import pytest
@@ -136,9 +135,3 @@ def test_an_interrupted_call_goes_on(two_workers, model_folder, shop, tmp_path, 
     assert main([*words, str(part), "--resume"]) == 0
     assert part.read_text() == whole.read_text()
     assert main([*words, str(part), "--resume"]) == 0  # nothing is left to do
-
-
-def test_without_ray_the_command_that_installs_it_is_named(model_folder, shop, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert main(["predict", str(shop), "--model", str(model_folder), "--ray", "auto"]) == 2
-    assert "pip install -r requirements-scale.txt" in capsys.readouterr().err
