@@ -101,12 +101,8 @@ def _done(classes: Sequence[str], table: Path, *, cut: bool) -> Counter:
 
 
 def _last_end(content: bytes) -> int:
-    """Return where the last whole line ends: not inside quotes, not half written."""
-    end = position = 0
-    quoted = False
-    for line in content.splitlines(keepends=True):
-        position += len(line)
-        quoted ^= line.count(b'"') % 2 == 1
-        if line.endswith(b"\n") and not quoted:
-            end = position
+    """Return where the last whole line ends: not half written, and not inside quotes."""
+    end = content.rfind(b"\n") + 1
+    while content.count(b'"', 0, end) % 2:
+        end = content.rfind(b"\n", 0, end - 1) + 1
     return end

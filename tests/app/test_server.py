@@ -41,7 +41,10 @@ def started(predictor, **settings):
     url = serve(predictor, **settings, wait=False).replace("0.0.0.0", "127.0.0.1")
     print("page", len(urllib.request.urlopen(url).read()) > 1000, flush=True)
 server.serve = started
-runpy.run_path("app.py")
+try:
+    runpy.run_path("app.py")
+except SystemExit:
+    pass
 print("torch", "torch" in sys.modules, "opted out", os.environ["ORT_DISABLE_TELEMETRY"],
       os.environ["GRADIO_ANALYTICS_ENABLED"], flush=True)
 """
