@@ -23,7 +23,7 @@ from batik_utils.images.changes import watermark
 from batik_utils.images.motifs import MOTIFS
 
 #: Raise it whenever the same arguments give other pixels, so that old folders are not reused.
-VERSION = 2
+VERSION = 3
 #: The file in the data set's root that says which one it is.
 MARKER = ".synthetic"
 SIDE = 720  # pixels along a cloth's edge
