@@ -189,14 +189,9 @@ def summarise(pictures: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
         rows.append((kind, trained, right.mean(), change.mean(), len(table)))
     ends = significance.group_bootstraps(np.stack(values, 1), base["group"])
     result = pd.DataFrame(rows, columns=["kind", "trained_on", "accuracy", "change", "pictures"])
-    result = result.assign(
-        lower=ends[0, ::2],
-        upper=ends[1, ::2],
-        change_lower=ends[0, 1::2],
-        change_upper=ends[1, 1::2],
-        repeats=splits.n_repeats(folds),
-        groups=base["group"].nunique(),
-    )
+    result[["lower", "change_lower"]] = ends[0].reshape(-1, 2)
+    result[["upper", "change_upper"]] = ends[1].reshape(-1, 2)
+    result = result.assign(repeats=splits.n_repeats(folds), groups=base["group"].nunique())
     return result[[name for name in COLUMNS if name in result]]
 
 
@@ -209,12 +204,9 @@ def watermark_effect(pictures: pd.DataFrame, watermarked: Sequence[str]) -> pd.D
     motif = listed["motif"].mode().iloc[0]
     rows, in_control = [], None
     for trained in (CONTROL, "whole", UNMARKED):
-        before, after = (
-            pictures[(pictures["kind"] == kind) & (pictures["trained_on"] == trained)].set_index(
-                "path"
-            )
-            for kind in ("whole", "watermark added")
-        )
+        own_rows = pictures[pictures["trained_on"] == trained].set_index("path")
+        kinds = ("whole", "watermark added")
+        before, after = (own_rows[own_rows["kind"] == kind] for kind in kinds)
         has, own = before.index.isin(list(watermarked)), before["motif"] == motif
         others = before.index[~own & ~has]
         said = [table.loc[others, f"said_{motif}"] for table in (before, after)]
