@@ -296,29 +296,26 @@ def run_grid(
                 sent.append(unit)
                 yield unit
 
-    bar = tqdm(total=len(units), desc="Runs", unit="run", disable=None if units else True)
-    results = iter(map(partial(compute, setup, fit=fit), wanted()))
-    with bar:
-        for number, result in enumerate(results):
-            name, recipe = run_name(*sent[number]), sent[number][0]
-            bar.set_postfix_str(name)
-            bar.update()
-            if isinstance(result, WeightsNotFound):
-                if recipe.name not in not_run:
-                    log.warning("%s", result)
-                    reason = "not run: weights not reachable"
-                    setup.store.note_not_run(recipe.name, reason, result.remedy)
-                not_run[recipe.name] = result.remedy
-            elif isinstance(result, BatikError):
-                log.warning("%s: %s", name, result)
-                failed[name] = str(result)
-            else:
-                store.add(*result)
-                trained.append(name)
-                if recipe.family != "baseline":
-                    setup.store.note_not_run(recipe.name)
-                if on_run:
-                    on_run(recipe, *result)
+    results = map(partial(compute, setup, fit=fit), wanted())
+    bar = {"total": len(units), "desc": "Runs", "unit": "run", "disable": not units}
+    for number, result in enumerate(tqdm(results, **bar)):
+        name, recipe = run_name(*sent[number]), sent[number][0]
+        if isinstance(result, WeightsNotFound):
+            if recipe.name not in not_run:
+                log.warning("%s", result)
+                reason = "not run: weights not reachable"
+                setup.store.note_not_run(recipe.name, reason, result.remedy)
+            not_run[recipe.name] = result.remedy
+        elif isinstance(result, BatikError):
+            log.warning("%s: %s", name, result)
+            failed[name] = str(result)
+        else:
+            store.add(*result)
+            trained.append(name)
+            if recipe.family != "baseline":
+                setup.store.note_not_run(recipe.name)
+            if on_run:
+                on_run(recipe, *result)
     return Outcome(tuple(trained), tuple(reused), not_run, failed)
 
 
