@@ -96,7 +96,7 @@ def _prediction(dataset: Dataset, model: Path | str | None, size: int) -> list[t
     spread = np.linspace(0, len(dataset.paths) - 1, 30 if size else 2).astype(int)
     paths = [str(dataset.paths[k]) for k in spread]
     alone, shared = (Predictor.load(model, threads=threads) for threads in (0, 1))
-    side = alone.framing.size
+    side = alone.size
 
     def bare(predictor: Predictor, path: str) -> None:
         with Image.open(path) as picture:
