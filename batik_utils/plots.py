@@ -14,6 +14,7 @@ from textwrap import fill
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
@@ -83,12 +84,12 @@ def percent(axis) -> None:
 def picture_sizes(dataset: Dataset, title: str = "") -> Figure:
     """Width against height of every picture as stored."""
     figure, [[axes]] = new(title, 6.5, 4.6)
-    for k, motif in enumerate(dataset.classes):
-        rows = dataset.manifest[dataset.manifest["motif"] == motif]
-        axes.scatter(
-            rows["width"], rows["height"], marker=_MARKERS[k % 8], s=26, alpha=0.75,
-            facecolors=_colours(len(dataset.classes))[k], linewidths=0, label=motif,
-        )  # fmt: skip
+    colours = dict(zip(dataset.classes, _colours(len(dataset.classes)), strict=True))
+    markers = {motif: _MARKERS[k % 8] for k, motif in enumerate(dataset.classes)}
+    sns.scatterplot(
+        dataset.manifest, x="width", y="height", hue="motif", style="motif", palette=colours,
+        markers=markers, hue_order=dataset.classes, s=30, alpha=0.75, linewidth=0, ax=axes,
+    )  # fmt: skip
     top = max(dataset.manifest["width"].max(), dataset.manifest["height"].max()) * 1.05
     axes.plot([0, top], [0, top], color=GREY, linewidth=0.8, zorder=0)
     axes.text(top, top, "square", color=DIM, ha="right", va="bottom")
@@ -232,17 +233,12 @@ def confusion_matrix(counts: pd.DataFrame, title: str = "") -> Figure:
     """Counts of `metrics.confusion`, shaded by share of the true motif."""
     side = 0.6 * len(counts) + 1.7
     figure, [[axes]] = new(title, side + 1.2, side)
-    shares = counts.to_numpy() / counts.to_numpy().sum(1, keepdims=True).clip(1)
-    shades = plt.matplotlib.colors.LinearSegmentedColormap.from_list("", [PAPER, ACCENT])
-    axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
-    for (row, column), share in np.ndenumerate(shares):
-        colour = PAPER if share > 0.55 else INK
-        axes.text(column, row, counts.iat[row, column], ha="center", va="center", color=colour)
-    names = range(len(counts)), counts.index
-    axes.set_xticks(*names, rotation=60 if len(counts) > 6 else 0)
-    axes.set_yticks(*names)
+    shares = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    shades = sns.light_palette(ACCENT, as_cmap=True)
+    sns.heatmap(shares, annot=counts, fmt="d", cmap=shades, vmin=0, vmax=1, cbar=False, ax=axes)
     axes.set(xlabel="predicted motif", ylabel="true motif")
-    axes.spines[:].set_visible(False)
+    axes.tick_params(axis="x", rotation=60 if len(counts) > 6 else 0)
+    axes.tick_params(axis="y", rotation=0)
     return figure
 
 
