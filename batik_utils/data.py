@@ -22,9 +22,10 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
+from batik_utils import errors
 from batik_utils.errors import PROJECT, BatikError, NotWritten, expanded, replacing, switched_on
 from batik_utils.images import cloth, files, motifs
-from batik_utils.images.cache import cache_folder, temporary_folder
+from batik_utils.images.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -286,7 +287,7 @@ def _drawn() -> Path:
         return cloth.write(cache_folder() / f"synthetic-{cloth.VERSION}")
     except NotWritten as error:
         log.warning("%s Until then the temporary folder is used.", error)
-        return cloth.write(temporary_folder() / f"synthetic-{cloth.VERSION}")
+        return cloth.write(errors.temporary_folder() / f"synthetic-{cloth.VERSION}")
 
 
 def _kaggle_or_synthetic(timeout_s: float) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,11 +88,16 @@ def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with ``~`` replaced by the home folder, where there is one."""
+    """Return a path with ``~`` replaced by the home folder, or by a temporary one without a home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # a user without a home, as in a container
-        return Path(path)
+        return temporary_folder().joinpath(*Path(path).parts[1:])
+
+
+def temporary_folder() -> Path:
+    """Return this user's folder for where the home cannot be written, or there is none."""
+    return Path(tempfile.gettempdir()) / f"batik-{getattr(os, 'getuid', int)()}"
 
 
 def switched_on(variable: str) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image
 from sklearn.cluster import MiniBatchKMeans
 
+from batik_utils.errors import BatikError
+
 #: Pictures are looked at with this longest side (px), small ones enlarged.
 SIDE = 448
 #: Strongest points kept of a picture.
@@ -88,6 +90,8 @@ class Index:
         self.n_pictures = len(pictures)
         ends = np.cumsum([len(part) for part in pictures])
         self._all = np.concatenate(pictures)
+        if not len(self._all):
+            raise BatikError("There is nothing to compare: all pictures are of one colour.")
         self.descriptors = np.split(self._all, ends[:-1])
         self._owner = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
         words = max(1, min(WORDS, len(self._all) // 20))

@@ -11,7 +11,6 @@ take turns: the second one reads what the first one made.
 import hashlib
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,13 +25,7 @@ def cache_folder() -> Path:
     """Return the folder for what can be made again: ``BATIK_CACHE_DIR`` or ``~/.cache/batik``."""
     if given := os.environ.get("BATIK_CACHE_DIR"):
         return expanded(given)
-    folder = expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "batik"
-    return temporary_folder() if str(folder).startswith("~") else folder
-
-
-def temporary_folder() -> Path:
-    """Return this user's folder for where the home cannot be written, or there is none."""
-    return Path(tempfile.gettempdir()) / f"batik-{getattr(os, 'getuid', int)()}"
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "batik"
 
 
 def folder() -> Path:
