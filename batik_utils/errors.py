@@ -88,7 +88,7 @@ def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
 
 
 def expanded(path: str | Path) -> Path:
-    """Return a path with ``~`` replaced by the home folder, or by a temporary one without a home."""
+    """Return a path with ``~`` replaced by the home folder; without one, by a temporary one."""
     try:
         return Path(path).expanduser()
     except RuntimeError:  # a user without a home, as in a container
