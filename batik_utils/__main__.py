@@ -240,7 +240,7 @@ def _app(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     """Write the deployed model in other formats, as a static page (web) or a Space (space)."""
     from batik_utils.app import space, web
-    from batik_utils.classifier import formats
+    from batik_utils.classifier import export
 
     output, model = _path(options.output), options.model or None
     for name in filter(None, map(str.strip, options.format.split(","))):
@@ -249,7 +249,7 @@ def _export(options: argparse.Namespace) -> int:
         elif name == "space":
             _say(space.export(output, model))
         else:
-            _say(*formats.write(output, [name], model))
+            _say(*export.write(output, name, model))
     return 0
 
 

@@ -1,49 +1,49 @@
-"""Make the deployed model from the data: test the whole procedure, then learn from all pictures.
+r"""Making of the deployed model: test the whole procedure, then learn from all pictures.
 
 Run it::
 
-    python -m batik_utils build --data folder --root path/to/indonesian-batik-motifs
+    python -m batik_utils build --data folder --root path/to/indonesian-batik-motifs \
+        --others path/to/not-batik --independent path/to/independent
 
-writes ``<results>/<data set>/model/`` (the model and what belongs to it) and
-``<results>/<data set>/cv/final/`` (its cross-validation: ``runs.csv`` and ``predictions.csv`` in
-the form of all recipes, which candidate each fold chose, how "none of these" was tested).
+It writes ``<results>/<data set>/model/`` (the model and what belongs to it), and
+``<results>/<data set>/cv/final/`` (its cross-validation, in the form of all recipes; how refusal
+and evidence were tested). ``--classes all`` makes one of all motifs, other folders one of theirs.
+``--evaluate`` also compares ways to classify (``ablation.csv``) and, with ``--independent``, all
+recipes on photographs of other collections (``results/independent/``).
 """
 
 import hashlib
 import json
-import logging
-import time
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-import torch
-import torchvision
+from PIL import Image
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from batik_utils import checkpoints, metrics
-from batik_utils.checkpoints import RUN_COLUMNS
-from batik_utils.classifier import (
-    embedding,
-    export,
-    final,
-    foreign,
-    model_card,
-    rejection,
-    selection,
-)
+from batik_utils import checkpoints, data, experiments
+from batik_utils.classifier import card, compare, evaluate, export, features, refusal, selection
+from batik_utils.classifier.features import BRANCHES
+from batik_utils.classifier.network import FinalNetwork
+from batik_utils.classifier.selection import Bank
 from batik_utils.data import Dataset
 from batik_utils.duplicates import audit
-from batik_utils.errors import BatikError
-from batik_utils.evaluation import calibration, cost, significance
-from batik_utils.images import files
+from batik_utils.errors import BatikError, replacing
+from batik_utils.evaluation.out_of_fold import FINAL
+from batik_utils.images import changes, files
 
-log = logging.getLogger(__name__)
-
-RECIPE = cost.FINAL
+#: Side of the square that a picture is squashed to (px).
+SIZE = 448
+#: Changed copies of each picture that are learned from.
+COPIES = 4
+#: Pictures on which evidence maps are tested.
+N_EVIDENCE = 16
 
 
 # with another number of threads sums come out otherwise in the last digits, and so would the file
@@ -54,19 +54,20 @@ def run(
     weights_directory: str | Path | None = None,
     *,
     output: Path | None = None,
+    others: Path | None = None,
+    independent: Path | None = None,
     evaluate_only: bool = False,
-    progress: bool = True,
 ) -> Path:
-    """Test the procedure by cross-validation, and unless that is all, make the model.
+    """Test the procedure by cross-validation, make the model, and test it elsewhere.
 
     Args:
-        dataset: pictures of the motifs, below a root that also holds other motifs.
-        results: the results folder; it must hold ``<data set>/duplicate_groups.csv`` (made by
-            ``audit``) and ``<data set>/cv/folds.csv`` (made by ``train --grid cv``).
+        dataset: pictures of the motifs; other motifs below the same root are counter-examples.
+        results: the results folder.
         weights_directory: folder to look for pretrained weights first.
         output: folder of the model; None for ``<results>/<data set>/model``.
-        evaluate_only: write no model.
-        progress: show bars.
+        others: counter-examples, in folders ``songket``, ``textures``, ``photographs``.
+        independent: photographs of other collections with a ``manifest.csv``.
+        evaluate_only: write no model, but the comparisons.
 
     Returns:
         Folder of the model, or of the cross-validation if that is all.
@@ -75,280 +76,187 @@ def run(
         BatikError: a file that is needed is missing or belongs to other pictures.
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
-    home = results / dataset.name
-    groups, fold_of = divided(dataset, home)
-    started = datetime.now(timezone.utc)
-    material = final.gather(
-        dataset, groups, weights_directory, foreign=foreign.pictures(), progress=progress
-    )
-    bank = material.bank()
-    options = selection.candidates(bank.subsets, final.HEADS, final.COPIES)
-    clock = time.perf_counter()
-    outcome = selection.nested(bank, fold_of, options, progress=progress)
-    seconds = time.perf_counter() - clock
-    choice = selection.choose(bank, np.arange(len(material.labels)), options, seed=0)
-    log.info("Chosen from all pictures: %s", choice.candidate.name)
-    subset = choice.candidate.subset
-    columns, scores = material.columns[subset], final.scores_of(material, subset)
-    unseen = final.leave_motifs_out(material, fold_of[:, 0], columns, scores)
-    tested = final.leave_pictures_out(material, fold_of[:, 0], columns, scores)
-    rejected = pd.concat([unseen.table, tested.table], ignore_index=True)
-    place = home / "cv" / "final"
-    place.mkdir(parents=True, exist_ok=True)
-    runs, predictions = rows(dataset, outcome, fold_of, material, seconds, started)
-    coverage = coverage_of(outcome.logits[0], material.labels, tested.known["combined"])
-    for name, table in (
-        ("runs", runs),
-        ("predictions", predictions),
-        ("choices", outcome.choices),
-        ("rejection", rejected),
-        ("coverage", coverage),
-    ):
-        table.to_csv(place / f"{name}.csv", index=False, float_format="%.6g")
-    found = summary(dataset, material, outcome, fold_of, rejected, audit.doubted(home) or set())
+    started, home = datetime.now(timezone.utc), results / dataset.name
+    groups_file = audit.groups_of(dataset, results, weights_directory)
+    groups = data.read_table(groups_file, ("path", "motif", "group"))
+    setup = experiments.prepare(dataset, "cv", results=results, device="cpu")
+    folds = setup.folds.set_index("path").loc[dataset.manifest["path"]]
+    fold_of = folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
+    network = features.build(BRANCHES, weights_directory)
+    negatives = counter_examples(dataset, groups, others)
+    outside = independent_pictures(independent, dataset.classes)
+    bank = gather(dataset, folds["group"].to_numpy(), negatives, network)
+    nested = selection.nested(bank, fold_of)
+    tables = _runs(setup, nested, network, started) | {"choices": nested.choices}
+    tested = evaluate.refused(bank, negatives, fold_of, nested.choices)
+    words = evaluate.choose_words(tested, not all(map(refusal.KINDS.get, bank.kinds)))
+    tables["rejection"] = evaluate.refusal_rows(tested, words)
+    everything = np.arange(len(bank.labels)), np.arange(len(bank.kinds))
+    choice = selection.choose(bank, everything[0], seed=0)
+    known = tested.loc[tested["kind"] == "motifs", evaluate.PARTS].to_numpy()
+    fitted = refusal.fit(bank, *everything, choice.head).calibrated(known)
+    final = FinalNetwork.of(network, BRANCHES, SIZE, bank, choice, fitted)
+    found = card.summary(dataset, bank, nested, audit.doubted(groups_file.parent) or set())
+    found["counter_examples"] = negatives["kind"].value_counts().to_dict()
+    found["refusal"] = tables["rejection"].to_dict("records")
+    found["words"] = words.as_json() | {"folds": evaluate.words_rows(tested)}
+    answered = pd.DataFrame()
+    if len(outside):
+        scaled = bank.scaler(features.compute(network, outside["path"], SIZE))
+        labels = outside["motif"].map(dataset.classes.index)
+        answered = evaluate.answers(fitted, scaled, choice.temperature, labels)
+        found["independent"] = evaluate.independent(evaluate.with_words(answered, words), outside)
+        found["words"]["clear"] = found["independent"].pop("words")
+    clear = outside.loc[outside["label"] == "clear", "path"]
+    tables["evidence"] = evaluate.evidence_checks(final, _some([*clear] or dataset.paths))
+    found["evidence"] = tables["evidence"].mean().to_dict()
+    place = home / "cv" / FINAL
     if evaluate_only:
-        write_json(place / "metrics.json", found)
-        return place
-
-    network = final.fit(material, choice, weights_directory)
-    folder = output or home / "model"
-    folder.mkdir(parents=True, exist_ok=True)
-    export.to_onnx(
-        network,
-        folder / "model.onnx",
-        size=embedding.SIZE,
-        outputs=("probabilities", "familiarity"),
-        notes={"dataset": dataset.digest, "candidate": choice.candidate.name},
-    )
-    some = dataset.paths[:: max(1, len(dataset.paths) // 4)]
-    pixels = np.stack([embedding.pixels_of(files.open_image(path)) for path in some])
-    difference = export.check(folder / "model.onnx", network, pixels)
-    threshold = rejection.threshold_at_recall(tested.known["combined"], final.RECALL)
-    with torch.inference_mode():
-        own, _ = network.answer(torch.from_numpy(material.features[:, columns]).float())
-    found |= {
-        "model": {
-            "candidate": choice.candidate.name,
-            "temperature": choice.temperature,
-            "familiarity_threshold": threshold,
-            "megabytes": (folder / "model.onnx").stat().st_size / 1e6,
-            "parameters": int(sum(t.numel() for t in network.state_dict().values())),
-            "largest_difference_to_torch": difference,
-            "accuracy_on_the_pictures_it_learned_from": float(
-                (own.numpy().argmax(1) == material.labels).mean()
-            ),
-            "weights": network.network.provenance,
-        }
-    }
-    write_json(
-        folder / "labels.json",
-        {
-            "classes": list(dataset.classes),
-            "familiarity_threshold": threshold,
-            "opset": export.OPSET,
-        },
-    )
-    write_json(
-        folder / "preprocessing.json",
-        {
-            "size": embedding.SIZE,
-            "fit": "squash",
-            "interpolation": embedding.INTERPOLATION,
-            "colour": "RGB",
-        },
-    )
-    write_json(folder / "metrics.json", found)
-    (folder / "MODEL_CARD.md").write_text(model_card.text(found), encoding="utf-8")
-    write_sums(folder)
-    return folder
-
-
-def divided(dataset: Dataset, home: Path) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return groups of near-twins over all motifs, and the fold of each picture (N, R).
-
-    Args:
-        dataset: pictures of the motifs.
-        home: ``<results>/<data set>``.
-
-    Raises:
-        BatikError: a file is missing or belongs to other pictures.
-    """
-    groups = read_table(home / "duplicate_groups.csv", "audit")
-    folds = read_table(home / "cv" / "folds.csv", "train --grid cv")
-    if set(folds["dataset"]) != {dataset.digest}:
-        raise BatikError(f"{home / 'cv' / 'folds.csv'} divides other pictures: make it again.")
-    folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
-    return groups, folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
-
-
-def rows(
-    dataset: Dataset,
-    outcome: selection.Nested,
-    fold_of: np.ndarray,
-    material: final.Material,
-    seconds: float,
-    started: datetime,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the cross-validation as rows of ``runs.csv`` and ``predictions.csv``.
-
-    Args:
-        dataset: the pictures.
-        outcome: predictions of nested selection.
-        fold_of: (N, R) fold in which a picture is tested.
-        material: for where the backbones' weights come from, and how many there are.
-        seconds: wall time of selecting and fitting, all folds together.
-        started: when.
-    """
-    classes, labels = np.asarray(dataset.classes), np.asarray(dataset.labels)
-    git = checkpoints.git_commit()
-    runs, parts = [], []
-    for row in outcome.choices.itertuples():
-        tested = np.flatnonzero(fold_of[:, row.repeat] == row.fold)
-        probabilities = softmax(outcome.logits[row.repeat, tested], axis=1)
-        name = f"{RECIPE}-e0-f{row.fold}-s{row.repeat}"  # as experiments.run_name
-        values = {
-            "run": name,
-            "recipe": RECIPE,
-            "family": "ours",
-            "weights": " + ".join(material.provenance),
-            "split": "cv",
-            "fold": row.fold,
-            "seed": row.repeat,
-            "epochs": 0,
-            "n_train": len(labels) - len(tested),
-            "n_test": len(tested),
-            **metrics.scores(labels[tested], probabilities),
-            "train_seconds": seconds / len(outcome.choices),
-            "train_images_per_second": np.nan,
-            "params": _parameters(material, row.candidate.split()[0], len(classes)),
-            "device": "cpu",
-            "precision": "float32",
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "git": git,
-            "started": started.isoformat(timespec="seconds"),
-            "dataset": dataset.digest,
-        }
-        runs.append({column: values[column] for column in RUN_COLUMNS})
-        table = pd.DataFrame(
-            {
-                "run": name,
-                "path": dataset.manifest["path"].to_numpy()[tested],
-                "label": classes[labels[tested]],
-                "predicted": classes[probabilities.argmax(1)],
-            }
+        copiers = [copier(k) for k in range(1, COPIES + 1)]
+        tables["ablation"] = compare.ablation(
+            dataset, bank.groups, fold_of, outside, copiers, weights_directory
         )
-        for k, motif in enumerate(classes):
-            table[f"p_{motif}"] = probabilities[:, k]
-        parts.append(table)
-    return pd.DataFrame(runs), pd.concat(parts, ignore_index=True)
+        if len(outside):
+            row = {key: found[key]["value"] for key in ("accuracy", "accuracy_groups")}
+            row["right"] = answered["right"].to_numpy()
+            compare.write_independent(
+                dataset, independent, outside, row, results, weights_directory
+            )
+        write_json(place / "metrics.json", found)
+    for name, table in tables.items():
+        data.write_table(table, place / f"{name}.csv")
+    if evaluate_only:
+        return place
+    return write_model(output or home / "model", dataset, final, choice, words, found)
 
 
-def summary(
-    dataset: Dataset,
-    material: final.Material,
-    outcome: selection.Nested,
-    fold_of: np.ndarray,
-    rejected: pd.DataFrame,
-    doubted: set[str],
-) -> dict:
-    """Return the numbers of ``metrics.json``; every interval is over groups of near-twins."""
-    labels, groups = material.labels, material.groups
-    right = outcome.logits.argmax(2) == labels  # (R, N)
-    per_picture = right.mean(0)
-    probabilities = softmax(outcome.logits, axis=-1)
-    chance = probabilities[:, np.arange(len(labels)), labels]
-    pooled = pd.DataFrame(
-        {
-            "label": np.tile(np.asarray(dataset.classes)[labels], len(right)),
-            **{
-                f"p_{motif}": probabilities[:, :, k].ravel()
-                for k, motif in enumerate(dataset.classes)
-            },
-        }
-    )
-    names, sizes = np.unique(groups, return_counts=True)
-    without_largest = groups != names[sizes.argmax()]
-    clean = np.array([path not in doubted for path in material.paths])
-    return {
-        "dataset": dataset.digest,
-        "pictures": len(labels),
-        "groups": len(names),
-        "protocol": f"{len(np.unique(fold_of))} grouped folds x {fold_of.shape[1]} repeats, nested",
-        "accuracy": _share(per_picture, groups),
-        "accuracy_sd_between_repeats": float(right.mean(1).std(ddof=1)),
-        "accuracy_without_largest_group": {
-            "group": str(names[sizes.argmax()]),
-            "size": int(sizes.max()),
-            **_share(per_picture[without_largest], groups[without_largest]),
-        },
-        "accuracy_without_doubted_labels": {
-            "pictures": int(clean.sum()),
-            **_share(per_picture[clean], groups[clean]),
-        },
-        "recall": {
-            motif: _share(per_picture[labels == k], groups[labels == k])
-            for k, motif in enumerate(dataset.classes)
-        },
-        "nll": float(-np.log(np.maximum(chance, 1e-12)).mean()),
-        "expected_calibration_error": calibration.expected_calibration_error(pooled),
-        "chosen_in_folds": outcome.choices["candidate"].value_counts().to_dict(),
-        "none_of_these": {
-            "other_pictures": len(material.others),
-            "rows": rejected.to_dict("records"),
-        },
-        "wrong_in_most_repeats": [
-            str(path)
-            for path, share in zip(material.paths, per_picture, strict=True)
-            if share < 0.5
-        ],
-        "git": checkpoints.git_commit(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+def gather(
+    dataset: Dataset, groups: np.ndarray, negatives: pd.DataFrame, network: features.Features
+) -> Bank:
+    """Compute features of the pictures, of changed copies and of counter-examples."""
+    compute = partial(features.compute, network, size=SIZE)
+    pictures = [compute(dataset.paths)]
+    for k in range(1, COPIES + 1):
+        pictures.append(compute(dataset.paths, change=copier(k), name=f"copy {k}"))
+    others = compute(negatives["path"]) if len(negatives) else pictures[0][:0]
+    kinds = negatives["kind"].to_numpy()
+    return Bank.of(pictures, np.array(dataset.labels), groups, others, kinds)
 
 
-def _parameters(material: final.Material, subset: str, classes: int) -> int:
-    """Return the parameters of the backbones and of the linear head."""
-    return material.parameters[subset] + (len(material.columns[subset]) + 1) * classes
+def copier(copy: int) -> Callable[[Image.Image, int], Image.Image]:
+    """Return what changes a picture, given its number in the data set, for one round of copies."""
+    return lambda image, number: changes.changed(image, np.random.default_rng([copy, number]))
 
 
-def coverage_of(logits: np.ndarray, labels: np.ndarray, familiarity: np.ndarray) -> pd.DataFrame:
-    """Return accuracy against coverage, by familiarity and by largest probability."""
-    right = logits.argmax(1) == labels
-    tables = []
-    for by, score in (
-        ("familiarity", familiarity),
-        ("probability", softmax(logits, axis=1).max(1)),
-    ):
-        covered, accuracy = rejection.accuracy_coverage(right, score)
-        tables.append(pd.DataFrame({"by": by, "coverage": covered, "accuracy": accuracy}))
-    return pd.concat(tables, ignore_index=True)
+def counter_examples(dataset: Dataset, groups: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
+    """Return pictures of other motifs below the same root, and those of ``--others``.
 
-
-def write_sums(folder: Path) -> None:
-    """Write ``SHA256SUMS`` over all other files of a folder, as ``sha256sum`` does."""
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != "SHA256SUMS")
-    lines = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
-
-
-def _share(values: np.ndarray, groups: Sequence[str]) -> dict[str, float]:
-    lower, upper = significance.group_bootstrap(values, groups)
-    return {"value": float(np.mean(values)), "lower": lower, "upper": upper}
-
-
-def read_table(path: Path, command: str) -> pd.DataFrame:
-    """Return a CSV file, or say which command makes it.
+    A picture of another motif that is a near-duplicate of one of the motifs is left out. The class
+    of a picture of ``--others`` is its file name without the number: ``banded_0012.jpg``.
 
     Raises:
-        BatikError: there is none.
+        BatikError: ``folder`` holds none of the folders of `refusal.KINDS`.
     """
-    if not path.is_file():
-        raise BatikError(f"There is no {path}: run 'python -m batik_utils {command}' first.")
-    return pd.read_csv(path)
+    ours = set(groups.loc[groups["motif"].isin(dataset.classes), "group"])
+    batik = groups[~groups["motif"].isin(dataset.classes) & ~groups["group"].isin(ours)]
+    rows = [
+        {"path": dataset.root / row.path, "kind": "batik", "name": row.motif, "group": row.group}
+        for row in batik.itertuples()
+    ]
+    kinds = [k for k in list(refusal.KINDS)[1:] if folder and (folder / k).is_dir()]
+    if folder and not kinds:
+        raise BatikError(f"{folder} has none of the folders {', '.join(list(refusal.KINDS)[1:])}.")
+    for kind in kinds:
+        for path in files.walk(folder / kind):
+            name = re.sub(r"[-_][0-9a-f]{4,}$", "", path.stem)
+            rows.append({"path": path, "kind": kind, "name": name, "group": str(path)})
+    return pd.DataFrame(rows, columns=["path", "kind", "name", "group"])
+
+
+def independent_pictures(folder: Path | None, classes: Sequence[str]) -> pd.DataFrame:
+    """Return the photographs of other collections that a folder's ``manifest.csv`` names."""
+    columns = ["path", "motif", "label", "sha256", "repository", "repository_path"]
+    if folder is None:
+        return pd.DataFrame(columns=columns)
+    table = data.read_table(folder / "manifest.csv", ("path", "motif", "label"))
+    table = table[table["motif"].isin(classes)].reset_index(drop=True)
+    table["path"] = [folder / path for path in table["path"]]
+    table["sha256"] = [hashlib.sha256(p.read_bytes()).hexdigest() for p in table["path"]]
+    return table[columns]
+
+
+def _some(paths: Sequence[Path]) -> list[np.ndarray]:
+    """Return pixels of pictures to test evidence on."""
+    some = paths[:: max(1, len(paths) // N_EVIDENCE)]
+    return [features.pixels_of(files.open_image(path), SIZE) for path in some]
+
+
+def _runs(
+    setup: experiments.Setup,
+    nested: selection.Nested,
+    network: features.Features,
+    started: datetime,
+) -> dict[str, pd.DataFrame]:
+    """Return the cross-validation as rows of ``runs.csv`` and ``predictions.csv``."""
+    facts = {
+        "weights": " + ".join(network.provenance),
+        "params": sum(p.numel() for p in network.parameters()),
+        "device": "cpu",
+    }
+    recipe = SimpleNamespace(name=FINAL, family="ours", epochs=0)
+    seconds = (datetime.now(timezone.utc) - started).total_seconds() / len(nested.choices)
+    runs, parts = [], []
+    for row in nested.choices.itertuples():
+        here = setup.at(row.repeat, row.fold)
+        probabilities = softmax(nested.logits[row.repeat, here.rows("test")], axis=1)
+        arguments = (row.repeat, probabilities, pd.DataFrame(), started, seconds, facts)
+        run = checkpoints.finish(here, recipe, *arguments)
+        runs.append({column: run.row[column] for column in checkpoints.RUN_COLUMNS})
+        run.predictions.insert(0, "run", run.row["run"])
+        parts.append(run.predictions)
+    return {"runs": pd.DataFrame(runs), "predictions": pd.concat(parts, ignore_index=True)}
+
+
+def write_model(
+    folder: Path,
+    dataset: Dataset,
+    network: FinalNetwork,
+    choice: selection.Choice,
+    words: evaluate.Words,
+    found: dict,
+) -> Path:
+    """Write the model folder; ``found`` is what ``metrics.json`` holds beside the model's facts."""
+    notes = {"network": json.dumps(network.facts()), "dataset": dataset.digest}
+    path = export.to_onnx(network, folder / "model.onnx", size=SIZE, notes=notes)
+    pixels = [features.pixels_of(files.open_image(p), SIZE) for p in dataset.paths[::37]]
+    found["model"] = {
+        "candidate": f"lda {choice.head.strength:g}",
+        "copies": COPIES,
+        "temperature": choice.temperature,
+        "familiarity_threshold": words.familiarity_threshold,
+        "cloth_threshold": words.cloth_threshold,
+        "megabytes": path.stat().st_size / 1e6,
+        "parameters": int(sum(t.numel() for t in network.state_dict().values())),
+        "largest_difference_to_torch": export.check(path, network, np.stack(pixels)),
+        "weights": list(network.network.provenance),
+    }
+    labels = {"classes": list(dataset.classes)} | words.as_json() | {"opset": export.OPSET}
+    framing = {"size": SIZE, "fit": "squash", "interpolation": features.INTERPOLATION}
+    write_json(folder / "labels.json", labels)
+    write_json(folder / "preprocessing.json", framing | {"colour": "RGB"})
+    write_json(folder / "metrics.json", found)
+    _write(folder / "MODEL_CARD.md", card.text(found, dataset.classes))
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != "SHA256SUMS")
+    sums = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
+    _write(folder / "SHA256SUMS", "".join(sums))
+    return folder
 
 
 def write_json(path: Path, values: dict) -> None:
     """Write plain values, readable."""
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _write(path, json.dumps(values, indent=2, ensure_ascii=False, default=float) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")

@@ -1,14 +1,17 @@
-"""A torch network becomes an ONNX file that needs nothing but onnxruntime, and is compared with it.
+"""The deployed model as a file: ONNX (what the app runs), safetensors, or torch's ``.pt``.
 
-    >>> from batik_utils.classifier import export
-    >>> export.to_onnx(network, "model.onnx", size=448, outputs=("probabilities", "familiarity"))
-    >>> export.check("model.onnx", network, pixels)  # largest difference
-    4.8e-07
+    python -m batik_utils export --format safetensors,pt --output build/export
+    >>> export.read("results/kaggle/model")(pixels)["probabilities"]
+    tensor([[0.02, 0.03, 0.95]])
 
-Introduced in notebook 05.
+The torch network is read back out of the ONNX file, so no training picture is needed. All files
+hold the same numbers by name, kernels as float16. Introduced in notebook 05.
 """
 
+import json
 import logging
+import pickle
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,39 +20,33 @@ import numpy as np
 import torch
 from torch import nn
 
-from batik_utils.app import onnx_session
-from batik_utils.classifier.embedding import is_stored_half
-from batik_utils.errors import BatikError
+from batik_utils.app import predict
+from batik_utils.app.onnx_session import open_session
+from batik_utils.classifier.features import is_stored_half
+from batik_utils.classifier.network import OUTPUTS, FinalNetwork
+from batik_utils.errors import BatikError, replacing
 
 #: Version of the ONNX operators in the file; onnxruntime 1.15 and newer know it.
 OPSET = 18
 #: Largest difference to the torch network that is taken for rounding.
-TOLERANCE = 1e-4
+TOLERANCE = 1e-3
+FORMATS = ("onnx", "safetensors", "pt")
+_FORMAT = "batik-model-2"
 
 
 def to_onnx(
     network: nn.Module,
-    path: str | Path,
+    path: Path,
     *,
     size: int,
-    outputs: Sequence[str],
+    outputs: Sequence[str] = OUTPUTS,
     notes: dict[str, str] | None = None,
 ) -> Path:
-    """Write a network that takes uint8 pixels (N, size, size, 3), named ``pixels``, any N.
+    """Write a network that takes uint8 ``pixels`` (N, size, size, 3), any N.
 
     Convolution kernels are stored as float16 and turned into float32 when the file is opened, so
     that the arithmetic is float32. A network whose kernels are no float16 numbers is refused: the
     file would not give its answers.
-
-    Args:
-        network: in evaluation mode; returns a tensor or a tuple of them.
-        path: of the file.
-        size: side of the square (px).
-        outputs: names, in order.
-        notes: kept in the file as its metadata.
-
-    Returns:
-        The path.
 
     Raises:
         BatikError: a kernel cannot be stored as float16 without loss.
@@ -59,39 +56,12 @@ def to_onnx(
 
     for name, tensor in network.state_dict().items():
         if is_stored_half(name, tensor) and not torch.equal(tensor, tensor.half().float()):
-            raise BatikError(
-                f"The kernel {name} loses digits as float16: round the network first "
-                f"(embedding.build does)."
-            )
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
-    # they tell of every step
-    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in chatty]
-    for logger in chatty:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # the exporter speaks of its own past and future here
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                network.eval(),
-                (example,),
-                input_names=["pixels"],
-                output_names=list(outputs),
-                dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
-                opset_version=OPSET,
-                dynamo=True,
-                # the optimiser would merge batch norm into kernels, which are float16 numbers only
-                # as they are; onnxruntime merges them itself, in float32
-                optimize=False,
-                verbose=False,
-            )
-            _fold(program.model)
-            # what was folded leaves its numbers behind
-            RemoveUnusedNodesPass()(program.model)
-    finally:
-        for logger, level in zip(chatty, levels, strict=True):
-            logger.setLevel(level)
+            raise BatikError(f"The kernel {name} loses digits as float16: features.build rounds.")
+    program = _exported(network, size, outputs)
+    # the optimiser would merge batch norm into kernels, which are float16 numbers only as they
+    # are; onnxruntime merges them itself, in float32
+    _fold(program.model)
+    RemoveUnusedNodesPass()(program.model)
     model = program.model_proto
     _drop_empty_biases(model.graph)
     _store_half(model.graph)
@@ -99,62 +69,39 @@ def to_onnx(
     for key, value in (notes or {}).items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
-    path = Path(path)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    with replacing(path) as partial:
+        partial.write_bytes(model.SerializeToString(deterministic=True))
     return path
 
 
-def check(path: str | Path, network: nn.Module, pixels: np.ndarray) -> float:
-    """Return the largest difference between the file's answers and the network's.
-
-    Differences are relative where answers are larger than 1.
-
-    Args:
-        path: ONNX file.
-        network: what it was made from.
-        pixels: uint8 (N, size, size, 3).
-
-    Raises:
-        BatikError: the difference is above `TOLERANCE`, which is no rounding.
-    """
-    session = open_session(path)
-    theirs = session.run(None, {"pixels": pixels})
-    with torch.inference_mode():
-        ours = network(torch.from_numpy(pixels))
-    ours = ours if isinstance(ours, tuple) else (ours,)
-    difference = max(
-        float((np.abs(a - b.numpy()) / np.maximum(1, np.abs(b.numpy()))).max())
-        for a, b in zip(theirs, ours, strict=True)
-    )
-    if not difference <= TOLERANCE:  # also a NaN
-        raise BatikError(
-            f"{path} differs from the torch network by {difference:.2g}, more than {TOLERANCE:g}: "
-            f"the export is wrong."
-        )
-    return difference
-
-
-def open_session(path: str | Path, threads: int = 1):
-    """Return an onnxruntime session on the CPU.
-
-    Args:
-        path: ONNX file.
-        threads: of one run.
-
-    Raises:
-        BatikError: no such file.
-    """
-    if not Path(path).is_file():
-        raise BatikError(f"There is no file {path}: make it with 'python -m batik_utils build'.")
-    return onnx_session.open_session(Path(path), threads)
+def _exported(network: nn.Module, size: int, outputs: Sequence[str]) -> "torch.onnx.ONNXProgram":
+    # the exporter reports every step, and warns of its own history
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                network.eval(),
+                (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+                input_names=["pixels"],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
+                opset_version=OPSET,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+    finally:
+        logging.disable(disabled)
 
 
 def _fold(model) -> None:
-    """Compute once what does not depend on the picture, such as limits and empty biases.
+    """Compute what depends on no input, except what reads the network's own numbers.
 
-    The exporter leaves them as operators, and onnxruntime then neither merges batch norm into the
-    convolutions nor lays out the maps for them: a picture took three times as long. What a network
-    calls its own stays as it is, so that it can be read back (`batik_utils.formats`).
+    The exporter leaves batch norm's reshaped constants as operators, and onnxruntime then neither
+    merges batch norm into the convolutions nor lays out the maps for them: three times as slow.
+    The network's own numbers stay as they are, so that they can be read back.
     """
     from onnxscript import optimizer
 
@@ -212,3 +159,137 @@ def _strip(model) -> None:
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         value.doc_string = ""
         del value.metadata_props[:]
+
+
+def check(path: Path, network: nn.Module, pixels: np.ndarray) -> float:
+    """Return the largest difference of the file's outputs to the network's, relative above 1.
+
+    Raises:
+        BatikError: it is above `TOLERANCE`, which is no rounding.
+    """
+    theirs = open_session(path, 1).run(list(OUTPUTS), {"pixels": pixels})
+    with torch.inference_mode():
+        ours = network(torch.from_numpy(pixels))
+    difference = max(
+        float((np.abs(a - b.numpy()) / np.maximum(1, np.abs(b.numpy()))).max())
+        for a, b in zip(theirs, ours, strict=True)
+    )
+    if not difference <= TOLERANCE:  # also a NaN
+        raise BatikError(
+            f"{path} differs from the torch network by {difference:.2g}, more than {TOLERANCE:g}: "
+            f"the export is wrong."
+        )
+    return difference
+
+
+def read(folder: Path | str | None = None) -> FinalNetwork:
+    """Read the torch network back out of a model folder; None takes the committed one.
+
+    Raises:
+        BatikError: the folder is not whole, or its model is none of this version.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    path = predict.Predictor.load(folder, threads=1).folder / "model.onnx"
+    model = onnx.load(path)
+    notes = {entry.key: entry.value for entry in model.metadata_props}
+    if "network" not in notes:
+        raise BatikError(
+            f"{path} was made by an older version, which other formats cannot be made of: make it "
+            f"with 'python -m batik_utils build'."
+        )
+    state = {
+        tensor.name.removesuffix("_half"): torch.from_numpy(numpy_helper.to_array(tensor).copy())
+        for tensor in model.graph.initializer
+    }
+    return FinalNetwork.restored(json.loads(notes["network"]), state)
+
+
+def save(network: FinalNetwork, path: Path) -> Path:
+    """Write all numbers and facts to one ``.safetensors`` or ``.pt`` file."""
+    from safetensors.torch import save_file
+
+    facts = {"format": _FORMAT, "network": json.dumps(network.facts())}
+    state = {
+        name: (tensor.half() if is_stored_half(name, tensor) else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    with replacing(path) as partial:
+        if _suffix(path) == ".pt":
+            torch.save({**facts, "state": state}, partial)
+        else:
+            save_file(state, partial, metadata=facts)
+    return path
+
+
+def load(path: Path) -> FinalNetwork:
+    """Open a file of `save`. Nothing in it is executed: a ``.pt`` may hold plain values alone.
+
+    Raises:
+        BatikError: missing, damaged, foreign, or holding anything that could run code.
+    """
+    from safetensors import safe_open
+
+    pickled = _suffix(path) == ".pt"
+    if not path.is_file():
+        raise BatikError(f"There is no file {path}: make it with 'python -m batik_utils export'.")
+    try:
+        if pickled:
+            with warnings.catch_warnings():
+                # what torch would warn of in a foreign pickle, the error says
+                warnings.filterwarnings("ignore", message="Detected pickle protocol")
+                facts = torch.load(path, map_location="cpu", weights_only=True)
+            state = dict(facts["state"])
+        else:
+            with safe_open(path, framework="pt") as opened:
+                facts = opened.metadata() or {}
+                state = {name: opened.get_tensor(name) for name in list(opened.keys())}
+        known = facts.get("format") == _FORMAT
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to switch the protection off, so it is not repeated
+        raise BatikError(
+            f"{path} was refused: it holds objects that could run code, or is no model. Only open "
+            f"files saved by this project."
+        ) from error
+    except Exception as error:  # a damaged or foreign file may raise anything
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BatikError(f"{path} is damaged or no model ({first}): make it again.") from error
+    if not known:
+        raise BatikError(f"{path} is of another project or version, not '{_FORMAT}'.")
+    return FinalNetwork.restored(json.loads(facts["network"]), state)
+
+
+def _suffix(path: Path) -> str:
+    if path.suffix not in (".safetensors", ".pt"):
+        raise BatikError(f"{path} must end in .safetensors or .pt.")
+    return path.suffix
+
+
+def write(output: Path, formats: str = "onnx", folder: Path | str | None = None) -> list[Path]:
+    """Write the deployed model in other formats, and check each against the ONNX file.
+
+    Args:
+        output: folder; made if it is not there.
+        formats: some of `FORMATS`, separated by commas. ``onnx`` copies the model folder.
+        folder: the model; None takes `predict.default_folder`.
+
+    Raises:
+        BatikError: an unknown format, or a file that does not answer as the model does.
+    """
+    names = [name.strip() for name in formats.split(",") if name.strip()]
+    if not names or set(names) - set(FORMATS):
+        raise BatikError(f"Unknown format '{formats}': use {', '.join(FORMATS)}.")
+    source = predict.default_folder() if folder is None else Path(folder)
+    made = []
+    for name in names:
+        if name == "onnx":
+            predict.Predictor.load(source, threads=1)
+            made.append(Path(shutil.copytree(source, output / "onnx", dirs_exist_ok=True)))
+            continue
+        network = read(source)
+        made.append(save(network, output / f"model.{name}"))
+        noise = np.random.default_rng(0).integers(0, 256, (2, network.size, network.size, 3))
+        check(source / "model.onnx", load(made[-1]), noise.astype(np.uint8))
+    return made

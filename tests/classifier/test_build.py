@@ -1,184 +1,170 @@
-"""The build's tables and files, and the model that is committed."""
+"""The build from pictures to a model folder, and the model that is committed."""
 
 import hashlib
 import json
-from datetime import datetime, timezone
-from types import SimpleNamespace
+from importlib.resources import files as resources
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from scipy.special import softmax
+from small_network import noise
 
 from batik_utils import data
-from batik_utils.checkpoints import RUN_COLUMNS
-from batik_utils.classifier import build, embedding, export, foreign, model_card, selection
-from batik_utils.errors import BatikError
-from batik_utils.images import files
+from batik_utils.app.predict import Predictor
+from batik_utils.classifier import build, card, compare, evaluate, export
+from batik_utils.errors import PROJECT, BatikError
+from batik_utils.images.motifs import MOTIFS
 
-FOLDER = data.results_root("") / "kaggle" / "model"
-KEPT = ("MODEL_CARD.md", "labels.json", "metrics.json", "model.onnx", "preprocessing.json")
+COMMITTED = PROJECT / "results" / "kaggle" / "model"
+NAMES = {"MODEL_CARD.md", "labels.json", "metrics.json", "model.onnx", "preprocessing.json"}
+
+
+def draw(folder, names, n, seed=0):
+    """Write noisy stripes, whose period and colour tell the name."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:72, :72]
+    for k, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        colour = np.random.default_rng(k + 10).integers(60, 200, 3)
+        for i in range(n):
+            wave = np.sin((x + y * (k % 3)) / (2 + k) + rng.uniform(0, 6))[..., None]
+            values = colour + 50 * wave + rng.normal(0, 8, (72, 72, 3))
+            image = Image.fromarray(np.uint8(np.clip(values, 0, 255)))
+            image.save(folder / name / f"{name}_{i:04d}.png")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Five motifs of ten pictures each, and counter-examples."""
+    draw(tmp_path / "motifs", [f"batik-{m}" for m in (*MOTIFS, "kawung", "parang")], 10)
+    draw(tmp_path / "others", ["songket", "textures", "photographs"], 8, seed=1)
+    for path in (tmp_path / "others").rglob("*.png"):
+        number = int(path.stem.split("_")[1])
+        path.rename(path.with_name(f"class{number % 2}_{number:04d}.png"))
+    results = tmp_path / "results" / "folder"
+    return tmp_path, results
+
+
+def load(tree, classes=MOTIFS):
+    dataset = data.load("folder", tree[0] / "motifs", classes)
+    everything = data.load("folder", tree[0] / "motifs", "all").manifest
+    groups = everything[["path", "motif"]].assign(group=everything["path"])
+    home = tree[0] / "results" / dataset.name
+    data.write_table(groups, home / "duplicate_groups.csv")
+    return dataset
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_model_is_built_that_the_app_opens(small, tree, others):
+    dataset = load(tree)
+    folder = build.run(dataset, tree[0] / "results", others=tree[0] / "others" if others else None)
+    assert {path.name for path in folder.iterdir()} == NAMES | {"SHA256SUMS"}
+    predictor = Predictor.load(folder)
+    answers = predictor.predict(dataset.paths[:3])
+    assert all(answer.verdict != "refused" for answer in answers)
+    labels = json.loads((folder / "labels.json").read_text())
+    assert ("cloth_threshold" in labels) == others
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["counter_examples"].get("songket", 0) == (8 if others else 0)
+    assert {row["kind"] for row in metrics["refusal"]} >= {"other motifs"}
+    shown = (folder / "MODEL_CARD.md").read_text()
+    assert "${" not in shown and f"{metrics['accuracy']['value']:.1%}" in shown
+    runs = data.read_table(folder.parent / "cv" / "final" / "runs.csv")
+    assert len(runs) == 50 and set(runs["recipe"]) == {"final"}
+    # what a reader of the file gets back answers the same
+    assert export.check(folder / "model.onnx", export.read(folder), noise(2)) < export.TOLERANCE
+
+
+def test_any_motifs_go_through_the_same_path(small, tree):
+    dataset = load(tree, "all")
+    folder = build.run(dataset, tree[0] / "results")
+    assert Predictor.load(folder).classes == dataset.classes
+
+
+def test_evaluation_alone_writes_no_model_but_comparisons(small, tree, monkeypatch):
+    dataset, outside = load(tree), tree[0] / "independent"
+    draw(outside / "clear", [f"batik-{m}" for m in MOTIFS], 2, seed=5)
+    rows = [
+        {
+            "path": str(path.relative_to(outside)),
+            "motif": path.parent.name.removeprefix("batik-"),
+            "label": "clear",
+            "md5": "",
+            "repository": "somebody/something",
+            "repository_path": path.name,
+        }
+        for path in sorted(outside.rglob("*.png"))
+    ]
+    pd.DataFrame(rows).to_csv(outside / "manifest.csv", index=False)
+    monkeypatch.setattr(compare, "RECIPES", ("majority", "file_facts"))
+    monkeypatch.setattr(compare, "DESIGNS", (("one", (), 32, "turned", False),))
+    place = build.run(
+        dataset,
+        tree[0] / "results",
+        others=tree[0] / "others",
+        independent=outside,
+        evaluate_only=True,
+    )
+    assert not (place.parent.parent / "model").exists()
+    assert len(data.read_table(place / "ablation.csv")) == 1
+    table = data.read_table(tree[0] / "results" / "independent" / "accuracy.csv")
+    assert [*table["name"]] == ["majority", "file_facts", "final"]
+    assert (table["n_clear"] == 6).all() and table["accuracy_clear"].iloc[0] == pytest.approx(1 / 3)
+    listed = data.read_table(tree[0] / "results" / "independent" / "manifest.csv")
+    digest = hashlib.sha256((outside / listed["path"][0]).read_bytes()).hexdigest()
+    assert listed["sha256"][0] == digest
+
+
+def test_a_folder_without_counter_examples_is_refused(tree):
+    groups = pd.DataFrame({"path": [], "motif": [], "group": []})
+    with pytest.raises(BatikError, match="songket"):
+        build.counter_examples(load(tree), groups, tree[0] / "motifs")
+
+
+def test_near_duplicates_of_the_motifs_are_no_counter_examples(tree):
+    dataset = load(tree)
+    groups = pd.DataFrame(
+        {
+            "path": ["batik-tambal/1.png", "batik-parang/1.png", "batik-parang/2.png"],
+            "motif": ["tambal", "parang", "parang"],
+            "group": ["a", "a", "b"],
+        }
+    )
+    assert [*build.counter_examples(dataset, groups, None)["group"]] == ["b"]
+
+
+# --- the committed model --------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def session():
-    return export.open_session(FOLDER / "model.onnx")
+def committed():
+    return Predictor.load(COMMITTED)
 
 
-def read(name):
-    return json.loads((FOLDER / name).read_text(encoding="utf-8"))
+def test_the_committed_folder_is_whole_and_small(committed):
+    lines = (COMMITTED / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    assert {line.split()[1] for line in lines} == NAMES
+    assert sum(path.stat().st_size for path in COMMITTED.iterdir()) < 20e6
+    assert committed.classes == MOTIFS
 
 
-def answers(session, pixels):
-    return session.run(["probabilities", "familiarity"], {"pixels": pixels})
+@pytest.mark.parametrize(
+    "name", ["astronaut.png", "chelsea.png", "coffee.png", "page.png", "rocket.jpg"]
+)
+def test_what_is_no_cloth_is_called_so(committed, name):
+    (answer,) = committed.predict([str(resources("skimage") / "data" / name)])
+    assert answer.level == "no_cloth"
 
 
-# --- the committed model ----------------------------------------------------------------------
+def test_the_card_tells_the_numbers_of_the_metrics():
+    metrics = json.loads((COMMITTED / "metrics.json").read_text(encoding="utf-8"))
+    shown = (COMMITTED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert card.text(metrics, MOTIFS) == shown
 
 
-def test_every_file_is_the_one_that_was_built():
-    lines = (FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    sums = dict(reversed(line.split()) for line in lines)
-    assert sorted(sums) == sorted(KEPT)
-    for name, digest in sums.items():
-        assert hashlib.sha256((FOLDER / name).read_bytes()).hexdigest() == digest, name
-
-
-def test_the_folder_is_small_enough():
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 20e6
-
-
-def test_input_and_outputs_are_what_the_app_expects(session):
-    size = read("preprocessing.json")["size"]
-    (put,) = session.get_inputs()
-    assert (put.name, put.type, put.shape[1:]) == ("pixels", "tensor(uint8)", [size, size, 3])
-    assert isinstance(put.shape[0], str)  # any number of pictures
-    assert [out.name for out in session.get_outputs()] == ["probabilities", "familiarity"]
-    probabilities, familiarity = answers(session, np.zeros((2, size, size, 3), np.uint8))
-    assert probabilities.shape == (2, 3) and familiarity.shape == (2,)
-    assert probabilities.dtype == familiarity.dtype == np.float32
-    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
-
-
-def test_answers_do_not_depend_on_company(session):
-    size = read("preprocessing.json")["size"]
-    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-    together = answers(session, pixels)
-    for i in range(3):
-        alone = answers(session, pixels[i : i + 1])
-        assert np.allclose(together[0][i], alone[0][0], atol=1e-4)
-        assert np.allclose(together[1][i], alone[1][0], rtol=1e-3, atol=1e-3)
-
-
-def test_most_plain_textures_are_none_of_these(session):
-    size = read("preprocessing.json")["size"]
-    found = foreign.textures()
-    pixels = np.stack([embedding.pixels_of(picture, size) for picture in found])
-    _, familiarity = answers(session, pixels)
-    rejected = familiarity < read("labels.json")["familiarity_threshold"]
-    # fine noise is not among them, as the card's table says
-    assert rejected.sum() >= 9 and len(found) == 12
-
-
-def test_what_is_said_of_it_agrees():
-    labels, found = read("labels.json"), read("metrics.json")
-    assert labels["classes"] == ["betawi", "sidoluhur", "tambal"]
-    assert labels["opset"] == export.OPSET
-    assert labels["familiarity_threshold"] == found["model"]["familiarity_threshold"]
-    assert read("preprocessing.json") == {
-        "size": embedding.SIZE,
-        "fit": "squash",
-        "interpolation": embedding.INTERPOLATION,
-        "colour": "RGB",
-    }
-    assert found["model"]["largest_difference_to_torch"] <= export.TOLERANCE
-    assert (FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8") == model_card.text(found)
-
-
-def test_its_accuracy_is_that_of_the_committed_predictions():
-    place = FOLDER.parent / "cv" / "final"
-    predictions = pd.read_csv(place / "predictions.csv")
-    runs = pd.read_csv(place / "runs.csv")
-    right = predictions["label"] == predictions["predicted"]
-    assert right.mean() == pytest.approx(read("metrics.json")["accuracy"]["value"], abs=1e-6)
-    assert list(runs.columns) == list(RUN_COLUMNS) and len(runs) == 50
-    # every picture once a repeat, in the fold that tests it
-    folds = pd.read_csv(FOLDER.parent / "cv" / "folds.csv").set_index("path")
-    joined = predictions.merge(runs[["run", "fold", "seed"]], on="run")
-    for seed, rows in joined.groupby("seed"):
-        expected = folds.loc[rows["path"], f"repeat_{seed}"].to_numpy()
-        assert len(rows) == len(folds) and (rows["fold"].to_numpy() == expected).all()
-
-
-def test_it_knows_pictures_that_it_learned_from(session, real_dataset):
-    some = slice(0, None, 15)
-    pixels = [embedding.pixels_of(files.open_image(p)) for p in real_dataset.paths[some]]
-    probabilities, _ = answers(session, np.stack(pixels))
-    right = probabilities.argmax(1) == np.array(real_dataset.labels[some])
-    assert right.sum() >= 9
-
-
-# --- tables and files -------------------------------------------------------------------------
-
-
-class Pictures:
-    classes = ("a", "b")
-    labels = (0, 1, 0, 1)
-    digest = "d"
-    manifest = pd.DataFrame({"path": ["a/1", "b/1", "a/2", "b/2"]})
-
-
-def test_rows_are_in_the_form_of_all_recipes():
-    fold_of = np.array([[0], [0], [1], [1]])
-    choices = pd.DataFrame({"repeat": [0, 0], "fold": [0, 1], "candidate": ["s lda", "t lda"]})
-    material = SimpleNamespace(
-        provenance=("w", "v"),
-        parameters={"s": 100, "t": 200},
-        columns={"s": np.arange(4), "t": np.arange(9)},
-    )
-    logits = np.array([[[9.0, 0], [0, 9], [0, 9], [0, 9]]])
-    runs, predictions = build.rows(
-        Pictures(),
-        selection.Nested(logits, choices),
-        fold_of,
-        material,
-        2.0,
-        datetime.now(timezone.utc),
-    )
-    assert tuple(runs.columns) == RUN_COLUMNS
-    assert runs["run"].tolist() == ["final-e0-f0-s0", "final-e0-f1-s0"]
-    assert runs["accuracy"].tolist() == [1.0, 0.5]
-    # of the backbones, and of two linear functions with a bias
-    assert runs["params"].tolist() == [110, 220] and set(runs["weights"]) == {"w + v"}
-    assert predictions["predicted"].tolist() == ["a", "b", "b", "b"]
-    assert np.allclose(predictions[["p_a", "p_b"]], softmax(logits[0], axis=-1))
-
-
-def test_coverage_begins_with_the_most_familiar():
-    table = build.coverage_of(np.eye(3) * 5, np.array([0, 0, 2]), np.array([3.0, 1.0, 2.0]))
-    familiar = table[table["by"] == "familiarity"]
-    assert familiar["accuracy"].tolist() == pytest.approx([1, 1, 2 / 3])
-    assert familiar["coverage"].tolist() == pytest.approx([1 / 3, 2 / 3, 1])
-
-
-def test_sums_are_those_of_sha256sum(tmp_path):
-    (tmp_path / "b.txt").write_text("abc")
-    (tmp_path / "a.txt").write_text("")
-    build.write_sums(tmp_path)
-    build.write_sums(tmp_path)  # itself left out
-    lines = (tmp_path / "SHA256SUMS").read_text().splitlines()
-    # of "abc": FIPS 180-2, example B.1
-    assert lines == [
-        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  a.txt",
-        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  b.txt",
-    ]
-
-
-def test_missing_files_say_how_to_make_them(tmp_path, picture_tree):
-    from batik_utils import data
-
-    dataset = data.load("folder", picture_tree())
-    with pytest.raises(BatikError, match="batik_utils audit"):
-        build.run(dataset, tmp_path)
-    assert Image.open(dataset.paths[0]).size  # the pictures are there
+def test_evidence_of_the_committed_model_means_something():
+    table = data.read_table(PROJECT / "results" / "kaggle" / "cv" / "final" / "evidence.csv")
+    for part in (round(100 * share) for share in evaluate.SHARES):
+        assert table[f"p_most_{part}"].mean() < table[f"p_random_{part}"].mean()
+    assert table["rho_head"].abs().mean() < 0.5

@@ -1,0 +1,261 @@
+"""Texture features: mean and deviation of the maps of frozen ImageNet layers, square-rooted.
+
+    >>> network = features.build([Branch("efficientnet_lite0", (2, 4, 5))])
+    >>> network(torch.zeros(2, 448, 448, 3, dtype=torch.uint8)).shape
+    (2, 704)
+
+Batik is texture: what counts is which small patterns a cloth has and how unevenly, not where in the
+picture they are. The backbones stay as they are; only linear functions of these features are
+learned. Sources: Lin et al., Network in Network, 2014 (mean); Huang & Belongie, 2017
+(https://arxiv.org/abs/1703.06868; mean with deviation); Perronnin et al., 2010, and Arandjelović &
+Zisserman, 2012 (RootSIFT), for the signed square root.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from batik_utils import models, recipes
+from batik_utils.errors import BatikError
+from batik_utils.images import cache, files
+from batik_utils.images.resize import Preprocessing, to_pixels
+from batik_utils.weights import WEIGHTS
+
+INTERPOLATION = "bicubic"
+#: Below this a mean or deviation is no signal (and the square root has no slope).
+TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One backbone (by the recipe that names its architecture and weights), read at some stages.
+
+    ``taps`` are ascending 0-based stages: of ``blocks`` in timm's EfficientNets, of ``features`` in
+    torchvision's MobileNetV2. What comes after the last one is cut off.
+    """
+
+    recipe: str
+    taps: tuple[int, ...]
+
+
+#: Of the deployed model.
+BRANCHES = (
+    Branch("efficientnet_lite0", (2, 3, 4, 5, 6)),
+    Branch("mobilenet_v2", (6, 10, 13, 16, 17)),
+)
+
+
+class Taps(nn.Module):
+    """A cut backbone: (N, 3, S, S) pixels of 0 to 255 to a list of maps (N, C, H, W)."""
+
+    def __init__(
+        self, stages: Sequence[nn.Module], taps: Sequence[int], preprocessing: Preprocessing
+    ):
+        super().__init__()
+        if not taps or sorted(set(taps)) != [*taps] or not 0 <= taps[0] <= taps[-1] < len(stages):
+            raise BatikError(f"Taps must ascend from 0 to {len(stages) - 1}, not {taps}.")
+        starts = [0, *(tap + 1 for tap in taps)]
+        self.pieces = nn.ModuleList(
+            nn.Sequential(*stages[a:b]) for a, b in itertools.pairwise(starts)
+        )
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+        self.register_buffer("shift", 255 * mean)
+        self.register_buffer("scale", 1 / (255 * std))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps of a batch, shallow ones first."""
+        maps, x = [], (x - self.shift) * self.scale
+        for piece in self.pieces:
+            x = piece(x)
+            maps.append(x)
+        return maps
+
+
+class Features(nn.Module):
+    """Rooted mean and standard deviation of every channel of every tap of every branch."""
+
+    def __init__(self, branches: Sequence[Taps], provenance: Sequence[str] = ()):
+        super().__init__()
+        self.provenance = tuple(provenance)
+        self.branches = nn.ModuleList(branches)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Features":
+        """Stay in evaluation mode: the backbones are frozen, batch norm too."""
+        return super().train(False)
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """Return all maps (N, C, H, W) of uint8 pixels (N, S, S, 3)."""
+        x = pixels.permute(0, 3, 1, 2).float()
+        return [maps for branch in self.branches for maps in branch(x)]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return (N, F) float32 features of uint8 pixels (N, S, S, 3), RGB."""
+        return pool(self.maps(pixels))
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and standard deviation (N, C) of maps, and squared distances from the mean."""
+    mean = x.mean((2, 3))
+    squares = (x - mean[:, :, None, None]).square()
+    # of the pixels themselves, not an estimate of a population: no division by n - 1
+    return mean, squares.mean((2, 3)).sqrt(), squares
+
+
+def pool(maps: Sequence[Tensor]) -> Tensor:
+    """Return (N, F): signed square roots of mean and standard deviation of every channel."""
+    values = torch.cat([part for x in maps for part in moments(x)[:2]], 1)
+    return values.sign() * values.abs().sqrt()
+
+
+def evidence(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
+    """Split linear functions of the features exactly into what each place of the picture adds.
+
+    A square root of a mean is the mean of the map over that root, and the root of a deviation is
+    the mean of squared distances over its third power; so both are sums over places, and with them
+    every linear function of the features.
+
+    Args:
+        maps: of `Features.maps`.
+        weight: (F, K).
+        bias: (K,), spread evenly.
+
+    Returns:
+        (N, K, S/32, S/32), whose sum over places is ``pool(maps) @ weight + bias``.
+    """
+    grid = maps[-1].shape[-1]
+    start, total = 0, (bias / grid**2)[None, :, None, None]
+    for x in maps:
+        n, c, side, _ = x.shape
+        mean, deviation, squares = moments(x)
+        of_mean, of_deviation = weight[start : start + 2 * c].T.split(c, 1)  # (K, C)
+        start += 2 * c
+        by_mean = of_mean * mean.abs().clamp(min=TINY).rsqrt()[:, None]  # (N, K, C)
+        by_deviation = of_deviation * deviation.clamp(min=TINY).pow(-1.5)[:, None]
+        places = by_mean @ x.reshape(n, c, -1) + by_deviation @ squares.reshape(n, c, -1)
+        places = places.reshape(n, -1, side, side)
+        total = total + nn.functional.avg_pool2d(places, side // grid) / grid**2
+    return total
+
+
+def build(
+    branches: Sequence[Branch], weights_directory: str | Path | None = None, *, filled: bool = True
+) -> Features:
+    """Build the network, in evaluation mode on the CPU.
+
+    Kernels are rounded to float16 (they stay float32 numbers), as they are stored in the exported
+    model: so both give the same features.
+
+    Args:
+        branches: backbones, and where they are read.
+        weights_directory: folder to look for pretrained weights first.
+        filled: with pretrained weights; False for random ones, to be filled from a saved model.
+
+    Raises:
+        BatikError: unknown recipe, unfit architecture or taps.
+        weights.WeightsNotFound: pretrained weights are nowhere to be had.
+    """
+    built, provenance = [], []
+    for branch in branches:
+        recipe = recipes.get(branch.recipe)
+        if filled:
+            classifier, source = models.build(recipe, 2, weights_directory)
+            provenance.append(source)
+        else:
+            classifier = models.build_untrained(recipe, 2)
+        stages = _stages(recipe.architecture, classifier.backbone)
+        built.append(Taps(stages, branch.taps, WEIGHTS[recipe.weights].preprocessing))
+    network = Features(built, provenance)
+    if filled:
+        for name, tensor in network.state_dict().items():
+            if is_stored_half(name, tensor):
+                tensor.copy_(tensor.half().float())
+    return network
+
+
+def is_stored_half(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is stored as float16: convolution kernels, nearly all there is.
+
+    The few numbers of batch norm stay float32: they span more than float16 can.
+    """
+    return name.endswith("weight") and tensor.ndim == 4
+
+
+def _stages(architecture: str, backbone: nn.Module) -> list[nn.Module]:
+    if architecture.startswith("efficientnet_lite"):
+        first, *others = backbone.blocks
+        return [nn.Sequential(backbone.conv_stem, backbone.bn1, first), *others]
+    if architecture.startswith("mobilenet_v2"):
+        return list(backbone.features)
+    raise BatikError(f"Maps of '{architecture}' cannot be read: use another recipe.")
+
+
+def pixels_of(image: Image.Image, size: int) -> np.ndarray:
+    """Return uint8 pixels (size, size, 3) of an upright RGB picture, squashed to a square."""
+    return np.ascontiguousarray(to_pixels(image, size, INTERPOLATION).transpose(1, 2, 0))
+
+
+def compute(
+    network: nn.Module,
+    sources: Sequence[Path | Image.Image],
+    size: int,
+    change: Callable[[Image.Image, int], Image.Image] | None = None,
+    name: str = "",
+) -> np.ndarray:
+    """Return float32 features (N, F) of pictures; what was computed before comes from the cache.
+
+    Args:
+        network: of `build`; another one has another cache.
+        sources: picture files, or opened RGB pictures.
+        size: side of the square (px).
+        change: applied to each opened picture, with its number.
+        name: of the change, which the cache knows it by.
+
+    Raises:
+        ImageError: a file is no whole picture.
+    """
+    parts = [digest(network), f"{size} {INTERPOLATION} {name}", *map(_content, sources)]
+    rows = partial(_rows, network, sources, size, change)
+    return np.array(cache.cached("features", parts, len(sources), rows))
+
+
+def digest(network: nn.Module) -> str:
+    """Return a sha256 of all numbers of a network."""
+    found = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.numpy().tobytes())
+    return found.hexdigest()
+
+
+def _rows(
+    network: nn.Module, sources: Sequence, size: int, change: Callable | None
+) -> Iterator[np.ndarray]:
+    threads = torch.get_num_threads()
+    # sums over several threads differ in the last digits, and a model must come out the same
+    torch.set_num_threads(1)
+    try:
+        for number, source in enumerate(tqdm(sources, desc="Features", disable=None)):
+            image = source if isinstance(source, Image.Image) else files.open_image(source)
+            image = change(image, number) if change else image
+            with torch.inference_mode():
+                yield network(torch.from_numpy(pixels_of(image, size)[None]))[0].numpy()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _content(source: Path | Image.Image) -> str:
+    """Return the sha256 of a file, or of an opened picture's size and pixels."""
+    if isinstance(source, Image.Image):
+        return hashlib.sha256(f"{source.size} ".encode() + source.tobytes()).hexdigest()
+    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
