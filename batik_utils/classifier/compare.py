@@ -200,7 +200,8 @@ def _setup(
     """Return a set-up that learns from all pictures and is tested on the independent ones."""
     parts = [dataset.manifest.assign(path=list(map(str, dataset.paths)))]
     for label in outside["label"].unique():
-        found = data.load("folder", folder / label, dataset.classes)
+        here = set(outside.loc[outside["label"] == label, "motif"])
+        found = data.load("folder", folder / label, [m for m in dataset.classes if m in here])
         parts.append(found.manifest.assign(path=list(map(str, found.paths))))
     manifest = pd.concat(parts, ignore_index=True)
     inside = np.arange(len(manifest)) < len(dataset.manifest)

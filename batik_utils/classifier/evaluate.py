@@ -33,7 +33,7 @@ RECALL, CLOTH_RECALL = 0.95, 0.97
 LOTS = 5
 LEFT_OUT = "half of the classes, a fifth of the motifs"
 #: Answers called sure are right in at least this share; of counter-examples at most this share is.
-SURE_RIGHT, SURE_AND_WRONG = 0.98, 0.004
+SURE_RIGHT, SURE_AND_WRONG = 0.98, 0.005
 #: Less probable answers are not called sure.
 SURE_LEAST = 0.8
 #: Shares of places that are blurred to test the evidence.
