@@ -280,7 +280,7 @@ def intervals(table: pd.DataFrame, title: str = "", chance: float | None = None)
         axes.axvline(chance, color=DIM, linestyle=":", linewidth=1)
         axes.text(chance, -0.75, "guessing", color=DIM, fontsize=8.5, ha="center", va="bottom")
     axes.set_yticks(heights, table.index, color=INK)
-    axes.set(xlim=(0, 1), ylim=(len(table) - 0.5, -0.75), xlabel="accuracy, 95 % interval")
+    axes.set(xlim=(0, 1.02), ylim=(len(table) - 0.5, -0.75), xlabel="accuracy, 95 % interval")
     percent(axes.xaxis)
     return figure
 
