@@ -19,9 +19,9 @@ from batik_utils.images import cloth
 
 FOLDER = PROJECT / "results" / "app"
 SHOTS = (  # name, width, height, scheme, locale, cloth
-    ("phone", 390, 844, "light", "en-US", ("tambal", 3)),
-    ("phone-dark", 390, 844, "dark", "id-ID", ("sidoluhur", 6)),
-    ("computer", 1280, 720, "light", "en-US", ("tambal", 3)),
+    ("phone", 390, 844, "light", "en-US", ("tambal", 20)),
+    ("phone-dark", 390, 844, "dark", "id-ID", ("sidoluhur", 41)),
+    ("computer", 1280, 720, "light", "en-US", ("tambal", 20)),
 )
 
 

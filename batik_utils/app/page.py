@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 FILES = HERE / "page"
 LANGUAGES = ("en", "id")
 #: Seeds of the cloth that is drawn for each motif; the first two are offered as examples.
-SEEDS = {"betawi": (4, 10, 14, 5), "sidoluhur": (6, 13, 10, 5), "tambal": (3, 12, 2, 7)}
+SEEDS = {"betawi": (14, 0, 22, 20), "sidoluhur": (41, 6, 13, 10), "tambal": (20, 2, 6, 12)}
 #: Pictures that the page takes at once; the command line takes any number.
 MAX_FILES = 200
 
