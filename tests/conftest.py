@@ -132,3 +132,15 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def predictor(model_folder) -> predict.Predictor:
     return predict.Predictor.load(model_folder, threads=1)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """`classifier.build` and the reading of saved models with two small layers, at 64 px."""
+    from small_network import SIZE, backbones
+
+    from batik_utils.classifier import build, features
+
+    monkeypatch.setattr(features, "build", backbones)
+    monkeypatch.setattr(build, "SIZE", SIZE)
+    monkeypatch.setattr(build, "COPIES", 1)
