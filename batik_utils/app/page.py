@@ -100,7 +100,7 @@ def render(data: dict, backend: str, base: str = "./") -> str:
 
 
 def drawn(name: str) -> bytes:
-    """Return the drawn cloth of an address as in `content`, e.g. ``tambal-3.jpg``."""
+    """Return the drawn cloth of an address as in `content`, e.g. ``tambal-20.jpg``."""
     for motif, seeds in SEEDS.items():
         for seed in seeds:
             if name == f"{motif}-{seed}.jpg":
