@@ -33,6 +33,12 @@ class Hub:
     released: threading.Event = field(default_factory=threading.Event)
 
 
+@pytest.fixture(autouse=True)
+def online(monkeypatch):
+    """Downloads are asked for here, whatever the environment of the tests says."""
+    monkeypatch.delenv("BATIK_OFFLINE", raising=False)
+
+
 @pytest.fixture
 def hub():
     class Handler(http.server.BaseHTTPRequestHandler):
