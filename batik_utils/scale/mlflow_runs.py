@@ -52,6 +52,7 @@ def log_run(recipe: Recipe, row: dict, predictions: pd.DataFrame, history: pd.Da
                 values = {name: value for name, value in epoch.items() if math.isfinite(value)}
                 mlflow.log_metrics(values, step=int(values.pop("epoch")))
             mlflow.log_text(predictions.to_csv(index=False), "predictions.csv")
+            mlflow.log_text(history.to_csv(index=False), "history.csv")
     except mlflow.exceptions.MlflowException as error:
         raise BatikError(
             f"'{row['run']}' is finished and written, but MLflow does not take it ({error}): mend "

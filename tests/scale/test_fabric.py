@@ -94,4 +94,4 @@ def test_wrong_settings_are_refused_before_a_process_starts(monkeypatch):
         with pytest.raises(BatikError, match=str(devices)):
             fabric.Fit(devices, torch.device(kind))
     with pytest.raises(BatikError, match="fewer pictures"):
-        train(RECIPE, fabric.Fit(2, CPU), n=17)
+        train(RECIPE, fabric.Fit(3, CPU), n=18)
