@@ -1,18 +1,14 @@
-"""Classifiers without a network, and linear ones in closed form.
+"""Classifiers without a network, and linear discriminants in closed form.
 
-    >>> from batik_utils import baselines
     >>> sorted(baselines.BASELINES)
     ['colour_histogram', 'file_facts', 'majority', 'texture']
-    >>> fitted = baselines.fit_linear(features, labels, Head("lda", 1.0), Scaler.of(features))
-    >>> fitted.logits(new_features).shape
-    (4, 3)
 
-A network should beat what a file's size, a picture's colours or its texture tell. Introduced in
-notebooks 02 (closed form) and 04 (section "Baselines").
+A network should beat what a file's size, a picture's colours or its texture tell. See notebook 01.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,8 +33,7 @@ COLOUR_BINS = 16
 #: Neighbours and radius (px) of the local binary patterns.
 LBP_SCALES = ((8, 1), (16, 2), (24, 3))
 #: Grey levels, distances (px) and properties of the co-occurrence matrices.
-GLCM_LEVELS = 32
-GLCM_DISTANCES = (1, 2, 4, 8)
+GLCM_LEVELS, GLCM_DISTANCES = 32, (1, 2, 4, 8)
 GLCM_PROPERTIES = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
 
 
@@ -96,9 +91,6 @@ def texture(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
-# --- classifiers ----------------------------------------------------------------------------------
-
-
 def linear_probe(c: float = 0.01) -> Pipeline:
     """Return an unfitted logistic regression on scaled features; ``c`` is scikit-learn's ``C``."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
@@ -110,8 +102,7 @@ def _svm(seed: int) -> ClassifierMixin:
     return make_pipeline(StandardScaler(), CalibratedClassifierCV(SVC(), cv=folds, ensemble=False))
 
 
-@dataclass(frozen=True)
-class Baseline:
+class Baseline(NamedTuple):
     """A description of pictures, and a seed to an unfitted scikit-learn classifier of it."""
 
     describe: Callable[[pd.DataFrame, np.ndarray], np.ndarray]
@@ -141,72 +132,9 @@ def fit_predict(
     test: np.ndarray,
     seed: int,
 ) -> np.ndarray:
-    """Return a baseline's probabilities (M, K) of the pictures ``test``, learnt from ``train``.
-
-    ``features`` (N, F) are those of its ``describe``; every class occurs in the training pictures.
-    """
+    """Return a baseline's probabilities (M, K) of the pictures ``test``, learned from ``train``."""
     classifier = BASELINES[name].classifier(seed)
     return classifier.fit(features[train], labels[train]).predict_proba(features[test])
-
-
-def discriminant(
-    features: np.ndarray, labels: np.ndarray, ridge: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (F, K) and bias (K,) of a linear discriminant with equal priors.
-
-    As scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr")`` with a covariance within classes
-    plus ridge times identity. Source: Friedman (1989), Regularized discriminant analysis.
-    """
-    means = np.stack([features[labels == k].mean(0) for k in range(labels.max() + 1)])
-    residuals = features - means[labels]
-    covariance = residuals.T @ residuals / len(labels) + ridge * np.eye(features.shape[1])
-    weight = np.linalg.solve(covariance, means.T)
-    return weight, -0.5 * np.einsum("kf,fk->k", means, weight)
-
-
-def fit_head(head: nn.Linear, ridge: float, views: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Fit a network's last layer as linear discriminant; return its loss and accuracy.
-
-    ``views`` (V, N, F) are features of the pictures as they are, which give the scale of each
-    feature, and of changed copies.
-    """
-    rows = views.cpu().double().numpy()
-    known = labels.repeat(len(rows))
-    mean, scale = rows[0].mean(0), rows[0].std(0)
-    scale = np.maximum(scale, 1e-3 * scale.max())  # features that hardly vary are not blown up
-    scaled = (rows.reshape(len(known), -1) - mean) / scale
-    weight, bias = discriminant(scaled, known.numpy(), ridge)
-    weight = weight / scale[:, None]
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight.T))
-        head.bias.copy_(torch.from_numpy(bias - mean @ weight))
-        logits = head(views.flatten(0, 1)).cpu()
-    accuracy = (logits.argmax(1) == known).double().mean().item()
-    return functional.cross_entropy(logits, known).item(), accuracy
-
-
-# --- linear classifiers in closed form ------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Head:
-    """A kind of linear classifier.
-
-    ``lda``: linear discriminant analysis with equal priors; ``strength`` is the ridge added to the
-    variance of every feature within classes, for features of variance about 1. ``logistic``:
-    multinomial logistic regression; ``strength`` is scikit-learn's ``C`` for features divided by
-    the square root of their number.
-    """
-
-    method: str
-    strength: float
-
-    def __post_init__(self):
-        if self.method not in ("lda", "logistic") or not self.strength > 0:
-            raise BatikError(
-                f"A head is 'lda' or 'logistic' with a positive strength, not '{self.method}' "
-                f"with {self.strength}."
-            )
 
 
 @dataclass(frozen=True)
@@ -230,13 +158,13 @@ class Scaler:
 
 @dataclass(frozen=True)
 class Linear:
-    """A fitted classifier on raw features: weight (F, K) and bias (K,)."""
+    """A fitted classifier: weight (F, K) and bias (K,)."""
 
     weight: np.ndarray
     bias: np.ndarray
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return logits (N, K) of raw features (N, F)."""
+        """Return logits (N, K) of features (N, F)."""
         return np.asarray(features, dtype=np.float64) @ self.weight + self.bias
 
 
@@ -246,71 +174,26 @@ def rescaled(scaled: Linear, scaler: Scaler) -> Linear:
     return Linear(weight, scaled.bias - scaler.mean @ weight)
 
 
-def fit_linear(
-    features: np.ndarray,
-    labels: np.ndarray,
-    head: Head,
-    scaler: Scaler,
-    weights: np.ndarray | None = None,
-) -> Linear:
-    """Fit a classifier of raw features (N, F); see `fit_gram` for labels and weights.
-
-    Raises:
-        BatikError: a class is missing.
-    """
-    scaled = scaler(features)
-    dual, bias = fit_gram(scaled @ scaled.T, labels, head, weights)
-    return rescaled(Linear(scaled.T @ dual, bias), scaler)
-
-
-def fit_gram(
-    gram: np.ndarray, labels: np.ndarray, head: Head, weights: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Fit a classifier on the products (N, N) of scaled features.
-
-    For few pictures with many features this takes milliseconds.
-
-    Args:
-        gram: products of the training pictures.
-        labels: class indices 0 to K - 1 (N,), each at least once.
-        head: what kind.
-        weights: how much each picture counts (N,): weight 2 counts like two equal pictures, 0 like
-            none; None for 1 each.
-
-    Returns:
-        Coefficients (N, K) and bias (K,): pictures whose products with the training pictures are
-        ``cross`` (M, N) have the logits ``cross @ coefficients + bias``.
-
-    Raises:
-        BatikError: a class is missing; a weight is negative, or they are of another number.
-    """
-    labels = np.asarray(labels)
-    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=float)
-    if weights.shape != labels.shape or not (weights >= 0).all():
-        raise BatikError(f"{len(labels)} pictures need as many weights from 0 up.")
-    counts = np.bincount(labels, weights)
-    if len(counts) < 2 or not counts.all():
-        raise BatikError(f"Every class needs a picture to learn from; there are {counts}.")
-    if head.method == "lda":
-        return _lda(gram, np.eye(len(counts))[labels], weights, head.strength)
-    return _logistic(gram, labels, weights, head.strength)
-
-
 def copy_weights(pictures: int, copies: int) -> np.ndarray:
     """Return weights of pictures, then of ``copies`` of each that together count as much."""
     return np.r_[np.ones(pictures), np.full(copies * pictures, 1 / max(1, copies))]
 
 
-def _lda(
-    gram: np.ndarray, onehot: np.ndarray, weights: np.ndarray, ridge: float
+def fit_gram(
+    gram: np.ndarray, labels: np.ndarray, ridge: float, weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Linear discriminant analysis, covariance within classes plus ridge times identity.
+    """Fit a linear discriminant with equal priors; return coefficients (N, K) and bias (K,).
 
-    Equal to scikit-learn's ``LinearDiscriminantAnalysis(solver="lsqr")`` with fixed shrinkage
-    r / (1 + r), where r is ``ridge`` over the mean variance within classes, up to a scale of the
-    logits; but with N × N matrices, through the Woodbury identity. Source: Friedman (1989),
-    Regularized discriminant analysis.
+    ``gram`` (N, N) holds products of scaled training pictures: others with products ``cross``
+    (M, N) have the logits ``cross @ coefficients + bias``. Weight 2 counts like two equal pictures.
+    Covariance within classes plus ridge times identity (Friedman, 1989, Regularized discriminant
+    analysis) is inverted through the Woodbury identity: pictures are few, features many.
     """
+    weights = np.ones(len(labels)) if weights is None else weights
+    counts = np.bincount(labels, weights)
+    if len(counts) < 2 or not counts.all():
+        raise BatikError(f"Every class needs a picture to learn from; there are {counts}.")
+    onehot = np.eye(len(counts))[labels]
     average = weights[:, None] * onehot  # (N, K): means of classes are average.T @ scaled
     average /= average.sum(0)
     root = np.sqrt(weights / weights.sum())[:, None]
@@ -321,26 +204,22 @@ def _lda(
     inner[np.diag_indices(len(gram))] += ridge
     back = root * scipy.linalg.solve(inner, left @ average, assume_a="pos")
     coefficients = (average - back + average @ (onehot.T @ back)) / ridge
-    bias = -0.5 * np.einsum("nk,nk->k", average, gram @ coefficients)
-    return coefficients, bias
+    return coefficients, -0.5 * np.einsum("nk,nk->k", average, gram @ coefficients)
 
 
-def _logistic(
-    gram: np.ndarray, labels: np.ndarray, weights: np.ndarray, c: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Logistic regression on the pictures' coordinates along the Gram matrix's eigenvectors."""
-    n = len(gram)
-    centre = np.eye(n) - 1 / n
-    values, vectors = np.linalg.eigh(centre @ gram @ centre)
-    keep = values > values[-1] * 1e-9
-    scale = np.sqrt(values[keep])
-    unit = np.sqrt(values[keep].sum() / n)  # a picture's typical distance from the mean
-    coordinates = vectors[:, keep] * (scale / unit)
-    model = LogisticRegression(C=c, max_iter=3000, tol=1e-5).fit(
-        coordinates, labels, sample_weight=weights
-    )
-    weight, bias = model.coef_.T, model.intercept_
-    if weight.shape[1] == 1:
-        weight, bias = np.hstack([-weight / 2, weight / 2]), np.r_[-bias / 2, bias / 2]
-    dual = centre @ (vectors[:, keep] / (scale * unit)) @ weight
-    return dual, bias - (gram.mean(0) @ dual)
+def fit_head(head: nn.Linear, ridge: float, views: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Fit a network's last layer as linear discriminant; return its loss and accuracy.
+
+    ``views`` (V, N, F) are features of the pictures as they are, which give the scale of each
+    feature, and of changed copies.
+    """
+    known, scaler = labels.repeat(len(views)), Scaler.of(views[0].cpu().numpy())
+    scaled = scaler(views.flatten(0, 1).cpu().numpy())
+    dual, bias = fit_gram(scaled @ scaled.T, known.numpy(), ridge)
+    fitted = rescaled(Linear(scaled.T @ dual, bias), scaler)
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(fitted.weight.T))
+        head.bias.copy_(torch.from_numpy(fitted.bias))
+        logits = head(views.flatten(0, 1)).cpu()
+    accuracy = (logits.argmax(1) == known).double().mean().item()
+    return functional.cross_entropy(logits, known).item(), accuracy

@@ -53,7 +53,7 @@ class Recipe:
     #: Key of ``training.SCHEDULES``.
     schedule: str = "constant"
     label_smoothing: float = 0.0
-    #: If positive, the head is fitted in closed form (`baselines.fit_linear`) with this ridge.
+    #: If positive, the head is fitted in closed form (`baselines.fit_head`) with this ridge.
     ridge: float = 0.0
     #: Side of the input (px) in place of what the weights expect; 0 for that.
     size: int = 0

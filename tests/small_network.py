@@ -44,8 +44,8 @@ def bank_of(n_features=48, kinds=("batik", "songket", "textures", "photographs")
 def network_of(bank):
     """The small network with heads fitted to a bank of 48 features."""
     everything = np.arange(len(bank.labels)), np.arange(len(bank.kinds))
-    choice = selection.Choice(selection.HEADS[1], 1.0, 2.0)
-    fitted = refusal.fit(bank, *everything, choice.head)
+    choice = selection.Choice(selection.RIDGES[1], 1.0, 2.0)
+    fitted = refusal.fit(bank, *everything, choice.ridge)
     fitted = fitted.calibrated(fitted.parts(bank.scaled[:60]))
     return FinalNetwork.of(backbones(), BRANCHES, SIZE, bank, choice, fitted), fitted
 

@@ -94,7 +94,7 @@ def run(
     everything = np.arange(len(bank.labels)), np.arange(len(bank.kinds))
     choice = selection.choose(bank, everything[0], seed=0)
     known = tested.loc[tested["kind"] == "motifs", evaluate.PARTS].to_numpy()
-    fitted = refusal.fit(bank, *everything, choice.head).calibrated(known)
+    fitted = refusal.fit(bank, *everything, choice.ridge).calibrated(known)
     final = FinalNetwork.of(network, BRANCHES, SIZE, bank, choice, fitted)
     found = card.summary(dataset, bank, nested, audit.doubted(groups_file.parent) or set())
     found["counter_examples"] = negatives["kind"].value_counts().to_dict()
@@ -230,7 +230,7 @@ def write_model(
     path = export.to_onnx(network, folder / "model.onnx", size=SIZE, notes=notes)
     pixels = [features.pixels_of(files.open_image(p), SIZE) for p in dataset.paths[::37]]
     found["model"] = {
-        "candidate": f"lda {choice.head.strength:g}",
+        "candidate": f"lda {choice.ridge:g}",
         "copies": COPIES,
         "temperature": choice.temperature,
         "familiarity_threshold": words.familiarity_threshold,

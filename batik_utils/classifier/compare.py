@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from batik_utils import data, experiments, metrics, recipes
-from batik_utils.baselines import Head
 from batik_utils.checkpoints import Store
 from batik_utils.classifier import features
 from batik_utils.classifier.features import BRANCHES, Branch
@@ -90,7 +89,7 @@ def ablation(
         bank = Bank.of(pictures, labels, groups, pictures[0][:0], np.array([]))
         share, right = _in_folds(bank, fold_of), np.array([])
         if len(outside):
-            fitted = bank.fit_motifs(np.arange(len(labels)), Head("lda", 1.0))
+            fitted = bank.fit_motifs(np.arange(len(labels)), 1.0)
             found = fitted.logits(bank.scaler(compute([*outside["path"]])))
             right = found.argmax(1) == truth
         rows.append(
@@ -125,7 +124,7 @@ def _in_folds(bank: Bank, fold_of: np.ndarray) -> np.ndarray:
     for repeat in range(fold_of.shape[1]):
         for fold in np.unique(fold_of[:, repeat]):
             tested = fold_of[:, repeat] == fold
-            fitted = bank.fit_motifs(np.flatnonzero(~tested), Head("lda", 1.0))
+            fitted = bank.fit_motifs(np.flatnonzero(~tested), 1.0)
             logits = fitted.logits(bank.scaled[: len(tested)][tested])
             right[tested, repeat] = logits.argmax(1) == bank.labels[tested]
     return right.mean(1)

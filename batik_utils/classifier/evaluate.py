@@ -20,7 +20,6 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from batik_utils import metrics
-from batik_utils.baselines import Head
 from batik_utils.classifier import refusal
 from batik_utils.classifier.network import FinalNetwork
 from batik_utils.classifier.refusal import Refusal
@@ -94,8 +93,8 @@ def refused(
         tested = fold_of[:, choice.repeat] == choice.fold
         held = held_out(others, choice.fold)
         near = others["group"].isin(set(others.loc[held, "group"])).to_numpy()
-        head = Head("lda", float(choice.candidate.split()[-1]))
-        fitted = refusal.fit(bank, np.flatnonzero(~tested), everything[~held & ~near], head)
+        ridge = float(choice.candidate.split()[-1])
+        fitted = refusal.fit(bank, np.flatnonzero(~tested), everything[~held & ~near], ridge)
         for kind, index, labels in (
             ("motifs", np.flatnonzero(tested), bank.labels[tested]),
             ("", everything[held], None),

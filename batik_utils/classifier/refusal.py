@@ -1,6 +1,6 @@
 """Refusal: is it one of the motifs, another cloth, or no cloth at all?
 
-    >>> fitted = refusal.fit(bank, pictures, others, head)
+    >>> fitted = refusal.fit(bank, pictures, others, ridge)
     >>> known = fitted.familiarity(scaled) >= threshold
 
 The familiarity adds three parts, each over its own spread:
@@ -23,7 +23,7 @@ import numpy as np
 from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
-from batik_utils.baselines import Head, Linear
+from batik_utils.baselines import Linear
 from batik_utils.classifier.selection import Bank
 from batik_utils.errors import BatikError
 
@@ -121,7 +121,7 @@ def _log_odds(logits: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return logsumexp(logits[:, chosen], axis=1) - logsumexp(logits[:, ~chosen], axis=1)
 
 
-def fit(bank: Bank, pictures: np.ndarray, others: np.ndarray, head: Head) -> Refusal:
+def fit(bank: Bank, pictures: np.ndarray, others: np.ndarray, ridge: float) -> Refusal:
     """Learn from pictures of the motifs and from counter-examples, given by index.
 
     Only the energy learns from changed copies, too: copies of the known pictures alone would teach
@@ -132,7 +132,7 @@ def fit(bank: Bank, pictures: np.ndarray, others: np.ndarray, head: Head) -> Ref
     number = {kind: n_motifs + i for i, kind in enumerate(present)}
     classes = np.r_[bank.labels[pictures], [number[k] for k in bank.kinds[others]]].astype(int)
     return Refusal(
-        bank.fit_motifs(pictures, head),
+        bank.fit_motifs(pictures, ridge),
         bank.fit(np.r_[pictures, bank.other_rows(others)], classes, RIDGE),
         (True,) * n_motifs + tuple(KINDS[kind] for kind in present),
         Nearness.of(bank.scaled[pictures], bank.labels[pictures]),

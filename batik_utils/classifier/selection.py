@@ -19,10 +19,11 @@ from scipy.special import log_softmax
 from sklearn.model_selection import StratifiedGroupKFold
 from tqdm.auto import tqdm
 
-from batik_utils.baselines import Head, Linear, Scaler, copy_weights, fit_gram
+from batik_utils.baselines import Linear, Scaler, copy_weights, fit_gram
 from batik_utils.evaluation import calibration
 
-HEADS = (Head("lda", 0.3), Head("lda", 1.0))
+#: Ridges of the linear discriminant to choose from.
+RIDGES = (0.3, 1.0)
 #: Of the inner cross-validation; its repeats for at most so many pictures, otherwise one.
 INNER_FOLDS, INNER_REPEATS, FEW = 5, 3, 300
 
@@ -82,26 +83,26 @@ class Bank:
         self, rows: np.ndarray, classes: np.ndarray, ridge: float, weights: np.ndarray | None = None
     ) -> Linear:
         """Return a linear discriminant on scaled features, learned from some rows."""
-        dual, bias = fit_gram(self.gram[np.ix_(rows, rows)], classes, Head("lda", ridge), weights)
+        dual, bias = fit_gram(self.gram[np.ix_(rows, rows)], classes, ridge, weights)
         return Linear(self.scaled[rows].T @ dual, bias)
 
-    def fit_motifs(self, pictures: np.ndarray, head: Head) -> Linear:
+    def fit_motifs(self, pictures: np.ndarray, ridge: float) -> Linear:
         """Return the classifier of the motifs, learned from pictures and their copies."""
         labels = np.tile(self.labels[pictures], 1 + self.copies)
         weights = copy_weights(len(pictures), self.copies)
-        return self.fit(self.rows(pictures), labels, head.strength, weights)
+        return self.fit(self.rows(pictures), labels, ridge, weights)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The head that an inner cross-validation chose, and the temperature that calibrates it."""
+    """The ridge that an inner cross-validation chose, and the temperature that calibrates it."""
 
-    head: Head
+    ridge: float
     accuracy: float
     temperature: float
 
 
-def choose(bank: Bank, train: np.ndarray, seed: int, heads: Sequence[Head] = HEADS) -> Choice:
+def choose(bank: Bank, train: np.ndarray, seed: int, ridges: Sequence[float] = RIDGES) -> Choice:
     """Choose by cross-validation of some pictures alone.
 
     The most accurate head on pictures and their copies wins (what only works on pictures as the
@@ -114,10 +115,10 @@ def choose(bank: Bank, train: np.ndarray, seed: int, heads: Sequence[Head] = HEA
         )
         divisions += folds.split(train, bank.labels[train], bank.groups[train])
     choices = []
-    for head in heads:
+    for ridge in ridges:
         logits, truth, right = [], [], []
         for learned, tested in divisions:
-            fitted = bank.fit_motifs(train[learned], head)
+            fitted = bank.fit_motifs(train[learned], ridge)
             found = fitted.logits(bank.scaled[bank.rows(train[tested])])
             labels = bank.labels[train[tested]]
             right.append(found.argmax(1) == np.tile(labels, 1 + bank.copies))
@@ -126,7 +127,7 @@ def choose(bank: Bank, train: np.ndarray, seed: int, heads: Sequence[Head] = HEA
         logits, truth = np.concatenate(logits), np.concatenate(truth)
         temperature = calibration.temperature_of(logits, truth)
         chance = log_softmax(logits / temperature, axis=1)[np.arange(len(truth)), truth]
-        choice = Choice(head, float(np.concatenate(right).mean()), temperature)
+        choice = Choice(ridge, float(np.concatenate(right).mean()), temperature)
         choices.append((round(choice.accuracy, 9), chance.mean(), choice))
     return max(choices, key=lambda c: c[:2])[2]
 
@@ -153,13 +154,13 @@ def nested(bank: Bank, fold_of: np.ndarray) -> Nested:
     for repeat, fold in tqdm(jobs, desc="Nested selection", disable=None):
         train, test = (np.flatnonzero((fold_of[:, repeat] == fold) == t) for t in (False, True))
         choice = choose(bank, train, seed=100 * repeat + int(fold))
-        fitted = bank.fit_motifs(train, choice.head)
+        fitted = bank.fit_motifs(train, choice.ridge)
         logits[repeat, test] = fitted.logits(bank.scaled[test]) / choice.temperature
         rows.append(
             {
                 "repeat": repeat,
                 "fold": int(fold),
-                "candidate": f"lda {choice.head.strength:g}",
+                "candidate": f"lda {choice.ridge:g}",
                 "inner_accuracy": choice.accuracy,
                 "temperature": choice.temperature,
             }

@@ -22,7 +22,7 @@ def others_of(bank):
 def test_counter_examples_are_less_familiar_and_no_cloth_is_known():
     bank = bank_of()
     learned, tested = np.arange(52), np.arange(52, 100)  # of each kind the same share
-    fitted = refusal.fit(bank, EVERYTHING[::2], learned, selection.HEADS[0])
+    fitted = refusal.fit(bank, EVERYTHING[::2], learned, selection.RIDGES[0])
     known, other = map(fitted.parts, (bank.scaled[1:60:2], bank.scaled[bank.other_rows(tested)]))
     fitted = fitted.calibrated(known)
     assert refusal.auroc(fitted.familiarity(known), fitted.familiarity(other)) > 0.9
@@ -32,7 +32,7 @@ def test_counter_examples_are_less_familiar_and_no_cloth_is_known():
 
 def test_what_lies_far_from_everything_is_not_familiar():
     bank = bank_of()
-    fitted = refusal.fit(bank, EVERYTHING, np.arange(100), selection.HEADS[0])
+    fitted = refusal.fit(bank, EVERYTHING, np.arange(100), selection.RIDGES[0])
     known, far = fitted.parts(bank.scaled[:60]), fitted.parts(30 * bank.scaled[:1])
     fitted = fitted.calibrated(known)
     assert fitted.familiarity(far) < fitted.familiarity(known).min()
@@ -41,7 +41,7 @@ def test_what_lies_far_from_everything_is_not_familiar():
 @pytest.mark.parametrize("kinds", [(), ("batik",), ("textures",)])
 def test_it_works_with_fewer_counter_examples(kinds):
     bank = bank_of(kinds=kinds)
-    fitted = refusal.fit(bank, EVERYTHING, np.arange(len(bank.kinds)), selection.HEADS[0])
+    fitted = refusal.fit(bank, EVERYTHING, np.arange(len(bank.kinds)), selection.RIDGES[0])
     parts = fitted.parts(bank.scaled)
     assert np.isfinite(fitted.calibrated(parts).familiarity(parts)).all()
 
