@@ -80,11 +80,14 @@ test: install
 test-all: test $(SCALED)
 	for file in tests/scale/test_*.py; do $(CHECK) -m scale "$$file"; done
 
+REFRESH = $(BIN)/python -c 'import sys; from batik_utils import notebook as n; \
+	list(map(n.refresh, n.find(sys.argv[1:])))'
+
 # 01, 02, 03 and 05 on drawn cloth, 04 from the committed results
 notebooks: $(READY)
 	BATIK_OFFLINE=1 BATIK_RESULTS_DIR="$$($(BIN)/python tests/notebook_cache.py)" \
-		$(BATIK) run --refresh 01 02 03 05
-	$(BATIK) run --refresh 04
+		$(REFRESH) 01 02 03 05
+	$(REFRESH) 04
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -10,13 +10,12 @@ import html
 import importlib
 import logging
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -33,8 +32,10 @@ FULL = {
 }
 #: Seconds of notebooks 01 to 04 without training, on the machine of the committed runs.
 SECONDS = {"01": 20, "02": 25, "03": 25, "04": 20}
-#: Packages that Colab brings in versions that fit its GPU; they are never changed.
+#: Packages that Colab brings in versions that fit its GPU.
 HELD = ("torch", "torchvision", "numpy")
+#: Where copies of executed notebooks go.
+OUTPUT = PROJECT / "results" / "notebooks"
 
 _TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
 
@@ -49,49 +50,26 @@ def in_colab() -> bool:
 
 
 def set_up() -> None:
-    """Install in Colab what is missing; elsewhere the environment is the user's own."""
-    if in_colab() and (PROJECT / "requirements.txt").is_file():
-        install_missing(PROJECT / "requirements.txt")
+    """Install in Colab what is absent or below its floor; elsewhere the environment is the user's.
 
-
-def install_missing(requirements: Path) -> list[str]:
-    """Install packages that are absent or below their floor; those of `HELD` are never changed."""
-    from packaging.requirements import Requirement
-
-    wanted, held = [], []
-    lines = (line.split("#")[0].strip() for line in requirements.read_text("utf-8").splitlines())
-    for need in map(Requirement, filter(None, lines)):
-        have = _installed(need.name)
-        fits = have and need.specifier.contains(have, prereleases=True)
-        if have and not fits and need.name in HELD:
-            raise BatikError(f"{need} is needed, not {have}: choose a newer runtime.")
-        if not fits:
-            log.warning("%s is installed%s.", need, have and f" in place of {have}")
-        (held if fits else wanted).append(f"{need.name}=={have}" if fits else str(need))
-    if wanted:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "held.txt"
-            file.write_text("\n".join(h for h in held if h.split("==")[0] in HELD))
-            command = [sys.executable, "-m", "pip", "install", "--quiet", "-c", str(file), *wanted]
-            done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            last = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise BatikError(f"pip could not install {', '.join(wanted)}: {last}")
-        importlib.invalidate_caches()
-    return wanted
-
-
-def _installed(name: str) -> str:
-    with suppress(metadata.PackageNotFoundError):
-        return metadata.version(name)
-    return ""
+    What Colab brings in versions that fit its GPU is never changed.
+    """
+    requirements = PROJECT / "requirements.txt"
+    if not in_colab() or not requirements.is_file():
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder) / "held.txt"
+        held.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in HELD))
+        command = [sys.executable, "-m", "pip", "install", "-q", "-r", requirements, "-c", held]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise BatikError(f"pip could not install {requirements.name} ({last}): a newer runtime?")
+    importlib.invalidate_caches()
 
 
 def check_parameters() -> None:
-    """Refuse unknown or mistyped parameters of the notebook that calls this.
-
-    Its first cell of ``NAME = literal`` lines declares them; later cells that set one are checked.
-    """
+    """Refuse unknown or mistyped parameters that a later cell sets, in the notebook that calls."""
     from IPython import get_ipython
 
     known: dict[str, object] = {}
@@ -144,14 +122,13 @@ def declared(notebook: Path) -> dict[str, object]:
 
     try:
         cells = nbformat.read(notebook, as_version=4).cells
-    except (nbformat.reader.NotJSONError, nbformat.validator.NotebookValidationError) as error:
-        raise BatikError(f"{notebook} is no notebook that can be read ({error}).") from error
+    except nbformat.reader.NotJSONError as error:
+        raise BatikError(f"{notebook} is no notebook.") from error
     tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
     found = _assignments(tagged[0]) if len(tagged) == 1 else {}
     if not found or any(type(value) not in _TYPE_NAMES for value in found.values()):
-        raise BatikError(
-            f"{notebook} needs one cell tagged 'parameters', of lines NAME = number, text or bool."
-        )
+        what = "one cell tagged 'parameters', of lines NAME = number, text or bool"
+        raise BatikError(f"{notebook} needs {what}.")
     return found
 
 
@@ -173,37 +150,28 @@ def where_declared(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[
     return {name: given[name] for path in notebooks for name in declared(path) if name in given}
 
 
-@contextmanager
-def _kernel() -> Iterator[object]:
-    """Settings that let a kernel speak through files of this user, not through network ports."""
-    from traitlets.config import Config
-
-    # the path of a socket may have some 100 characters
-    short = None if len(tempfile.gettempdir()) <= 60 else "/tmp"
-    if os.name != "posix" or (short and not os.access(short, os.W_OK)):
-        yield Config()
-        return
-    with tempfile.TemporaryDirectory(prefix="batik-", dir=short) as sockets:
-        yield Config({"KernelManager": {"transport": "ipc", "ip": str(Path(sockets) / "kernel")}})
-
-
 def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -> list[Path]:
     """Run notebooks in a row, with copies in `output`; parameters are checked before all."""
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     bound = bind(given, notebooks)
     output.mkdir(parents=True, exist_ok=True)
     copies = [output / path.name for path in notebooks]
+    settings: dict = {"kernel_name": "python3", "language": "python"}
+    # the path of a socket may have some 100 characters
+    short = None if len(tempfile.gettempdir()) <= 60 else "/tmp"
     for path, copy in zip(notebooks, copies, strict=True):
         # a helper's output may depend on where the notebook lies, as in Jupyter
-        settings = {"cwd": str(path.parent), "progress_bar": {"desc": path.stem}}
-        settings |= {"kernel_name": "python3", "language": "python"}
+        settings |= {"cwd": str(path.parent), "progress_bar": {"desc": path.stem}}
         try:
-            with _kernel() as config:
-                names = (str(path), str(copy))
-                papermill.execute_notebook(*names, bound[path], config=config, **settings)
+            with tempfile.TemporaryDirectory(prefix="batik-", dir=short) as sockets:
+                # a kernel that speaks through files of this user, not through network ports
+                how = {"transport": "ipc", "ip": f"{sockets}/kernel"} if os.name == "posix" else {}
+                settings["config"] = Config({"KernelManager": how})
+                papermill.execute_notebook(path, copy, bound[path], **settings)
             continue
         except papermill.PapermillExecutionError as error:
             number, source, why = error.exec_count, error.source, f"{error.ename}: {error.evalue}"
@@ -228,8 +196,8 @@ def refresh(notebook: Path) -> None:
     for old, new in zip(kept.cells, ran.cells, strict=True):
         if old.cell_type == "code":
             old.execution_count = new.execution_count
-            told = [o for o in new.outputs if o.get("name") != "stderr"]
-            old.outputs = [output for output in told if bar not in output.get("data", {})]
+            shown = [o for o in new.outputs if o.get("name") != "stderr"]
+            old.outputs = [output for output in shown if bar not in output.get("data", {})]
     with replacing(notebook) as partial:
         nbformat.write(kept, partial)
 
@@ -259,8 +227,7 @@ def render(notebook: Path, page: Path) -> Path:
         inner, _ = exporter.from_notebook_node(content)
         folded = f"<details><summary>{html.escape(heading.lstrip('# '))}</summary>{inner}</details>"
         body += folded if heading else inner
-    found = re.search(r"<h1[^>]*>(.*?)(?:<a |</h1>)", body, re.DOTALL)
-    title = re.sub("<[^>]*>", "", found[1]) if found else notebook.stem
+    title = html.escape(parts[""][0].source.partition("\n")[0].lstrip("# "))
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     with replacing(page) as partial:
         partial.write_text(
@@ -274,7 +241,7 @@ def render(notebook: Path, page: Path) -> Path:
 
 
 def report(
-    source: str, root: str, results: str = "", *, given: Mapping[str, str], full: bool = False
+    source: str, root: str, results: str, given: Mapping[str, str], *, smoke: bool, full: bool
 ) -> Path:
     """Run notebooks 01 to 03 on a data set and 04 on the committed results; render 04."""
     from batik_utils import data
@@ -282,13 +249,14 @@ def report(
 
     paths = find()[:4]
     bind(given, paths)  # a misspelt one must not wait for the pictures to be read
+    given = (SMOKE if smoke else {}) | dict(given)
     classes, limit = given.get("CLASSES", ",".join(MOTIFS)), int(given.get("LIMIT", 0))
     dataset = data.load(source, root, classes, limit=limit)
     folder = (data.results_root(results) / dataset.name).resolve()
-    typed = {**given, "DATA": dataset.source, "RESULTS": str(folder.parent)}
+    given |= {"DATA": dataset.source, "RESULTS": str(folder.parent)}
     if dataset.source == "folder":
-        typed["ROOT"] = str(Path(dataset.root).resolve())
-    plans = [(FULL.get(path.name[:2], {}) if full else {}) | typed for path in paths]
+        given["ROOT"] = str(Path(dataset.root).resolve())
+    plans = [(FULL.get(path.name[:2], {}) if full else {}) | given for path in paths]
     # runs on the Kaggle pictures are among the committed results
     own = "" if dataset.name == "kaggle" else str(folder)
     plans[3] = {"RESULTS": str(PROJECT / "results"), "OWN": own}
@@ -302,29 +270,27 @@ def report(
 
 
 def _seconds(jobs: Sequence[tuple[Path, dict]], pictures: int) -> list[float]:
-    """Seconds that notebooks will take here: the committed runs' times, by a calibration."""
+    """Seconds of notebooks here: the committed runs' times, by how long a step takes."""
     import torch
 
     from batik_utils import data, models, recipes, training
 
-    # a few steps of the first recipe, compared with the committed runs of it
+    runs = data.read_table(PROJECT / "results" / "kaggle" / "course" / "runs.csv")
+    means = runs.groupby("recipe")[["train_seconds", "train_images_per_second"]].mean()
     device, recipe = training.choose_device(), recipes.get("scratch1")
     model = models.build_untrained(recipe, 3).to(device)
     batch = torch.rand(recipe.batch_size, 3, 224, 224, device=device)
-    labels, optimiser = torch.zeros(len(batch)).long().to(device), training.adam(model, recipe)
-    training.train_step(model, batch, labels, optimiser)  # the first one warms up
+    step = (model, batch, torch.zeros(len(batch)).long().to(device), training.adam(model, recipe))
+    training.train_step(*step)  # the first one warms up
     began = time.monotonic()
-    training.train_step(model, batch, labels, optimiser)
-    rate = recipe.batch_size / (time.monotonic() - began)
-    runs = data.read_table(PROJECT / "results" / "kaggle" / "course" / "runs.csv")
-    means = runs.groupby("recipe")[["train_seconds", "train_images_per_second"]].mean()
+    training.train_step(*step)
+    slower = (time.monotonic() - began) / len(batch) * means["train_images_per_second"][recipe.name]
     found = []
     for path, plan in jobs:
         settings = {"RECIPES": "majority", "SEEDS": 1} | declared(path) | bind(plan, [path])[path]
         names = [one.name for one in recipes.select(settings["RECIPES"])]
         trained = settings["SEEDS"] * means["train_seconds"].reindex(names).sum() * pictures / 150
-        factor = means["train_images_per_second"][recipe.name] / rate
-        found.append(float(factor * (SECONDS[path.name[:2]] + trained)))
+        found.append(float(slower * (SECONDS[path.name[:2]] + trained)))
     return found
 
 

@@ -50,10 +50,8 @@ def fake(monkeypatch):
         (["train", "--data", "floder"], "floder"),
         (["search", "--recipes", "scratch"], "scratch"),
         (["report", "--data", "synthetic", "-p", "SEDS", "3"], "Did you mean SEED"),
-        (["report", "--smoke", "--full"], "--full"),
         (["run", "02", "-p", "seeds=3"], "Did you mean SEEDS"),
         (["run", "07"], "07"),
-        (["run", "--refresh", "--smoke"], "--refresh"),
         (["export", "--format", "tflite"], "tflite"),
         (["predict", "nowhere.jpg", "--model", "nowhere"], "nowhere"),
         *(([name], RENAMED[name]) for name in RENAMED),
@@ -113,9 +111,8 @@ def test_a_reader_that_stops_reading_is_no_error(model_folder, tmp_path):
 
 @pytest.mark.parametrize("words", [["-p", "A=1"], ["-p", "A", "1"], ["--smoke", "-p", "A=1"]])
 def test_a_parameter_is_a_pair_or_an_equation(words):
-    options = command_line._parser().parse_args(command_line._pairs(["run", *words, "02"]))
+    options = command_line._parser().parse_args(command_line._pairs(["run", *words]))
     assert [tuple(pair) for pair in options.parameter] == [("A", "1")]
-    assert options.notebook == ["02"]
 
 
 @pytest.mark.parametrize(

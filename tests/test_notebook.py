@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import nullcontext
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -162,47 +164,27 @@ def test_the_check_works_in_a_kernel_that_papermill_started(small, tmp_path):
 # --- Colab ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def installed(monkeypatch):
-    """Pretend these packages are there, and record what pip is asked for."""
-    there = {"torch": "2.1.0+cu118", "numpy": "1.26.4", "pandas": "1.5", "pillow": "11.0.dev1"}
-    monkeypatch.setattr(notebook, "_installed", lambda name: there.get(name, ""))
+@pytest.mark.parametrize("status", [0, 1])
+def test_colab_installs_what_is_missing_and_keeps_its_torch(monkeypatch, status):
     asked = []
 
     def pip(command, **_):
-        held = Path(command[command.index("-c") + 1])
-        asked.append((held.read_text().split(), command[command.index("-c") + 2 :]))
-        return subprocess.CompletedProcess(command, int("fails" in command), "", "1\nno such\n")
+        asked.append((command[-3], Path(command[-1]).read_text().split()))
+        return subprocess.CompletedProcess(command, status, "", "1\nno such\n")
 
     monkeypatch.setattr(notebook.subprocess, "run", pip)
-    return asked
+    notebook.set_up()
+    assert not asked  # elsewhere than in Colab
+    monkeypatch.setattr(notebook, "in_colab", lambda: True)
+    with pytest.raises(BatikError, match="no such") if status else nullcontext():
+        notebook.set_up()
+    ((file, held),) = asked
+    assert file == PROJECT / "requirements.txt"
+    assert f"torch=={metadata.version('torch')}" in held
 
 
-@pytest.mark.parametrize(
-    ("lines", "wanted"),
-    [
-        ("# models\ntorch>=2.1\npillow>=10.1  # opens\n\n", []),
-        ("torch>=2.1\npandas>=2.1\nnumpy>=1.26\nray[data]>=2\n", ["pandas>=2.1", "ray[data]>=2"]),
-    ],
-)
-def test_what_is_absent_or_below_its_floor_is_installed(tmp_path, installed, lines, wanted):
-    (tmp_path / "r.txt").write_text(lines)
-    assert notebook.install_missing(tmp_path / "r.txt") == wanted
-    # what Colab brings in versions of its own stays
-    held = ["torch==2.1.0+cu118", "numpy==1.26.4"]
-    assert installed == ([(held, wanted)] if wanted else [])
-
-
-@pytest.mark.parametrize(("line", "named"), [("torch>=2.2", "torch"), ("fails", "no such")])
-def test_what_cannot_be_installed_is_named(tmp_path, installed, line, named):
-    (tmp_path / "r.txt").write_text(line)
-    with pytest.raises(BatikError, match=named):
-        notebook.install_missing(tmp_path / "r.txt")
-
-
+@pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="nothing to clone")
 def test_the_set_up_cell_works_in_an_empty_colab(tmp_path, monkeypatch):
-    if not (PROJECT / ".git").exists():
-        pytest.skip("this copy of the project is no git checkout, so there is nothing to clone")
     # git fetches the published address from this checkout instead of the network
     address = SET_UP.split("--depth 1 ")[1].split()[0]
     monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
@@ -278,7 +260,7 @@ def test_refresh_keeps_results_and_drops_noise(small):
 def test_a_report_is_one_page_without_code_or_other_servers(small, tmp_path):
     (copy,) = notebook.execute([small], {}, tmp_path / "out")
     html = notebook.render(copy, tmp_path / "report.html").read_text()
-    assert "<title>99 · Small &amp; whole</title>" in html
+    assert "<title>99 · Small &amp; *whole*</title>" in html
     assert re.search(r"<details><summary>Appendix: details</summary>(?s:.*)all numbers", html)
     assert "mine" in html.split("</details>")[1]
     assert 'alt="One &lt;grey&gt; dot"' in html
