@@ -236,7 +236,7 @@ def _bench(options: argparse.Namespace) -> None:
 
     dataset = data.load(options.data, options.root)
     output = Path(options.output or data.results_root() / "bench")
-    table = benchmark.run(dataset, output, model=options.model or None, ray=options.ray)
+    table = benchmark.run(dataset, output, model=options.model, ray=options.ray)
     _say(table.iloc[:, :7].round(3).to_string(index=False), output)
 
 

@@ -72,8 +72,7 @@ def test_sizes():
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        ("batik_utils", {"numpy", "PIL", "pandas", "torch"}),
-        ("batik_utils.notebook", {"numpy", "PIL", "pandas", "torch", "nbformat", "papermill"}),
+        ("batik_utils.__main__", {"numpy", "PIL", "pandas", "torch", "onnxruntime", "gradio"}),
         ("batik_utils.images.files", {"pandas", "torch"}),
         ("batik_utils.data", {"torch"}),
         ("batik_utils.app.predict", {"pandas", "torch"}),
@@ -86,6 +85,12 @@ def test_what_an_import_does_not_load(module, without):
         [sys.executable, "-c", words], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert not without & set(done.stdout.split())
+
+
+def test_the_first_cell_of_a_notebook_needs_the_standard_library_alone():
+    words = "import sys, batik_utils.notebook as n; n.set_up(); print(*sys.modules)"
+    without_packages = [sys.executable, "-S", "-c", words]
+    subprocess.run(without_packages, cwd=PROJECT, capture_output=True, check=True)
 
 
 def test_every_module_and_data_file_is_packaged():

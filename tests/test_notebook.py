@@ -3,13 +3,13 @@
 import json
 import re
 import subprocess
-import sys
 import tempfile
 from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import IPython
 import nbformat
 import papermill
 import pytest
@@ -105,40 +105,24 @@ def test_each_notebook_gets_what_it_declares_with_the_right_type(tmp_path):
     assert notebook.where_declared({"COUNT": "1", "EPOCHS": "1"}, [first]) == {"COUNT": "1"}
 
 
-#: What is given, and what the refusal names.
-WRONG = [
-    ("COUTN", "3", "Did you mean COUNT"),
-    ("count", "3", "Did you mean COUNT"),
-    ("Fast", "True", "Did you mean FAST"),
-    ("limit", "5", "Known: COUNT"),
-    ("COUNT", "three", "whole number"),
-    ("COUNT", "1.5", "whole number"),
-    ("COUNT", "True", "whole number"),
-    ("RATE", "fast", "number"),
-    ("FAST", "1", "True or False"),
-]
-
-
-@pytest.mark.parametrize(("name", "text", "named"), WRONG)
+@pytest.mark.parametrize(
+    ("name", "text", "named"),
+    [
+        ("COUTN", "3", "Did you mean COUNT"),
+        ("count", "3", "Did you mean COUNT"),
+        ("Fast", "True", "Did you mean FAST"),
+        ("limit", "5", "Known: COUNT"),
+        ("COUNT", "three", "whole number"),
+        ("COUNT", "1.5", "whole number"),
+        ("COUNT", "True", "whole number"),
+        ("RATE", "fast", "number"),
+        ("FAST", "1", "True or False"),
+    ],
+)
 def test_wrong_parameters_are_refused_before_anything_starts(small, tmp_path, name, text, named):
     with pytest.raises(BatikError, match=f"{name}.*{named}"):
         notebook.execute([small], {name: text}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("name", "text", "named"), WRONG)
-def test_the_check_inside_a_notebook_refuses_the_same(monkeypatch, name, text, named):
-    value = {"3": 3, "5": 5, "1.5": 1.5, "True": True, "1": 1}.get(text, text)
-    history(monkeypatch, f"# Parameters\n{name} = {value!r}\n")
-    with pytest.raises(BatikError, match=f"{name}.*{named}"):
-        notebook.check_parameters()
-
-
-def history(monkeypatch, *later):
-    import IPython
-
-    shell = SimpleNamespace(user_ns={"In": ["", SET_UP, PARAMETERS, *later, CHECK]})
-    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +136,8 @@ def history(monkeypatch, *later):
     ],
 )
 def test_the_check_inside_a_notebook_lets_pass_what_fits(monkeypatch, later):
-    history(monkeypatch, *later)
+    shell = SimpleNamespace(user_ns={"In": ["", SET_UP, PARAMETERS, *later, CHECK]})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     notebook.check_parameters()
 
 
@@ -209,20 +194,13 @@ def test_a_notebook_elsewhere_finds_the_installed_package(tmp_path, monkeypatch)
     assert printed(copy) == f"{PROJECT}\n"
 
 
-def test_the_first_cell_needs_the_standard_library_alone():
-    words = "import sys, batik_utils.notebook as n; n.set_up(); print(*sys.modules)"
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", words], cwd=PROJECT, capture_output=True, text=True, check=True
-    )
-    loaded = {name.split(".")[0] for name in done.stdout.split()}
-    assert loaded - set(sys.stdlib_module_names) <= {"batik_utils", "__main__"}
-
-
 # --- headless runs -------------------------------------------------------------------------------
 
 
-def test_execute_passes_parameters_and_leaves_the_notebook_alone(small, tmp_path):
-    before = small.read_bytes()
+def test_execute_passes_parameters_and_leaves_the_notebook_alone(small, tmp_path, monkeypatch):
+    before, deep = small.read_bytes(), tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))  # too long for the path of a socket
     (copy,) = notebook.execute([small], {"COUNT": "2"}, tmp_path / "out")
     assert printed(copy) == "22\nall numbers\nmine\n"
     assert small.read_bytes() == before
@@ -237,14 +215,6 @@ def test_a_failing_cell_is_shown_and_its_copy_kept(small, tmp_path, count, named
     with pytest.raises(notebook.NotebookFailed, match=named):
         notebook.execute([small], {"COUNT": count}, tmp_path / "out")
     assert (tmp_path / "out" / small.name).is_file()
-
-
-def test_a_long_temporary_folder_is_no_hindrance(small, tmp_path, monkeypatch):
-    deep = tmp_path / ("d" * 90)
-    deep.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(deep))
-    (copy,) = notebook.execute([small], {}, tmp_path / "out")
-    assert printed(copy).startswith("11\n")
 
 
 def test_refresh_keeps_results_and_drops_noise(small):

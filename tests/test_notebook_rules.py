@@ -17,22 +17,15 @@ MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "jupyter": "IPython"}
 notebooks = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
-def cells_of(path, kind="code"):
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+def cells_of(path, kind="code", tag=""):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+    return [c for c in cells if not tag or tag in c.metadata.get("tags", [])]
 
 
-def tagged(path, tag):
-    return [cell for cell in cells_of(path) if tag in cell.metadata.get("tags", [])]
-
-
-def python_of(cell):
-    """Syntax tree of a cell without Jupyter's shell lines."""
-    return ast.parse(re.sub(r"^(\s*)!.*$", r"\1pass", cell.source, flags=re.M))
-
-
-def repository():
-    settings = (PROJECT / "pyproject.toml").read_text()
-    return re.search(r'^Repository = "(.+)"$', settings, re.M)[1]
+def nodes_of(path):
+    """Syntax nodes of all cells, without Jupyter's shell lines."""
+    for cell in cells_of(path):
+        yield from ast.walk(ast.parse(re.sub(r"^(\s*)!.*$", r"\1pass", cell.source, flags=re.M)))
 
 
 def text_of(cell):
@@ -41,39 +34,29 @@ def text_of(cell):
 
 
 @notebooks
-def test_begins_with_its_title_and_a_link_to_itself_in_colab(path):
+def test_begins_with_title_badge_set_up_and_checked_parameters(path):
+    settings = (PROJECT / "pyproject.toml").read_text()
+    repository = re.search(r'^Repository = "(.+)"$', settings, re.M)[1]
     title, badge = cells_of(path, "markdown")[:2]
     assert title.source.startswith(f"# {path.stem[:2]} · ")
-    place = repository().removeprefix("https://github.com/")
-    assert (
-        f"(https://colab.research.google.com/github/{place}/blob/main/notebooks/{path.name})"
-        in (badge.source)
-    )
-
-
-@notebooks
-def test_set_up_is_the_same_everywhere_and_parameters_are_checked(path):
+    place = repository.replace("github.com", "colab.research.google.com/github")
+    assert f"({place}/blob/main/notebooks/{path.name})" in badge.source
     set_up, parameters, imports = cells_of(path)[:3]
-    assert repository() in set_up.source
+    assert repository in set_up.source
     assert set_up.source == cells_of(PATHS[0])[0].source
     assert parameters.metadata["tags"] == ["parameters"]
     assert notebook.declared(path)
     assert imports.source.endswith("\nnotebook.check_parameters()")
     # neither is of use to a reader of the report
-    assert set_up in tagged(path, "not-in-report")
-    assert imports in tagged(path, "not-in-report")
+    assert cells_of(path, tag="not-in-report")[:2] == [set_up, imports]
 
 
 @notebooks
-def test_every_cell_was_run_in_order_without_an_error(path):
+def test_was_run_in_order_without_an_error_and_has_outputs_that_nbval_compares(path):
     cells = cells_of(path)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [o for cell in cells for o in cell.outputs if o.output_type == "error"]
-
-
-@notebooks
-def test_checked_cells_have_outputs_that_nbval_can_compare(path):
-    checked = tagged(path, "nbval-check-output")
+    checked = cells_of(path, tag="nbval-check-output")
     assert checked
     assert not [cell.source for cell in checked if not text_of(cell).strip()]
 
@@ -86,38 +69,27 @@ def test_no_path_of_a_machine_is_in_source_or_output(path):
 
 
 @notebooks
-def test_imports_are_standard_ours_or_declared(path):
+def test_imports_are_standard_ours_or_declared_and_errors_are_seen(path):
     lines = (PROJECT / "requirements.txt").read_text().splitlines()
     packages = {re.split(r"[>=<\[ ]", line)[0] for line in lines if line and line[0] != "#"}
     allowed = {MODULES.get(name, name.replace("-", "_")) for name in packages}
-    imported = set()
-    for cell in cells_of(path):
-        for node in ast.walk(python_of(cell)):
-            if isinstance(node, ast.Import):
-                imported |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module.split(".")[0])
-    assert imported <= {*allowed, "batik_utils", "google", *sys.stdlib_module_names}
+    allowed |= {"batik_utils", "google", *sys.stdlib_module_names}
+    for node in nodes_of(path):
+        if isinstance(node, ast.Import):
+            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module.split(".")[0] in allowed
+        elif isinstance(node, ast.ExceptHandler):
+            assert node.type is not None
+            assert not all(isinstance(line, ast.Pass) for line in node.body)
+    assert "pip install" not in "".join(cell.source for cell in cells_of(path))
 
 
 @notebooks
-def test_no_cell_installs_or_hides_errors(path):
-    for cell in cells_of(path):
-        assert cell.source.strip()
-        assert "pip install" not in cell.source
-        for node in ast.walk(python_of(cell)):
-            if isinstance(node, ast.ExceptHandler):
-                assert node.type is not None
-                assert not all(isinstance(line, ast.Pass) for line in node.body)
-
-
-@pytest.mark.parametrize("path", [p for p in PATHS if "04" not in p.stem], ids=lambda p: p.stem)
-def test_committed_outputs_show_drawn_cloth_and_say_so(path):
-    printed = "".join(text_of(cell) for cell in cells_of(path))
-    assert "SYNTHETIC" in printed
-    assert "Indonesian Batik Motifs (Kaggle)" not in printed
-
-
-def test_the_report_reads_files_only_so_it_can_show_no_photograph():
-    assert "data.load" not in "\n".join(cell.source for cell in cells_of(PATHS[3]))
-    assert notebook.declared(PATHS[3])["DATASET"] == "kaggle"
+def test_no_photograph_is_committed(path):
+    if "04" in path.stem:  # the report reads tables alone
+        assert "data.load" not in "".join(cell.source for cell in cells_of(path))
+    else:
+        printed = "".join(map(text_of, cells_of(path)))
+        assert "SYNTHETIC" in printed
+        assert "Indonesian Batik Motifs (Kaggle)" not in printed

