@@ -12,18 +12,12 @@ from sklearn.calibration import calibration_curve
 from batik_utils import metrics
 from batik_utils.errors import BatikError
 
-#: A temperature is looked for between e^-5 and e^5; a model that knows nothing ends at the top.
-_LOG_BOUNDS = (-5.0, 5.0)
-
 
 def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Class indices (N,), probabilities (N, K) that sum to 1, and the K motifs of a table.
-
-    The table has the columns ``label`` and ``p_<motif>...``.
-    """
-    classes = [column[2:] for column in table.columns if column.startswith("p_")]
-    labels = pd.Index(classes).get_indexer(table["label"])
-    values = table[[f"p_{name}" for name in classes]].to_numpy(dtype=float)
+    """Class indices (N,), probabilities (N, K) and motifs, from ``label, p_<motif>...``."""
+    values = table.filter(regex="^p_").astype(float)
+    classes = [column[2:] for column in values]
+    labels, values = pd.Index(classes).get_indexer(table["label"]), values.to_numpy()
     total = values.sum(axis=1)
     # "not close" also catches nan
     if not len(table) or (labels < 0).any() or not np.allclose(total, 1, atol=1e-3):
@@ -35,45 +29,38 @@ def arrays(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 
 def reliability(table: pd.DataFrame, bins: int = 6) -> pd.DataFrame:
-    """Accuracy against confidence of one recipe, in bins of equally many answers.
+    """Mean ``confidence``, ``accuracy, lower, upper`` in bins of equally many answers of a recipe.
 
-    One row a bin: mean ``confidence``, ``accuracy``, ``lower, upper`` (95 % Wilson interval, which
-    counts each picture once, however many repeats there are).
+    The 95 % Wilson interval counts each picture once, however many repeats there are.
     """
-    labels, probabilities, _ = arrays(table)
-    right = probabilities.argmax(axis=1) == labels
-    accuracy, confidence = calibration_curve(
-        right, probabilities.max(axis=1), n_bins=bins, strategy="quantile"
-    )
+    right, stated = _answers(table)
+    accuracy, confidence = calibration_curve(right, stated, n_bins=bins, strategy="quantile")
     n = max(1, round(len(table) / table["repeat"].nunique() / len(accuracy)))
-    ends = [metrics.wilson(round(share * n), n) for share in accuracy]
-    lower, upper = zip(*ends, strict=True)
-    return pd.DataFrame(
-        {"confidence": confidence, "accuracy": accuracy, "lower": lower, "upper": upper}
-    )
+    result = pd.DataFrame({"confidence": confidence, "accuracy": accuracy})
+    result[["lower", "upper"]] = [metrics.wilson(round(share * n), n) for share in accuracy]
+    return result
 
 
 def expected_calibration_error(table: pd.DataFrame, bins: int = 10) -> float:
     """Mean distance between confidence and accuracy in bins of equal width (Guo et al., 2017)."""
-    labels, probabilities, _ = arrays(table)
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    place = np.clip((confidence * bins).astype(int), 0, bins - 1)
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    right, stated = _answers(table)
+    place = np.clip((stated * bins).astype(int), 0, bins - 1)
+    gaps = np.bincount(place, weights=right - stated, minlength=bins)
+    return float(np.abs(gaps).sum() / len(table))
 
 
 def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
     """Temperature T that minimises the log-loss of softmax(logits / T), between e^-5 and e^5.
 
-    Above 1 the model was overconfident. scikit-learn has the same since 1.8, newer than Colab's.
+    Above 1 the model was overconfident; one that knows nothing ends at the top. scikit-learn has
+    the same since 1.8, newer than Colab's.
     """
     own = np.arange(len(labels)), np.asarray(labels)
 
     def loss(log_temperature: float) -> float:
         return -log_softmax(logits * np.exp(-log_temperature), axis=1)[own].mean()
 
-    found = minimize_scalar(loss, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
 
 
@@ -85,17 +72,12 @@ def scaled(pooled: pd.DataFrame) -> pd.DataFrame:
     """
     pooled = pooled.reset_index(drop=True)
     labels, probabilities, classes = arrays(pooled)
-    logits = _logits(probabilities)
+    # clipped as in scikit-learn's log_loss
+    logits = np.log(np.clip(probabilities, np.finfo(np.float64).eps, None))
     temperature = np.ones(len(pooled))
     fold = pooled["fold"].to_numpy()
-    for (recipe, repeat), rows in pooled.groupby(["recipe", "repeat"]).indices.items():
-        folds = np.unique(fold[rows])
-        if len(folds) < 2:
-            raise BatikError(
-                f"Recipe '{recipe}' has one fold in repeat {repeat}: a temperature is fitted on "
-                f"the others, so run them too."
-            )
-        for held in folds:
+    for rows in pooled.groupby(["recipe", "repeat"]).indices.values():
+        for held in np.unique(fold[rows]):
             others = rows[fold[rows] != held]
             temperature[rows[fold[rows] == held]] = temperature_of(logits[others], labels[others])
     values = softmax(logits / temperature[:, None], axis=1)
@@ -104,25 +86,22 @@ def scaled(pooled: pd.DataFrame) -> pd.DataFrame:
 
 
 def before_and_after(pooled: pd.DataFrame) -> pd.DataFrame:
-    """Calibration of every recipe before and after temperature scaling, one row a recipe.
-
-    ``recipe, temperature`` (median over folds and repeats), ``nll, nll_scaled, brier,
-    brier_scaled, ece, ece_scaled``.
-    """
+    """One row a recipe: median ``temperature``; ``nll, nll_scaled`` and so on."""
     rows = []
     for recipe, before in pooled.groupby("recipe", sort=False):
         after = scaled(before)
         row = {"recipe": recipe, "temperature": after["temperature"].median()}
-        values = []
-        for table in (before, after):
-            scores = metrics.scores(*arrays(table)[:2])
-            values.append(scores | {"ece": expected_calibration_error(table)})
+        own, corrected = (
+            metrics.scores(*arrays(table)[:2]) | {"ece": expected_calibration_error(table)}
+            for table in (before, after)
+        )
         for name in ("nll", "brier", "ece"):
-            row |= {name: values[0][name], f"{name}_scaled": values[1][name]}
+            row |= {name: own[name], f"{name}_scaled": corrected[name]}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    # clipped as in scikit-learn's log_loss
-    return np.log(np.clip(probabilities, np.finfo(np.float64).eps, None))
+def _answers(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each answer (N,) is right, and its stated probability."""
+    labels, probabilities, _ = arrays(table)
+    return probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)

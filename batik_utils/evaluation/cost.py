@@ -38,22 +38,20 @@ def measure(setup: Setup, names: str, *, repetitions: int = 20) -> pd.DataFrame:
             name, size = recipe.name, len(pickle.dumps(fitted))
             work = partial(lambda f, k, g: f.predict_proba(k.describe(*g)), fitted, kind, given)
         else:
-            model = models.build_untrained(recipe, len(setup.dataset.classes)).to(setup.device)
-            model.to(memory_format=torch.channels_last)
-            seen = models.preprocessing_of(recipe)
+            model = models.build_untrained(recipe, len(setup.dataset.classes))
+            model.to(setup.device, memory_format=torch.channels_last)
+            name, seen = recipe.name, models.preprocessing_of(recipe)
             pixels = torch.zeros(1, 3, seen.size, seen.size, dtype=torch.uint8)
-            name = recipe.name
-            size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+            size = sum(tensor.nbytes for tensor in model.state_dict().values())
             work = partial(training.predict, model, seen, pixels)
         seconds = repeat(work, number=1, repeat=2 * repetitions)[repetitions:]  # after a warm-up
         rows.append((name, round(1000 * float(np.median(seconds)), 2), round(size / 1e6, 3)))
     table = pd.DataFrame(rows, columns=["recipe", "latency_ms", "megabytes"])
-    table = table.assign(threads=torch.get_num_threads(), device=setup.device.type)
-    table["torch"] = str(torch.__version__)
+    made_with = {"device": setup.device.type, "torch": str(torch.__version__)}
+    table = table.assign(threads=torch.get_num_threads(), **made_with)
     path = setup.store.folder / "cost.csv"
     if path.is_file():
-        old = data.read_table(path)
-        table = pd.concat([old[~old["recipe"].isin(table["recipe"])], table], ignore_index=True)
+        table = pd.concat([table, data.read_table(path)]).drop_duplicates("recipe")
     place = {name: k for k, name in enumerate([*recipes.RECIPES, FINAL])}
     table = table.sort_values("recipe", key=lambda column: column.map(place), ignore_index=True)
     data.write_table(table, path)

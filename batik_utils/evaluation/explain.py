@@ -7,7 +7,6 @@ It says where the evidence lies, not what it is, nor that the answer would chang
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -19,24 +18,15 @@ from batik_utils.transforms import normalise
 
 
 def heat_map(
-    model: nn.Module,
-    preprocessing: Preprocessing,
-    pixels: Tensor,
-    targets: Sequence[int] | None = None,
-    *,
-    batch_size: int = 16,
+    model: nn.Module, preprocessing: Preprocessing, pixels: Tensor, batch_size: int = 16
 ) -> np.ndarray:
     """Grad-CAM of uint8 pictures (N, 3, S, S): float32 (N, S, S), each from 0 to 1.
 
-    ``targets`` gives the class index to explain for each picture; None for the predicted ones. A
-    map without any evidence for the motif is 0 everywhere. The network is copied and not changed.
-    Source: Selvaraju et al., Grad-CAM, 2017; before global pooling and one linear layer it is CAM.
+    Explained is the predicted class. A map without any evidence for it is 0 everywhere. The network
+    is copied and not changed. Source: Selvaraju et al., Grad-CAM, 2017.
     """
     from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
-    if targets is not None and len(targets) != len(pixels):
-        raise BatikError(f"{len(targets)} targets for {len(pixels)} pictures: give one for each.")
     own = copy.deepcopy(model)
     own.frozen = "no"  # otherwise a frozen backbone runs without gradients
     own.eval().requires_grad_(False)
@@ -44,14 +34,10 @@ def heat_map(
     layer = target_layer(own, pixels.shape[-1])
     library = GradCAM(own, [layer])
     parts = []
-    for start in range(0, len(pixels), batch_size):
-        chosen = slice(start, start + batch_size)
+    for part in pixels.split(batch_size):
         # parameters need no gradient, the maps do: it is asked for at the input
-        batch = normalise(pixels[chosen].to(device), preprocessing).requires_grad_()
-        wanted = None
-        if targets is not None:
-            wanted = [ClassifierOutputTarget(int(target)) for target in targets[chosen]]
-        parts.append(library(batch, wanted))
+        batch = normalise(part.to(device), preprocessing).requires_grad_()
+        parts.append(library(batch, None))  # of the predicted class
     library.activations_and_grads.release()
     maps = np.concatenate(parts)
     # the library adds 1e-7 to what it divides by, which flattens the maps of very small gradients

@@ -20,6 +20,7 @@ from batik_utils.plots import (
     LIGHT,
     PAPER,
     SECOND,
+    beside,
     dots,
     new,
     percent,
@@ -48,9 +49,8 @@ def claims(
         name = axes.text(
             low, y - 0.26, row.name, va="bottom", color=ink, weight=heavy, fontsize=11, bbox=paper
         )
-        axes.annotate(
-            f"  {row.note}", (1, 0), xycoords=name, va="bottom", fontsize=8.5, color=DIM,
-        )  # fmt: skip
+        note = f"  {row.note}"
+        axes.annotate(note, (1, 0), xycoords=name, va="bottom", fontsize=8.5, color=DIM)
         axes.hlines(y, low, 1, color=LIGHT, linewidth=0.8, zorder=0)
         if row.runs is not None:
             dots(axes, row.runs, y)
@@ -85,18 +85,12 @@ def pairs(table: pd.DataFrame, names: Sequence[str], title: str = "", width: flo
         axes.plot(second, y, "o", color=ACCENT, markersize=9)
         side = 1 if second >= first else -1
         for value, where, colour in ((first, -side, DIM), (second, side, ACCENT)):
-            axes.annotate(
-                f"{value:.0%}", (value, y), xytext=(9 * where, 0), textcoords="offset points",
-                ha="left" if where > 0 else "right", va="center", color=colour, fontsize=9,
-            )  # fmt: skip
-    first, second = table.iloc[0][list(names)]
-    for value, other, name, colour in (
-        (first, second, names[0], DIM), (second, first, names[1], ACCENT)
-    ):  # fmt: skip
-        axes.annotate(
-            name, (value, 0), xytext=(0, -9), textcoords="offset points", color=colour,
-            ha="left" if value > other else "right", va="top", fontsize=8.5,
-        )  # fmt: skip
+            place = {"ha": "left" if where > 0 else "right", "va": "center", "fontsize": 9}
+            beside(axes, f"{value:.0%}", (value, y), (9 * where, 0), color=colour, **place)
+            if y == 0:
+                name = names[0] if colour == DIM else names[1]
+                place |= {"va": "top", "fontsize": 8.5}
+                beside(axes, name, (value, 0), (0, -9), color=colour, **place)
     axes.set(xlim=(low - 1.5 * space, high + 1.5 * space), ylim=(len(table) - 0.6, -0.55))
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
@@ -142,28 +136,20 @@ def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def search_history(study: optuna.Study, title: str = "") -> Figure:
-    """Loss of every complete trial of a search, and the best so far; see `search.study_of`."""
-    return _optuna("plot_optimization_history", study, title, target_name="log-loss (nats)")
-
-
-def search_importance(study: optuna.Study, title: str = "") -> Figure:
-    """Share of the variance of the loss that each setting explains (functional ANOVA)."""
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    return _optuna("plot_param_importances", study, title, evaluator=evaluator)
-
-
 @style()
-def _optuna(name: str, study: optuna.Study, title: str, **settings) -> Figure:
-    """A figure of `optuna.visualization.matplotlib`, in our style."""
+def search_history(trials: pd.DataFrame, title: str = "") -> Figure:
+    """Loss of every complete trial of `search.read`, and the best so far."""
+    study = optuna.create_study()
+    for row in trials.itertuples():
+        state = optuna.trial.TrialState[row.state]
+        study.add_trial(optuna.create_trial(state=state, value=row.value))
     with mock.patch.object(plt.style, "use"), warnings.catch_warnings():  # Optuna sets its own
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        axes = getattr(optuna.visualization.matplotlib, name)(study, **settings)
-    for drawn in (*axes.collections, *axes.lines, *axes.patches):
-        drawn.set_color(ACCENT if drawn in axes.lines else GREY)
-    if axes.get_legend():
-        axes.get_legend().remove()
-    axes.set_title(title, fontsize=12, fontweight="bold")
+        draw = optuna.visualization.matplotlib.plot_optimization_history
+        axes = draw(study, target_name="log-loss (nats)")
+    for drawn, colour in ((axes.collections[0], GREY), (axes.lines[0], ACCENT)):
+        drawn.set_color(colour)
+    axes.set(title=title, xlabel="trial")
     axes.figure.set_size_inches(7, 3.2)
     plt.close(axes.figure)
     return axes.figure

@@ -6,6 +6,7 @@ repeat (its ``seed``) and fold. ``results`` is ``<results>/<data set>``.
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from batik_utils import data, recipes
@@ -28,26 +29,19 @@ def read(results: Path, split: str = "cv") -> tuple[pd.DataFrame, pd.DataFrame, 
 
     The runs of the final model, in a folder of their own, are among them.
     """
-    store = Store(results / split)
-    path = store.folder / "folds.csv"
-    runs, predictions = (
-        pd.concat([table for table in both if len(table)] or both, ignore_index=True)
-        for name in ("runs", "predictions")
-        for both in [[store.read(name), Store(store.folder / FINAL).read(name)]]
-    )
-    if runs.empty or not path.is_file():
-        raise BatikError(
-            f"No cross-validation in {store.folder}: run notebook 03 (or 'python -m batik_utils "
-            f"train --grid {split}') first."
-        )
-    gone = set(_gaps(_joined(runs, predictions)).index)
-    keys = zip(runs["recipe"], runs["seed"], strict=True)
-    runs = runs[[key not in gone for key in keys]]
-    place = {name: k for k, name in enumerate(recipes.RECIPES)}
-    order = runs["recipe"].map(place).fillna(len(place))
-    runs = runs.assign(order=order).sort_values(["order", "recipe", "seed", "fold"])
-    runs = runs.drop(columns="order").reset_index(drop=True)
-    return runs, predictions[predictions["run"].isin(runs["run"])], data.read_table(path)
+    folder = results / split
+    folds = data.read_table(folder / "folds.csv", made_by=f"train --grid {split}")
+    stores = [Store(place) for place in (folder, folder / FINAL) if (place / "runs.csv").is_file()]
+    if not stores:
+        raise BatikError(f"No runs in {folder}: 'python -m batik_utils train --grid {split}'.")
+    runs = pd.concat([store.read("runs") for store in stores], ignore_index=True)
+    predictions = pd.concat([store.read("predictions") for store in stores], ignore_index=True)
+    gone = _gaps(_joined(runs, predictions)).index
+    runs = runs[~pd.MultiIndex.from_frame(runs[["recipe", "seed"]]).isin(gone)]
+    place = {name: k for k, name in enumerate([*recipes.RECIPES, FINAL])}
+    order = runs["recipe"].map(place)
+    runs = runs.iloc[np.lexsort((runs["fold"], runs["seed"], order))].reset_index(drop=True)
+    return runs, predictions[predictions["run"].isin(runs["run"])], folds
 
 
 def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -57,9 +51,7 @@ def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     A picture that is doubled or missing in a repeat is refused.
     """
     table = _joined(runs, predictions)
-    doubled = table.duplicated(["recipe", "repeat", "path"])
-    if doubled.any():
-        row = table[doubled].iloc[0]
+    for _, row in table[table.duplicated(["recipe", "repeat", "path"])].iterrows():
         raise BatikError(
             f"Recipe '{row['recipe']}' predicts {row['path']} twice in repeat {row['repeat']}: "
             f"keep one number of epochs a recipe, and leave out the runs of a learning curve."
@@ -85,50 +77,33 @@ def difficulty(table: pd.DataFrame) -> pd.DataFrame:
     than half of their repeats; ``mostly_called``: their most frequent wrong answer, or "".
     """
     wrong = 1 - shares_right(table)
-    label = table.drop_duplicates("path").set_index("path")["label"]
-    mistakes = table[~table["right"]]
-    called = mistakes.groupby("path")["predicted"].agg(lambda answers: answers.mode().iloc[0])
+    mistakes = table[~table["right"]].groupby("path")["predicted"]
     result = pd.DataFrame(
         {
-            "label": label.reindex(wrong.index),
+            "label": table.groupby("path")["label"].first(),
             "recipes": wrong.notna().sum(axis=1),
             "wrong": wrong.mean(axis=1),
             "recipes_wrong": (wrong > 0.5).sum(axis=1),
-            "mostly_called": called.reindex(wrong.index).fillna(""),
+            "mostly_called": mistakes.agg(lambda answers: answers.mode().iloc[0]),
         }
-    ).reset_index()
+    )
+    result = result.fillna({"mostly_called": ""}).reset_index()
     return result.sort_values(["wrong", "path"], ascending=[False, True], ignore_index=True)
 
 
-def split_duplicates(results: Path) -> pd.DataFrame | None:
-    """Accuracy by recipe with near-duplicates split between training and test, and kept together.
-
-    Over the repeats that both grids have; None where ``train --grid cv-ungrouped`` was not run.
-    """
-    if Store(results / "cv-ungrouped").read("runs").empty:
-        return None
-    split, together = (pooled(*read(results, name)[:2]) for name in ("cv-ungrouped", "cv"))
-    rows = []
-    for recipe in dict.fromkeys(split["recipe"]):
-        tables = [table[table["recipe"] == recipe] for table in (split, together)]
-        common = set(tables[0]["repeat"]) & set(tables[1]["repeat"])
-        if common:
-            scores = [t.loc[t["repeat"].isin(common), "right"].mean() for t in tables]
-            rows.append((recipe, *scores, scores[0] - scores[1]))
-    columns = ["recipe", "split", "together", "inflated_by"]
-    return pd.DataFrame(rows, columns=columns).set_index("recipe")
+def split_duplicates(results: Path) -> pd.DataFrame:
+    """Accuracy by recipe with near-duplicates split and together, over repeats with both."""
+    tables = (pooled(*read(results, name)[:2]) for name in ("cv-ungrouped", "cv"))
+    split, together = (table.groupby(["recipe", "repeat"], sort=False)["right"] for table in tables)
+    # each repeat tests every picture once
+    both = split.mean().to_frame("split").join(together.mean().rename("together"), how="inner")
+    found = both.groupby("recipe", sort=False).mean()
+    return found.assign(inflated_by=found["split"] - found["together"])
 
 
-def learning(results: Path) -> pd.DataFrame | None:
-    """Accuracy against the number of training pictures: ``recipe, n_train, seed, accuracy``.
-
-    From the runs on thinned folds and their full counterparts; None where ``train --grid cv
-    --n-train`` was not run.
-    """
-    thin = Store(results / "cv" / "learning").read("runs")
-    if thin.empty:
-        return None
-    full = read(results)[0]
+def learning(results: Path) -> pd.DataFrame:
+    """Accuracy by ``recipe, n_train, seed``, from ``train --grid cv --n-train`` and full folds."""
+    thin, full = Store(results / "cv" / "learning").read("runs"), read(results)[0]
     full = full[full["recipe"].isin(thin["recipe"]) & full["seed"].isin(thin["seed"])]
     runs = pd.concat([thin, full], ignore_index=True)
     size = runs["run"].str.extract(r"-n(\d+)$", expand=False).fillna("all")
@@ -144,16 +119,13 @@ def learning(results: Path) -> pd.DataFrame | None:
     return table.sort_values(["recipe", "n_train", "seed"], ignore_index=True)
 
 
-def label_kinds(table: pd.DataFrame, results: Path, recipe: str = FINAL) -> pd.DataFrame | None:
-    """How often one recipe is wrong about each picture, and who doubts the picture's label.
+def label_kinds(table: pd.DataFrame, results: Path) -> pd.DataFrame:
+    """How often the final model is wrong about each picture, and who doubts the picture's label.
 
-    ``path, label, wrong`` (number of repeats), ``repeats, kind`` (of `LABEL_KINDS`); None without
-    an audit.
+    ``path, label, wrong`` (number of repeats), ``repeats, kind`` (of `LABEL_KINDS`).
     """
     by_eye, by_any = audit.doubted(results), audit.doubted(results, by_any=True)
-    if by_eye is None:
-        return None
-    rows = table[table["recipe"] == recipe]
+    rows = table[table["recipe"] == FINAL]
     found = rows.assign(wrong=~rows["right"]).groupby(["path", "label"], as_index=False)
     found = found.agg(wrong=("wrong", "sum"), repeats=("wrong", "size"))
     level = found["path"].isin(by_any).astype(int) + found["path"].isin(by_eye)

@@ -1,13 +1,11 @@
 """Search a recipe's settings on the training pictures of a split; a search resumes.
 
-    >>> table = search.search(setup, "mobilenet_v2_probe", trials=30)
-
 A trial's score is the mean log-loss (nats) of stratified cross-validation inside the training
 pictures. Optuna proposes values (TPE) and prunes trials worse than the median after as many folds.
 """
 
-import json
-from dataclasses import asdict, replace
+import functools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +19,7 @@ from optuna.trial import TrialState
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
-from batik_utils import data, models, recipes, splits, training, transforms
+from batik_utils import data, models, recipes, training, transforms
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
 from batik_utils.recipes import Recipe
@@ -58,23 +56,21 @@ def search(
     the seed and the number of finished trials; an interrupted trial is repeated.
     """
     recipe = recipes.get(name)
-    if (
-        trials < 1
-        or recipe.family == "baseline"
-        or recipe.fine_tune_epochs
-        or setup.folds is not None
-    ):
+    one_stage = recipe.family != "baseline" and not recipe.fine_tune_epochs
+    if trials < 1 or not one_stage or setup.folds is not None:
         raise BatikError(
-            f"A search takes 1 trial or more (not {trials}), a network that trains in one stage "
-            f"(is '{name}'?) and one set of training pictures (not --grid cv)."
+            f"A search takes 1 trial or more, a network that trains in one stage (is '{name}'?) "
+            f"and one set of training pictures (not --grid cv)."
         )
     inner = _Inner(setup, recipe, folds, seed)
     space = SPACES["head" if recipe.frozen == "backbone" else "network"]
     path = setup.store.folder / "tuning" / f"{name}.csv"
-    study = _open(path.with_suffix(".log"), name, inner.settings(space))
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+    facts = {"dataset": setup.dataset.digest, "split": setup.split_name, "folds": folds}
+    facts |= {"seed": seed, "precision": setup.precision, "recipe": repr(recipe)}
+    study = _open(path.with_suffix(".log"), facts | {"space": repr(space)})
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):  # it was interrupted
         study.tell(trial.number, state=TrialState.FAIL)
-    done = len(study.get_trials(False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    done = len(study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED)))
     for number in tqdm(range(done, trials), desc=f"Trials of {name}", disable=None):
         # a sampler of its own for each trial, so that a resumed search proposes the same values
         study.sampler = optuna.samplers.TPESampler(seed=_seed(seed, number))
@@ -103,60 +99,32 @@ def best(table: pd.DataFrame) -> pd.Series:
     return complete.loc[complete["value"].idxmin()]
 
 
-def study_of(table: pd.DataFrame) -> optuna.Study:
-    """Study with the complete trials of a table, for `optuna.visualization`."""
-    complete = table[table["state"] == "COMPLETE"]
-    spaces = {
-        name: Float(float(complete[name].min()), float(complete[name].max()), log=space.log)
-        for name, space in SPACES["network"].items()
-    }
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study()
-    for row in complete.to_dict("records"):
-        values = {name: float(row[name]) for name in PARAMETERS}
-        trial = optuna.create_trial(params=values, distributions=spaces, value=row["value"])
-        study.add_trial(trial)
-    return study
-
-
 class _Inner:
     """Cross-validation inside the training pictures of a split."""
 
     def __init__(self, setup: Setup, recipe: Recipe, folds: int, seed: int):
-        rows = splits.indices(setup.split, setup.dataset, "train")
-        manifest = setup.dataset.manifest.iloc[rows].reset_index(drop=True)
+        manifest = setup.dataset.manifest.iloc[setup.rows("train")].reset_index(drop=True)
         dataset = replace(setup.dataset, manifest=manifest)
-        self.setup, self.recipe, self.seed, self.n_folds = setup, recipe, seed, folds
-        self.labels, self.classes = torch.tensor(dataset.labels), len(dataset.classes)
+        self.setup, self.recipe, self.seed, self.dataset = setup, recipe, seed, dataset
+        self.labels = torch.tensor(dataset.labels)
         if not 2 <= folds <= int(self.labels.bincount().min()):
             raise BatikError(f"There cannot be {folds} folds of these training pictures.")
         parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
         self.parts = list(parts.split(self.labels, self.labels))
-        self.seen = models.stages(recipe)[0][1]
+        self.seen = models.preprocessing_of(recipe)
         self.pixels = transforms.load_pixels(dataset, self.seen)
-        self.views: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def settings(self, space: dict) -> dict:
-        """What trials must agree in to be of one search."""
-        recipe = {k: v for k, v in asdict(self.recipe).items() if k not in ("name", "family")}
-        ranges = {name: [s.low, s.high, s.step, s.log] for name, s in space.items()}
-        setup = self.setup
-        names = {"dataset": setup.dataset.digest, "split": setup.split_name}
-        numbers = {"folds": self.n_folds, "seed": self.seed, "precision": setup.precision}
-        return json.loads(json.dumps({"recipe": recipe, "space": ranges, **names, **numbers}))
+        self.views = functools.cache(self._views)
 
     def score(self, trial: optuna.Trial) -> float:
         """Mean log-loss (nats) of the held-out pictures."""
-        recipe = replace(self.recipe, **trial.params)
-        losses, right = [], []
+        recipe, losses, right = replace(self.recipe, **trial.params), [], []
         for number, (learn, held) in enumerate(self.parts):
-            probabilities, labels = (
-                self.fold(recipe, number, learn, held),
-                self.labels[held].numpy(),
-            )
+            probabilities = self.fold(recipe, number, learn, held)
+            labels = self.labels[held].numpy()
             losses.extend(-np.log(probabilities[np.arange(len(held)), labels].clip(1e-12)))
             right.extend(probabilities.argmax(1) == labels)
             trial.set_user_attr("accuracy", float(np.mean(right)))
+            trial.set_user_attr("folds", number + 1)
             trial.report(float(np.mean(losses)), number + 1)
             if number + 1 < len(self.parts) and trial.should_prune():
                 raise optuna.TrialPruned
@@ -165,20 +133,12 @@ class _Inner:
     def fold(self, recipe: Recipe, number: int, learn: np.ndarray, held: np.ndarray) -> np.ndarray:
         """Train on one part; probabilities (n, K) of the other."""
         setup, frozen = self.setup, recipe.frozen == "backbone"
-        if frozen and recipe.augment not in self.views:
-            with training.seeded(self.seed) as generator:
-                model = self._built(recipe)
-                self.views[recipe.augment] = (
-                    training.views_of(
-                        model, self.seen, self.pixels, recipe, generator, setup.precision
-                    ),
-                    training.features(model, self.seen, self.pixels, precision=setup.precision),
-                )
+        if frozen:
+            views, plain = self.views(recipe.augment, recipe.extra), self.views(0.0, ())[0]
         # the same random numbers in every trial, so that the values alone make the difference
         with training.seeded(_seed(self.seed, number)) as generator:
             if frozen:
-                views, features = self.views[recipe.augment]
-                model = models.build_untrained(recipe, self.classes).to(setup.device)
+                model = models.build_untrained(recipe, len(self.dataset.classes)).to(setup.device)
                 known = views[:, learn], self.labels[learn]
                 batches = training.view_batches(*known, recipe, generator)
             else:
@@ -187,13 +147,21 @@ class _Inner:
                 batches = training.batches(known, recipe, self.seen, generator, setup.device)
             learner = model.head if frozen else model
             training.fit(learner, recipe, batches, precision=setup.precision)
-        if not frozen:
-            return training.predict(model, self.seen, self.pixels[held], precision=setup.precision)
-        with torch.no_grad():
-            return model.eval().head(features[held]).double().softmax(1).cpu().numpy()
+        if frozen:
+            return training.predict(learner, None, plain[held])
+        return training.predict(learner, self.seen, self.pixels[held], precision=setup.precision)
+
+    def _views(self, augment: float, extra: tuple) -> torch.Tensor:
+        """Features (V, N, F) of the training pictures, from the cache folder."""
+        recipe = replace(self.recipe, augment=augment, extra=extra)
+        with training.seeded(self.seed):
+            model = self._built(recipe)
+        given = (model, self.seen, self.dataset, self.pixels, recipe, self.seed)
+        return training.cached_views(*given, self.setup.precision)
 
     def _built(self, recipe: Recipe) -> torch.nn.Module:
-        model, _ = models.build(recipe, self.classes, self.setup.weights_directory)
+        n_classes = len(self.dataset.classes)
+        model, _ = models.build(recipe, n_classes, self.setup.weights_directory)
         return model.to(self.setup.device)
 
 
@@ -206,8 +174,8 @@ def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
-def _open(path: Path, name: str, settings: dict) -> optuna.Study:
-    """Open the search's journal, or begin it."""
+def _open(path: Path, facts: dict) -> optuna.Study:
+    """Open the search's journal, or begin it; ``facts`` is what its trials must agree in."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -215,34 +183,23 @@ def _open(path: Path, name: str, settings: dict) -> optuna.Study:
         backend = JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path)))
         study = optuna.create_study(
             storage=optuna.storages.JournalStorage(backend),
-            study_name=name,
+            study_name=path.stem,
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=5),
         )
-        found = study.user_attrs.get("settings")
+        found = study.user_attrs.get("settings", facts)
     except (ValueError, KeyError) as error:
         raise BatikError(f"{path} is damaged ({error}): remove it to search again.") from error
-    if found is None:
-        study.set_user_attr("settings", settings)
-    elif odd := [key for key in settings if found.get(key) != settings[key]]:
+    if odd := [key for key in facts if found.get(key) != facts[key]]:
         raise BatikError(f"The search at {path} has another {' and '.join(odd)}: remove the file.")
+    study.set_user_attr("settings", facts)
     return study
 
 
 def _write(study: optuna.Study, path: Path) -> pd.DataFrame:
-    finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-    rows = [
-        {
-            "number": trial.number,
-            "state": trial.state.name,
-            "value": trial.value,
-            "folds": len(trial.intermediate_values),
-            "seconds": trial.duration.total_seconds(),
-            **trial.params,
-            **trial.user_attrs,
-        }
-        for trial in finished
-    ]
-    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": float})
+    table = study.trials_dataframe(("number", "state", "value", "duration", "params", "user_attrs"))
+    table.columns = [name.removeprefix("params_").removeprefix("user_attrs_") for name in table]
+    table["seconds"] = table["duration"].dt.total_seconds()
+    table = table.reindex(columns=COLUMNS).astype({"value": float})
     data.write_table(table, path)
     return table

@@ -9,57 +9,36 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import f1_score
 
 from batik_utils import metrics
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import calibration, out_of_fold
 
 
-def group_bootstrap(
-    values: Sequence[float],
-    groups: Sequence,
-    n: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile interval of a mean over pictures, bootstrapped over groups of near-duplicates.
+def group_bootstrap(values: np.ndarray, groups: Sequence, n: int = 10_000) -> np.ndarray:
+    """95 % intervals of means over pictures, bootstrapped over groups of near-duplicates.
 
-    ``values`` holds one number a picture, e.g. the share of repeats in which it is right. The
-    interval covers another sample of cloths, not another training set.
-    Source: the cluster bootstrap, Davison & Hinkley (1997), section 3.8.
+    Lower and upper ends, (2,) of values (N,), or (2, M) of (N, M) with the same draws, e.g. the
+    share of repeats in which each picture is right. They cover another sample of cloths, not
+    another training set. Source: the cluster bootstrap, Davison & Hinkley (1997), section 3.8.
     """
-    lower, upper = group_bootstraps(np.asarray(values)[:, None], groups, n, seed, confidence)
-    return float(lower[0]), float(upper[0])
-
-
-def group_bootstraps(
-    values: np.ndarray,
-    groups: Sequence,
-    n: int = 10_000,
-    seed: int = 0,
-    confidence: float = 0.95,
-) -> np.ndarray:
-    """Intervals (2, M) of `group_bootstrap` for M columns that share the draws."""
-    sums, sizes = _by_group(np.asarray(values, dtype=float), groups)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=n)
+    sums, sizes = _by_group(values, groups)
+    even = np.full(len(sizes), 1 / len(sizes))
+    counts = np.random.default_rng(0).multinomial(len(sizes), even, size=n)
     means = counts @ sums / (counts @ sizes)[:, None]
-    outside = (1 - confidence) / 2
-    return np.quantile(means, [outside, 1 - outside], axis=0)
+    outside = (1 - 0.95) / 2
+    return np.quantile(means, [outside, 1 - outside], axis=0).reshape(2, *np.shape(values)[1:])
 
 
-def group_sign_flip(
-    differences: np.ndarray, groups: Sequence, n: int = 10_000, seed: int = 0
-) -> np.ndarray:
+def group_sign_flip(differences: np.ndarray, groups: Sequence, n: int = 10_000) -> np.ndarray:
     """Two-sided p-values (M,) of M recipe pairs: could each pair be exchanged, group by group?
 
     ``differences`` is (N, M), one row a picture. If two recipes are equally good, the sign of each
     group's sum is arbitrary: it is flipped at random, and p is the share of flips (the data among
     them) whose sum is at least as far from zero. Source: Fisher's randomisation test for pairs.
     """
-    sums, _ = _by_group(np.asarray(differences, dtype=float), groups)
-    signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(n, len(sums)))
+    sums, _ = _by_group(differences, groups)
+    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=(n, len(sums)))
     # a tie must count as a tie whatever the order of summation
     as_far = np.abs(signs @ sums) >= np.abs(sums.sum(axis=0)) - 1e-9
     return (1 + as_far.sum(axis=0)) / (n + 1)
@@ -73,9 +52,7 @@ def corrected_t(differences: Sequence[float], n_train: float, n_test: float) -> 
     "Inference for the generalization error", equation 9.
     """
     values = np.asarray(differences, dtype=float)
-    if len(values) < 2:
-        raise BatikError("The corrected t-test needs two folds.")
-    mean, df = float(values.mean()), len(values) - 1
+    mean = float(values.mean())
     # sums of shares leave rounding noise, which is no variance
     spread = 0.0 if np.ptp(values) < 1e-12 else float(values.std(ddof=1))
     error = spread * np.sqrt(1 / len(values) + n_test / n_train)
@@ -83,7 +60,7 @@ def corrected_t(differences: Sequence[float], n_train: float, n_test: float) -> 
         statistic = mean / error
     else:
         statistic = 0.0 if abs(mean) < 1e-12 else float(np.copysign(np.inf, mean))
-    return float(statistic), float(2 * stats.t.sf(abs(statistic), df))
+    return float(statistic), float(2 * stats.t.sf(abs(statistic), len(values) - 1))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -105,97 +82,74 @@ def summary(runs: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) 
     table = out_of_fold.pooled(runs, predictions)
     shares = out_of_fold.shares_right(table)
     group = group_of(shares.index, folds)
-    intervals = group_bootstraps(shares.to_numpy(), group)
-    ends = pd.DataFrame(intervals.T, shares.columns, ["lower", "upper"])
     once = shares.groupby(group).mean().mean()
     rows = []
-    for recipe, answers in table.groupby("recipe", sort=False):
-        own = runs[runs["recipe"] == recipe]
+    for recipe, interval in zip(shares, group_bootstrap(shares, group).T, strict=True):
+        answers, own = table[table["recipe"] == recipe], runs[runs["recipe"] == recipe]
         repeats = [one for _, one in answers.groupby("repeat")]
         scores = metrics.scores(*calibration.arrays(answers)[:2])
         accuracy, n_pictures = answers["right"].mean(), len(shares)
         wilson = metrics.wilson(round(accuracy * n_pictures), n_pictures)
-        f1 = [
-            f1_score(one["label"], one["predicted"], average="macro", zero_division=0)
-            for one in repeats
-        ]
-        rows.append(
-            {
-                "recipe": recipe,
-                "family": own["family"].iloc[0],
-                "repeats": len(repeats),
-                "n_pictures": n_pictures,
-                "accuracy": accuracy,
-                **ends.loc[recipe],
-                "wilson_lower": wilson[0],
-                "wilson_upper": wilson[1],
-                "sd_between_repeats": pd.Series([one["right"].mean() for one in repeats]).std(),
-                "f1_macro": np.mean(f1),
-                "nll": scores["nll"],
-                "brier": scores["brier"],
-                "ece": calibration.expected_calibration_error(answers),
-                "train_seconds": own["train_seconds"].mean(),
-                "params": own["params"].iloc[0],
-                "accuracy_groups": once[recipe],
-                "precision": own["precision"].iloc[0],
-            }
-        )
+        # macro F1 is no mean over pictures
+        f1 = [metrics.scores(*calibration.arrays(one)[:2])["f1_macro"] for one in repeats]
+        row = {
+            "recipe": recipe,
+            "family": own["family"].iloc[0],
+            "repeats": len(repeats),
+            "n_pictures": n_pictures,
+            "accuracy": accuracy,
+            **dict(zip(("lower", "upper"), interval, strict=True)),
+            **dict(zip(("wilson_lower", "wilson_upper"), wilson, strict=True)),
+            "sd_between_repeats": pd.Series([one["right"].mean() for one in repeats]).std(),
+            "f1_macro": np.mean(f1),
+            "nll": scores["nll"],
+            "brier": scores["brier"],
+            "ece": calibration.expected_calibration_error(answers),
+            "train_seconds": own["train_seconds"].mean(),
+            "params": own["params"].iloc[0],
+            "accuracy_groups": once[recipe],
+            "precision": own["precision"].iloc[0],
+        }
+        rows.append(row)
     result = pd.DataFrame(rows)
     return result.sort_values(["accuracy", "recipe"], ascending=[False, True], ignore_index=True)
 
 
 def pairwise(
-    runs: pd.DataFrame,
-    predictions: pd.DataFrame,
-    groups: pd.DataFrame,
-    *,
-    reference: str | None = None,
-    pairs: Sequence[tuple[str, str]] | None = None,
-    n: int = 10_000,
-    seed: int = 0,
+    runs: pd.DataFrame, predictions: pd.DataFrame, groups: pd.DataFrame, reference: str
 ) -> pd.DataFrame:
-    """Paired comparison of recipes on the repeats that both have, one row a pair.
+    """Paired comparison of a recipe with every other one of its precision, on common repeats.
 
-    Compared are the given pairs, or a reference with every other recipe of the same numerical
-    precision. ``recipe_a, recipe_b, repeats``; ``difference`` in accuracy, A less B, with ``lower,
-    upper`` (95 %, paired group bootstrap); ``p_groups``, ``p_corrected_t``, and both after Holm's
-    correction. Decide by ``p_groups_holm``: of equally good recipes it calls some 5 % different at
-    the 5 % level, ``p_corrected_t`` almost none, a plain t-test over folds 14 % or more.
+    One row a pair: ``recipe_a, recipe_b, repeats``; ``difference`` in accuracy, A less B, with
+    ``lower, upper`` (95 %, paired group bootstrap); ``p_groups``, ``p_corrected_t``, and both after
+    Holm's correction. Decide by ``p_groups_holm``: of equally good recipes it calls some 5 %
+    different at the 5 % level, ``p_corrected_t`` almost none, a plain t-test over folds 14 %.
     """
     table = out_of_fold.pooled(runs, predictions)
     precision = runs.drop_duplicates("recipe").set_index("recipe")["precision"]
-    if pairs is None:
-        same = precision.index[precision == precision.get(reference)]
-        pairs = [(reference, name) for name in same if name != reference]
-    for a, b in pairs:
-        if precision.get(a) is None or precision.get(a) != precision.get(b):
-            raise BatikError(
-                f"'{a}' ({precision.get(a, 'not run')}) and '{b}' ({precision.get(b, 'not run')}): "
-                f"a paired test needs runs of both in one precision."
-            )
-    if not pairs:
+    others = precision.index[precision == precision.get(reference)].drop(reference, errors="ignore")
+    if others.empty:
         raise BatikError(f"There is no recipe to compare with '{reference}'.")
-    by_repeat = table.pivot(index="path", columns=["recipe", "repeat"], values="right").astype(
-        float
-    )
+    right = table.assign(right=table["right"].astype(float))
+    by_repeat = right.pivot(index="path", columns=["recipe", "repeat"], values="right")
     group = group_of(by_repeat.index, groups)
     by_fold = table.groupby(["recipe", "repeat", "fold"])["right"].mean()
     rows, differences = [], []
-    for a, b in pairs:
-        common = by_repeat[a].columns.intersection(by_repeat[b].columns)
+    for other in others:
+        a, b = by_repeat[reference], by_repeat[other]
+        common = a.columns.intersection(b.columns)
         if common.empty:
-            raise BatikError(f"Recipes '{a}' and '{b}' have no repeat in common: run one of each.")
-        apart = (by_repeat[a][common] - by_repeat[b][common]).mean(axis=1).to_numpy()
-        sizes = runs[runs["recipe"].isin((a, b)) & runs["seed"].isin(common)]
-        _, p = corrected_t(
-            (by_fold[a] - by_fold[b]).loc[common], sizes["n_train"].mean(), sizes["n_test"].mean()
-        )
+            raise BatikError(f"'{reference}' and '{other}' have no repeat in common: run one.")
+        apart = (a[common] - b[common]).mean(axis=1).to_numpy()
+        pair = runs[runs["recipe"].isin((reference, other)) & runs["seed"].isin(common)]
+        sizes = pair["n_train"].mean(), pair["n_test"].mean()
+        _, p = corrected_t((by_fold[reference] - by_fold[other]).loc[common], *sizes)
         differences.append(apart)
-        rows.append((a, b, len(common), apart.mean(), p))
+        rows.append((reference, other, len(common), apart.mean(), p))
     values = np.stack(differences, axis=1)
-    lower, upper = group_bootstraps(values, group, n, seed)
+    lower, upper = group_bootstrap(values, group)
     columns = ["recipe_a", "recipe_b", "repeats", "difference", "p_corrected_t"]
-    p = group_sign_flip(values, group, n, seed)
+    p = group_sign_flip(values, group)
     result = pd.DataFrame(rows, columns=columns).assign(lower=lower, upper=upper, p_groups=p)
     for kind in ("p_groups", "p_corrected_t"):
         result[f"{kind}_holm"] = holm(result[kind])
@@ -211,7 +165,8 @@ def group_of(paths: pd.Index, groups: pd.DataFrame) -> np.ndarray:
 
 
 def _by_group(values: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (G, M) of values (N, M) over groups, and the groups' sizes (G,)."""
+    """Sums (G, M) of values (N, M) or (N,) over groups, and the groups' sizes (G,)."""
+    values = np.asarray(values, dtype=float).reshape(len(values), -1)
     if len(groups) != len(values):
         raise BatikError(f"{len(values)} pictures need as many groups, not {len(groups)}.")
     # sorted, so that the order of pictures does not change what is drawn

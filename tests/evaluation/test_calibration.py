@@ -109,5 +109,3 @@ def test_a_temperature_comes_from_the_other_folds_of_its_recipe_and_repeat():
     others = [spoilt.assign(recipe="bold"), spoilt.assign(repeat=1)]
     together = calibration.scaled(pd.concat([table, *others]))["temperature"]
     assert together[: len(table)].to_numpy() == pytest.approx(before.to_numpy())
-    with pytest.raises(BatikError, match="'r' has one fold in repeat 0"):
-        calibration.scaled(table.assign(fold=0))

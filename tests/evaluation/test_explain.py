@@ -28,7 +28,7 @@ def test_every_architecture_has_a_map_though_its_backbone_is_frozen(name):
     # every change of a tensor counts up its version
     before = {key: value._version for key, value in model.state_dict().items()}
     pixels = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
-    maps = explain.heat_map(model, Preprocessing(size=size), pixels, [0, 1, 2], batch_size=2)
+    maps = explain.heat_map(model, Preprocessing(size=size), pixels, batch_size=2)
     assert maps.shape == (3, size, size) and maps.dtype == np.float32
     assert np.isfinite(maps).all() and maps.min() >= 0
     # random networks may have no evidence at all for a motif, but hardly for all three
@@ -47,21 +47,14 @@ def test_before_global_pooling_grad_cam_is_cam():
     backbone = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = TransferClassifier(backbone, nn.Linear(5, 3))
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    targets = [0, 2, 1, 2]
-    found = explain.heat_map(model, PLAIN, pixels, targets)
+    found = explain.heat_map(model, PLAIN, pixels)
     with torch.no_grad():
-        maps = convolution(pixels / 255).relu()
-        cam = torch.einsum("nkij,nk->nij", maps, model.head.weight[targets]).relu().numpy()
-        predicted = model(pixels / 255).argmax(1).tolist()
+        maps, predicted = convolution(pixels / 255).relu(), model(pixels / 255).argmax(1)
+        cam = torch.einsum("nkij,nk->nij", maps, model.head.weight[predicted]).relu().numpy()
     for heat, wanted in zip(found, cam, strict=True):
         wanted = cv2.resize(wanted, (32, 32))
         wanted = wanted - wanted.min()
         assert heat == pytest.approx(wanted / max(wanted.max(), 1e-12), abs=1e-4)
-    # without a target it is the predicted class that is explained
-    own = explain.heat_map(model, PLAIN, pixels)
-    assert np.array_equal(own, explain.heat_map(model, PLAIN, pixels, predicted))
-    with pytest.raises(BatikError, match="3 targets for 4 pictures"):
-        explain.heat_map(model, PLAIN, pixels, [0, 1, 2])
 
 
 def test_a_network_without_positions_is_refused():

@@ -41,3 +41,12 @@ def test_curves_carry_the_names_of_their_lines():
     bins = {"confidence": [0.5, 0.9], "accuracy": [0.4, 1], "lower": [0.2, 0.8], "upper": [0.6, 1]}
     figure = figures.reliability(pd.DataFrame(bins))
     assert figure.axes[0].lines[-1].get_ydata().tolist() == [0.4, 1]
+
+
+def test_a_search_shows_complete_trials_and_the_best_so_far():
+    trials = pd.DataFrame({"value": [0.9, 0.5, 2.0, 0.7], "state": ["COMPLETE"] * 4})
+    trials.loc[2, "state"] = "PRUNED"
+    figure = figures.search_history(trials, "the title")
+    assert figure.axes[0].get_title(loc="left") == "the title"
+    assert figure.axes[0].collections[0].get_offsets()[:, 1].tolist() == [0.9, 0.5, 0.7]
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [0.9, 0.5, 0.5, 0.5]

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import optuna
 import pandas as pd
 import pytest
 import torch
@@ -11,7 +10,7 @@ from optuna.distributions import IntDistribution as Int
 
 from batik_utils import experiments, recipes
 from batik_utils.errors import BatikError
-from batik_utils.evaluation import figures, search
+from batik_utils.evaluation import search
 
 pytestmark = pytest.mark.usefixtures("without_batik_settings")
 
@@ -155,20 +154,6 @@ def test_a_training_that_diverges_is_pruned_and_not_the_end(make, toy, monkeypat
     assert len(table) == 2
 
 
-def test_a_table_becomes_a_study_with_figures():
-    values = torch.linspace(0.1, 1, 20)[torch.randperm(20, generator=torch.manual_seed(0))]
-    settings = torch.rand(20, 5, generator=torch.manual_seed(1)).numpy() + 0.01
-    rows = {name: settings[:, k] for k, name in enumerate(search.PARAMETERS)}
-    table = pd.DataFrame(rows | {"learning_rate": values, "value": values, "state": "COMPLETE"})
-    study = search.study_of(table)
-    assert study.best_value == pytest.approx(0.1)
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    assert next(iter(shares)) == "learning_rate" and shares["learning_rate"] > 0.6
-    for draw in (figures.search_history, figures.search_importance):
-        assert draw(study, "the title").axes[0].get_title(loc="left") == "the title"
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -193,10 +178,6 @@ def test_other_settings_processes_and_damaged_files_are_refused(make):
     run(setup, trials=1)
     with pytest.raises(BatikError, match=r"another folds and seed"):
         run(setup, folds=2, seed=5)
-    setup.precision = "bfloat16"
-    with pytest.raises(BatikError, match=r"another precision"):
-        run(setup)
-    setup.precision = "float32"
     path = setup.store.folder / "tuning" / "toy.log"
     path.write_text("no journal\n" * 3)
     with pytest.raises(BatikError, match="is damaged"):
