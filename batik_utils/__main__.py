@@ -168,7 +168,9 @@ def _audit(options: argparse.Namespace) -> None:
 
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
     results = data.results_root(options.results)
-    _say(audit.run(dataset, results))
+    found = audit.run(dataset, results)
+    _say(*(f"{name}: {count}" for name, count in found.items()))
+    _say(audit.folder_of(dataset, results))
     if not {*MOTIFS} <= {*dataset.classes}:
         return
     three = data.load(options.data, options.root, limit=options.limit)

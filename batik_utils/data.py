@@ -1,10 +1,11 @@
-"""Find a data set, prove that its pictures open, and give it a name and a digest; tables as CSV.
+"""Find a data set, prove that its pictures open, name it; read and write tables as CSV.
 
 >>> from batik_utils import data
 >>> data.load("folder", "indonesian-batik-motifs").name
 'kaggle'
 """
 
+import contextlib
 import difflib
 import hashlib
 import http.client
@@ -81,59 +82,47 @@ def load(
     classes: str | Sequence[str] = motifs.MOTIFS,
     *,
     limit: int = 0,
-    max_pixels: int = files.MAX_PIXELS,
-    timeout_s: float = 10.0,
 ) -> Dataset:
-    """Find a data set and read its manifest.
+    """Find a data set and read its manifest; BatikError where that cannot be.
 
     ``source`` is ``folder`` (one folder a motif below ``root`` or ``BATIK_DATA_DIR``), ``kaggle``
     (downloaded by kagglehub), ``synthetic`` (drawn) or ``auto``: a given folder, else ``kaggle`` if
-    it answers in ``timeout_s``, else ``synthetic``. ``classes`` are names, or ``"all"`` for every
-    folder; ``limit`` is the number of usable pictures a motif, spread evenly (0 for all).
-
-    Raises:
-        BatikError: unknown source, missing or empty root or class, two folders for one motif, or a
-            data set divided into ``train`` and ``test``.
+    it answers, else ``synthetic``. ``classes`` are names, or ``"all"`` for every folder; ``limit``
+    is the number of usable pictures a motif, spread evenly (0 for all).
     """
     source = source.strip().lower()
     if source not in SOURCES:
-        close = difflib.get_close_matches(source, SOURCES, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"choose one of {', '.join(SOURCES)}."
-        raise BatikError(f"Unknown data source '{source}': {hint}")
+        hint = "".join(difflib.get_close_matches(source, SOURCES, n=1)) or ", ".join(SOURCES)
+        raise BatikError(f"Unknown data source '{source}': use {hint}.")
     if limit < 0:
-        raise BatikError(f"limit must be 0 (all pictures) or a positive number, not {limit}.")
+        raise BatikError(f"limit must be 0 (all pictures) or more, not {limit}.")
     given = str(root or os.environ.get("BATIK_DATA_DIR", "")).strip(" \"'")
     if root and source in ("kaggle", "synthetic"):
         raise BatikError(
-            f"A root ({root}) was given with source '{source}', which does not read one: use "
-            f"source 'folder', or leave the root empty."
+            f"Source '{source}' does not read a root ({root}): use 'folder', or leave it empty."
         )
     if source == "auto":
-        source = "folder" if given else _kaggle_or_synthetic(timeout_s)
+        source = "folder" if given else _kaggle_or_synthetic()
     if source == "folder" and not given:
         raise BatikError(
-            "Source 'folder' needs a root: pass one, or set BATIK_DATA_DIR to the folder that "
-            "holds one folder a motif."
+            "Source 'folder' needs a root that holds one folder a motif: pass it, or set "
+            "BATIK_DATA_DIR."
         )
-    if source == "synthetic":
-        folder = _drawn()
-    else:
-        folder = expanded(given) if source == "folder" else _download_kaggle()
-    return _read_tree(source, folder.resolve(), classes, limit, max_pixels)
+    find = {"synthetic": _drawn, "kaggle": _download_kaggle, "folder": lambda: expanded(given)}
+    return _read_tree(source, find[source]().resolve(), classes, limit)
 
 
 def results_root(results: str | Path = "") -> Path:
     """Return the results folder: relative to the project; "" is ``BATIK_RESULTS_DIR`` if set."""
-    # an installed copy of the package has no project around it
-    root = PROJECT if (PROJECT / "notebooks").is_dir() else Path.cwd()
+    installed = not (PROJECT / "notebooks").is_dir()  # there is no project around the package
+    root = Path.cwd() if installed else PROJECT
     return root / expanded(results or os.environ.get("BATIK_RESULTS_DIR") or "results")
 
 
 def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd.DataFrame:
     """Read a CSV file; columns of names stay text, so that a motif may be ``true`` or ``007``.
 
-    Raises:
-        BatikError: no such file (``made_by`` is the command that writes it), or a damaged one.
+    BatikError: no such file (``made_by`` is the command that writes it), or a damaged one.
     """
     if not path.is_file():
         raise BatikError(f"There is no {path}" + (f": run '{made_by}' first." if made_by else "."))
@@ -147,23 +136,16 @@ def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd
         raise BatikError(
             f"{path} is damaged ({error}): restore it with git, or remove it to make it again."
         ) from error
-    if missing := [c for c in columns if c not in table]:
-        raise BatikError(
-            f"{path} lacks the column '{missing[0]}': restore it with git, or remove it."
-        )
+    if missing := [column for column in columns if column not in table]:
+        raise BatikError(f"{path} lacks the column '{missing[0]}': restore or remove it.")
     return table
 
 
 def write_table(table: pd.DataFrame, path: Path, digits: int | None = 6) -> None:
     """Write a CSV file as a whole, numbers with so many significant digits (None: all of them)."""
+    numbers = f"%.{digits}g" if digits else None
     with replacing(path) as partial:
-        table.to_csv(
-            partial,
-            index=False,
-            encoding="utf-8",
-            float_format=f"%.{digits}g" if digits else None,
-            lineterminator="\n",
-        )
+        table.to_csv(partial, index=False, float_format=numbers, lineterminator="\n")
 
 
 def write_manifest(dataset: Dataset, results: Path) -> Path:
@@ -179,9 +161,7 @@ def write_manifest(dataset: Dataset, results: Path) -> Path:
     return path
 
 
-def _read_tree(
-    source: str, root: Path, classes: str | Sequence[str], limit: int, max_pixels: int
-) -> Dataset:
+def _read_tree(source: str, root: Path, classes: str | Sequence[str], limit: int) -> Dataset:
     folders, everything = motifs.find_folders(root, classes)
     found = {motif: sorted(files.walk(folder), key=_by_number) for motif, folder in folders.items()}
     left = {motif: list(paths) for motif, paths in found.items()}
@@ -192,14 +172,12 @@ def _read_tree(
     ]:
         # Pillow decodes outside the interpreter lock, so threads do help
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            described = pool.map(lambda job: _describe(*job, root, max_pixels), jobs)
+            described = pool.map(lambda job: _describe(*job, root), jobs)
             bar = tqdm(described, total=len(jobs), desc="Opening pictures", unit="picture")
             rows |= dict(zip([path for _, path in jobs], bar, strict=True))
         for motif in left:
             left[motif] = [p for p in left[motif] if "reason" not in rows.get(p, ())]
-    good = [rows[path] for motif in left for path in _spread(left[motif], limit)]
-    met = [rows[path] for motif in found for path in found[motif] if path in rows]
-    skipped = [row for row in met if "reason" in row]
+    skipped = [rows[p] for paths in found.values() for p in paths if "reason" in rows.get(p, ())]
     for row in skipped:
         log.warning("Left out %s: %s", row["path"], row["reason"])
     for motif in [motif for motif in found if not left[motif]]:
@@ -208,30 +186,31 @@ def _read_tree(
         if not everything:
             raise BatikError(f"{problem}: put pictures there, or leave '{motif}' out.")
         log.warning("%s: the folder is left out.", problem)
-        del found[motif]
-    if len(found) < 2:
-        raise BatikError(f"A classifier needs two motifs at least; {root} has {sorted(found)}.")
+        del left[motif]
+    if len(left) < 2:
+        raise BatikError(f"A classifier needs at least two motifs; {root} has {sorted(left)}.")
+    good = [rows[path] for motif in left for path in _spread(left[motif], limit)]
     manifest = pd.DataFrame(good, columns=list(MANIFEST_COLUMNS))
     digest = _digest(manifest)
-    kind = "kaggle" if _is_kaggle(manifest, digest, folders, source, limit) else source
+    kind = "kaggle" if _is_kaggle(manifest, folders, limit) else source
     name, title = f"folder-{digest[:8]}" if kind == "folder" else kind, TITLES[kind]
-    if tuple(found) != motifs.MOTIFS and kind != "folder":
-        name += f"-{len(found)}motifs"
+    if tuple(left) != motifs.MOTIFS and kind != "folder":
+        name += f"-{len(left)}motifs"
     if limit:
         name += f"-limit{limit}"
         title += f", at most {limit} pictures a motif"
     omitted = pd.DataFrame(skipped, columns=["path", "motif", "reason"])
-    return Dataset(source, name, title, root, tuple(found), manifest, omitted, digest)
+    return Dataset(source, name, title, root, tuple(left), manifest, omitted, digest)
 
 
-def _describe(motif: str, path: Path, root: Path, max_pixels: int) -> dict:
+def _describe(motif: str, path: Path, root: Path) -> dict:
     name = path.relative_to(root).as_posix()
     row: dict = {"path": name.encode("utf-8", "backslashreplace").decode(), "motif": motif}
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         return row | {"reason": "its name is no UTF-8 or holds a line break; rename it"}
     try:
         content = files.read_file(path)
-        kind, width, height = files.inspect(content, max_pixels=max_pixels)
+        kind, width, height = files.inspect(content)
     except files.ImageError as error:
         return row | {"reason": str(error)}
     return row | {
@@ -259,26 +238,20 @@ def _spread(paths: list[Path], limit: int) -> list[Path]:
 def _digest(manifest: pd.DataFrame) -> str:
     """Digest that does not change when a motif's folder is spelt another way."""
     names = manifest["path"].map(lambda path: Path(path).name)
-    lines = sorted(
-        f"{m}/{n} {s}" for m, n, s in zip(manifest["motif"], names, manifest["sha256"], strict=True)
-    )
+    rows = zip(manifest["motif"], names, manifest["sha256"], strict=True)
+    lines = sorted(f"{motif}/{name} {sha256}" for motif, name, sha256 in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _is_kaggle(
-    manifest: pd.DataFrame, digest: str, folders: dict[str, Path], source: str, limit: int
-) -> bool:
-    three = set(motifs.MOTIFS)
-    if digest == KAGGLE_DIGEST:
-        return True
-    if source == "synthetic" or not three <= set(folders):
-        return False
+def _is_kaggle(manifest: pd.DataFrame, folders: dict[str, Path], limit: int) -> bool:
     if limit:  # a part of the set is not recognised by its digest, so the whole of it is hashed
-        paths = [(m, p) for m in motifs.MOTIFS for p in files.walk(folders[m])]
-        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for _, path in paths]
-        manifest = pd.DataFrame({"path": [path.name for _, path in paths], "sha256": hashes})
-        manifest["motif"] = [motif for motif, _ in paths]
-    return _digest(manifest[manifest["motif"].isin(three)]) == KAGGLE_DIGEST
+        rows = []
+        for motif in {*motifs.MOTIFS} & {*folders}:
+            for path in files.walk(folders[motif]):
+                with contextlib.suppress(OSError):  # a broken link
+                    rows.append((path.name, motif, hashlib.sha256(path.read_bytes()).hexdigest()))
+        manifest = pd.DataFrame(rows, columns=["path", "motif", "sha256"])
+    return _digest(manifest[manifest["motif"].isin(motifs.MOTIFS)]) == KAGGLE_DIGEST
 
 
 def _drawn() -> Path:
@@ -290,13 +263,12 @@ def _drawn() -> Path:
         return cloth.write(errors.temporary_folder() / f"synthetic-{cloth.VERSION}")
 
 
-def _kaggle_or_synthetic(timeout_s: float) -> str:
+def _kaggle_or_synthetic() -> str:
     """Ask Kaggle for a sign of life before a download that would wait for minutes."""
-    if switched_on("BATIK_OFFLINE"):
-        log.warning("BATIK_OFFLINE is set: using the SYNTHETIC set without asking Kaggle.")
-        return "synthetic"
     try:
-        with urllib.request.urlopen(KAGGLE_URL, timeout=timeout_s):
+        if switched_on("BATIK_OFFLINE"):
+            raise OSError("BATIK_OFFLINE is set")
+        with urllib.request.urlopen(KAGGLE_URL, timeout=10):
             return "kaggle"
     except urllib.error.HTTPError:
         return "kaggle"  # an answer, if a grumpy one: the download itself will tell
@@ -312,11 +284,7 @@ def _kaggle_or_synthetic(timeout_s: float) -> str:
 def _download_kaggle() -> Path:
     try:
         import kagglehub
-    except ImportError as error:
-        raise BatikError(
-            "Source 'kaggle' needs the package kagglehub: pip install kagglehub."
-        ) from error
-    try:
+
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     # kagglehub passes on whatever its transport raised
     except Exception as error:

@@ -18,11 +18,7 @@ _NO_FSYNC = {errno.EINVAL, errno.ENOSYS, errno.EIO, errno.ENOTSUP}
 
 
 class BatikError(Exception):
-    """A mistake that a person can mend.
-
-    The message is one sentence or two: what is wrong, where, and what to do. The command line
-    prints it without a traceback; notebooks show it as the last line of the cell.
-    """
+    """A mistake that a person can mend; the message says what is wrong, where, and what to do."""
 
 
 class NotWritten(BatikError):
@@ -33,10 +29,8 @@ class NotWritten(BatikError):
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there takes its place as a whole.
 
-    Parents are made. If the body fails, ``path`` stays as it was and the temporary file is removed.
-
-    Raises:
-        NotWritten: the disk is full, the folder is not writable, or a parent is a file.
+    Parents are made. If the body fails, ``path`` stays as it was. NotWritten: the disk is full, the
+    folder is not writable, or a parent is a file.
     """
     given, path = path, Path(path).resolve()  # of a link, the file that it points to is replaced
     partial = path.with_name(f".partial-{uuid.uuid4().hex}{path.suffix}")
@@ -107,11 +101,7 @@ def switched_on(variable: str) -> bool:
 
 
 def need(module: str, purpose: str) -> ModuleType:
-    """Import a module of the optional extra ``scale``; ``purpose`` begins the message without it.
-
-    Raises:
-        BatikError: it is not installed, with the command that installs it.
-    """
+    """Import a module of the extra ``scale``; ``purpose`` begins the message if it is missing."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

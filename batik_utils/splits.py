@@ -1,10 +1,7 @@
 """Which picture is for training, which for validation, which for the test.
 
-    >>> from batik_utils import splits
-    >>> table = splits.make("course", dataset)
-
-A division into folds, ``cv``, tests every picture once in each repeat, and keeps near-duplicates on
-one side.
+>>> from batik_utils import splits
+>>> table = splits.make("course", dataset)
 """
 
 import re
@@ -18,7 +15,7 @@ from batik_utils.errors import BatikError
 
 SUBSETS = ("train", "validation", "test")
 COLUMNS = ("path", "motif", "subset", "dataset")
-FOLD_COLUMNS = ("path", "motif", "group", "dataset")
+FOLD_COLUMNS = ("path", "motif", "group", "dataset", "repeat_0")
 
 #: Share of validation and of test in a stratified split.
 _HOLD_OUT = 0.1
@@ -70,23 +67,16 @@ def make_folds(
         )
     for repeat in range(repeats):
         division = StratifiedGroupKFold(folds, shuffle=True, random_state=repeat)
-        fold_of = pd.Series(-1, index=table.index)
         for fold, (_, test) in enumerate(division.split(table, table["motif"], table["group"])):
-            fold_of.iloc[test] = fold
-        table[f"repeat_{repeat}"] = fold_of
-    return table.reset_index(drop=True)
+            table.loc[table.index[test], f"repeat_{repeat}"] = fold
+    return table.astype({f"repeat_{repeat}": int for repeat in range(repeats)})
 
 
 def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
     """Return one fold of `make_folds` as a split of test and training, without validation."""
-    if f"repeat_{repeat}" not in table:
-        raise BatikError(f"The folds have no repeat {repeat}: there are {n_repeats(table)}.")
     tested = table[f"repeat_{repeat}"] == fold
-    if not tested.any():
-        raise BatikError(f"Repeat {repeat} has no fold {fold}: there are {n_folds(table)}.")
-    return table[["path", "motif"]].assign(
-        subset=tested.map({True: "test", False: "train"}), dataset=table["dataset"]
-    )
+    subset = tested.map({True: "test", False: "train"})
+    return table[["path", "motif"]].assign(subset=subset, dataset=table["dataset"])
 
 
 def thin(table: pd.DataFrame, n_train: int, seed: int) -> pd.DataFrame:
@@ -106,6 +96,12 @@ def n_repeats(table: pd.DataFrame) -> int:
 def n_folds(table: pd.DataFrame) -> int:
     """Return the number of folds in a table of `make_folds`."""
     return int(table["repeat_0"].max()) + 1
+
+
+def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
+    """Return the manifest positions of a subset's pictures, in manifest order."""
+    chosen = set(table.loc[table["subset"] == subset, "path"])
+    return [i for i, path in enumerate(dataset.manifest["path"]) if path in chosen]
 
 
 def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
@@ -130,26 +126,17 @@ def open_or_make_folds(
         if groups is not None:
             audit = "python -m batik_utils audit (with the same --data, --root and --results)"
             known = read_table(groups, ("path", "group"), audit)
-        table = make_folds(dataset, known, repeats=repeats, folds=folds or 10)
-        write_table(table, path, None)
-        return table
-    table = _read(path, dataset, (*FOLD_COLUMNS, "repeat_0"))
-    _check_complete(table, dataset, str(path))
-    for repeat in range(n_repeats(table)):
-        if not pd.api.types.is_integer_dtype(table[f"repeat_{repeat}"]):
-            raise BatikError(f"{path} has no fold number in column repeat_{repeat}: restore it.")
+        write_table(make_folds(dataset, known, repeats=repeats, folds=folds or 10), path, None)
+    table = _read(path, dataset, FOLD_COLUMNS)
+    for column in [f"repeat_{repeat}" for repeat in range(n_repeats(table))]:
+        if not pd.api.types.is_integer_dtype(table[column]):
+            raise BatikError(f"{path} has no fold number in column {column}: restore it.")
     if folds and n_folds(table) != folds:
         raise BatikError(
             f"{path} has {n_folds(table)} folds, not {folds}: ask for as many, or move it and its "
             f"results away."
         )
     return table
-
-
-def indices(table: pd.DataFrame, dataset: Dataset, subset: str) -> list[int]:
-    """Return the manifest positions of a subset's pictures, in manifest order."""
-    chosen = set(table.loc[table["subset"] == subset, "path"])
-    return [i for i, path in enumerate(dataset.manifest["path"]) if path in chosen]
 
 
 def _read(path: Path, dataset: Dataset, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -166,6 +153,11 @@ def _read(path: Path, dataset: Dataset, columns: tuple[str, ...]) -> pd.DataFram
     own = dict(zip(_keys(dataset.manifest), dataset.manifest["path"], strict=True))
     if len(own) == len(dataset.manifest):
         table["path"] = [own.get(k, p) for k, p in zip(_keys(table), table["path"], strict=True)]
+    if sorted(table["path"]) != sorted(dataset.manifest["path"]):
+        raise BatikError(
+            f"{path} does not hold each picture of {dataset.root} exactly once: remove it, and a "
+            f"new one is made."
+        )
     return table
 
 
@@ -204,23 +196,13 @@ def _stratified(dataset: Dataset, seed: int) -> list[str]:
 
 
 def _checked(table: pd.DataFrame, dataset: Dataset, name: str) -> pd.DataFrame:
-    _check_complete(table, dataset, name)
-    unknown = set(table["subset"]) - set(SUBSETS)
-    if unknown:
+    if unknown := {*table["subset"]} - {*SUBSETS}:
         raise BatikError(f"The split {name} has unknown subsets {sorted(unknown)}.")
     for motif in dataset.classes:
-        here = set(table.loc[table["motif"] == motif, "subset"])
+        here = {*table.loc[table["motif"] == motif, "subset"]}
         if missing := [subset for subset in SUBSETS if subset not in here]:
             raise BatikError(
                 f"The split {name} leaves no {missing[0]} picture of motif '{motif}' in "
                 f"{dataset.root}: add pictures, or use another split."
             )
-    return table.reset_index(drop=True)
-
-
-def _check_complete(table: pd.DataFrame, dataset: Dataset, name: str) -> None:
-    if sorted(table["path"]) != sorted(dataset.manifest["path"]):
-        raise BatikError(
-            f"The split {name} does not hold each picture of {dataset.root} exactly once: remove "
-            f"it and make a new one."
-        )
+    return table

@@ -29,12 +29,10 @@ VERSION = 1
 
 def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
     """Return every picture squashed to the input size, uint8 (N, 3, S, S), from the cache."""
-    # `data.load` may have been told to allow larger pictures
-    pixels = int((dataset.manifest["width"] * dataset.manifest["height"]).max())
 
     def one(path: Path) -> np.ndarray:
         try:
-            picture = files.open_image(path, max_pixels=max(pixels, files.MAX_PIXELS))
+            picture = files.open_image(path)
         except files.ImageError as error:
             raise BatikError(f"{path} has changed since it was listed: {error}.") from error
         return to_pixels(picture, preprocessing.size, preprocessing.interpolation)

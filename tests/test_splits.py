@@ -179,13 +179,6 @@ def test_impossible_folds_are_refused(settings, message):
         splits.make_folds(**{"dataset": COURSE, "groups": GROUPS} | settings)
 
 
-@pytest.mark.parametrize(("repeat", "fold"), [(1, 0), (0, 10), (0, -1)])
-def test_a_fold_that_is_not_there_is_refused(repeat, fold):
-    table = splits.make_folds(COURSE, GROUPS, repeats=1)
-    with pytest.raises(BatikError, match=r"no (repeat|fold)"):
-        splits.of_fold(table, repeat, fold)
-
-
 def test_folds_are_saved_once_and_kept(tmp_path):
     path, groups = tmp_path / "cv" / "folds.csv", tmp_path / "duplicate_groups.csv"
     with pytest.raises(BatikError, match="audit"):

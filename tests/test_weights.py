@@ -5,42 +5,22 @@ import http.server
 import io
 import os
 import pickle
-import re
 import threading
-import time
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 
 from batik_utils import weights
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.errors import BatikError
 from batik_utils.weights import WEIGHTS, Weights, WeightsFile, WeightsNotFound
 
-ROOT = PROJECT
-SHARED = ROOT.parent / "shared" / "weights"
 CONTENT = b"weights" * 50_000
-PACKAGED = [(n, f) for n, entry in WEIGHTS.items() for f in entry.files if f.package]
-
-
-@dataclass
-class Hub:
-    """What the test's server answers, by file name, and what it was asked."""
-
-    url: str
-    bodies: dict[str, bytes] = field(default_factory=dict)
-    mode: str = "good"
-    requests: list[str] = field(default_factory=list)
-    released: threading.Event = field(default_factory=threading.Event)
-
-
-@pytest.fixture(autouse=True)
-def online(monkeypatch):
-    """Downloads are asked for here, whatever the environment of the tests says."""
-    monkeypatch.delenv("BATIK_OFFLINE", raising=False)
 
 
 @pytest.fixture
 def hub():
+    """A server that gives ``bodies`` by file name, or stalls, and lists what it was asked."""
+
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             state.requests.append(self.path)
@@ -51,8 +31,6 @@ def hub():
             if state.mode == "silent":
                 state.released.wait(10)
                 return
-            if state.mode == "slow":
-                time.sleep(0.5)
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -65,7 +43,10 @@ def hub():
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state = Hub(f"http://127.0.0.1:{server.server_port}")
+    url = f"http://127.0.0.1:{server.server_port}"
+    state = SimpleNamespace(
+        url=url, bodies={}, mode="good", requests=[], released=threading.Event()
+    )
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield state
     state.released.set()
@@ -74,12 +55,10 @@ def hub():
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch, hub):
+def cache(without_batik_settings, tmp_path, monkeypatch, hub):
     """Keep every test off the real cache, the real folders and the network."""
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setenv("BATIK_HUB_MIRROR", hub.url)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.delenv("BATIK_WEIGHTS_DIR", raising=False)
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
@@ -92,16 +71,15 @@ def toy_file(content, suffix=".pth", **kwargs):
 
 @pytest.fixture
 def toy(monkeypatch, hub):
-    """Return a function that puts files, first of all CONTENT, into the table under "toy"."""
+    """Return a function that puts a file, first of all CONTENT, into the table under "toy"."""
 
-    def enter(*files):
-        entry = Weights("toy", "toy_net", weights.IMAGENET, files)
-        monkeypatch.setitem(WEIGHTS, "toy", entry)
-        return files[0]
+    def enter(content, *details, **more):
+        file = toy_file(content, *details, **more)
+        monkeypatch.setitem(WEIGHTS, "toy", Weights("toy", weights.IMAGENET, (file,)))
+        hub.bodies[file.filename] = content
+        return file
 
-    file = enter(toy_file(CONTENT))
-    hub.bodies[file.filename] = CONTENT
-    enter.file = file
+    enter.file = enter(CONTENT)
     return enter
 
 
@@ -112,9 +90,9 @@ def put(folder, filename, content=CONTENT):
     return path
 
 
-def failure(**kwargs):
+def failure(directory=None):
     with pytest.raises(WeightsNotFound) as caught:
-        weights.find("toy", **{"timeout_s": 5.0} | kwargs)
+        weights.find("toy", directory)
     error = caught.value
     assert all(text in str(error) for text in (*error.tried, error.remedy, "'toy'"))
     assert "\n" not in str(error)
@@ -151,27 +129,14 @@ def test_addresses_equal_the_libraries_own():
 # --- order of look-up ----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch, toy):
-    """Return the folder of an installed package that must not be imported."""
-    folder = tmp_path / "site" / "toy_weights_model"
-    put(folder, "__init__.py", b"raise RuntimeError('imported')")
+def test_places_are_searched_in_the_documented_order(tmp_path, monkeypatch, toy, hub, cache):
+    package = tmp_path / "site" / "toy_weights_model"  # which must not be imported
+    put(package, "__init__.py", b"raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path / "site")
-    toy(toy_file(CONTENT, package="toy-weights-model"))
-    return folder
-
-
-def test_places_are_searched_in_the_documented_order(
-    tmp_path, monkeypatch, toy, hub, cache, package
-):
-    name = toy.file.filename
+    name = toy(CONTENT, package="toy-weights-model").filename
     monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "env"))
-    places = [
-        put(tmp_path / "given", name),
-        put(cache, name),
-        put(package / "models", name),
-    ]
     in_env = put(tmp_path / "env", name)
+    places = [put(folder, name) for folder in (tmp_path / "given", cache, package / "models")]
     assert weights.find("toy") == in_env
     for path in places:
         assert weights.find("toy", tmp_path / "given") == path
@@ -183,7 +148,7 @@ def test_places_are_searched_in_the_documented_order(
 
 def test_missing_folder_is_an_error(tmp_path, monkeypatch, toy, hub):
     monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "missing"))
-    with pytest.raises(BatikError, match=r"missing .*BATIK_WEIGHTS_DIR.* does not exist"):
+    with pytest.raises(BatikError, match=r"missing .*BATIK_WEIGHTS_DIR"):
         weights.find("toy")
     assert hub.requests == []
 
@@ -191,10 +156,10 @@ def test_missing_folder_is_an_error(tmp_path, monkeypatch, toy, hub):
 def test_wrong_hash_in_the_given_folder_stops_at_once(tmp_path, toy, hub, cache):
     put(cache, toy.file.filename)
     bad = put(tmp_path / "given", toy.file.filename, b"other")
-    error = failure(directory=tmp_path / "given")
+    error = failure(tmp_path / "given")
     assert hashlib.sha256(b"other").hexdigest() in error.tried[0]
     assert toy.file.sha256 in error.tried[0]
-    assert error.remedy == f"delete {bad} or fetch it again"
+    assert str(bad) in error.remedy
     assert hub.requests == []
 
 
@@ -202,11 +167,11 @@ def test_wrong_hash_in_the_given_folder_stops_at_once(tmp_path, toy, hub, cache)
 
 
 def test_download_then_reuse_without_a_request(toy, hub, cache, caplog):
-    path = weights.find("toy")
-    assert path == cache / toy.file.filename
-    assert path.read_bytes() == CONTENT
+    bad = put(cache, toy.file.filename, b"other")
+    assert weights.find("toy") == bad
+    assert bad.read_bytes() == CONTENT
     assert f"{hub.url}/{toy.file.filename}" in caplog.text  # said before it is asked
-    assert weights.find("toy") == path
+    assert weights.find("toy") == bad
     assert len(hub.requests) == 1
 
 
@@ -218,41 +183,37 @@ def test_nothing_is_asked_offline(toy, hub, monkeypatch):
     assert weights.find("toy")
 
 
-def test_wrong_hash_in_the_cache_is_fetched_again(toy, hub, cache):
-    bad = put(cache, toy.file.filename, b"other")
-    assert "has sha256" in failure(download=False).tried[0]
-    assert bad.read_bytes() == b"other"
-    assert weights.find("toy").read_bytes() == CONTENT
-    assert len(hub.requests) == 1
-
-
 @pytest.mark.parametrize(
-    ("mode", "timeout_s", "words"),
+    ("mode", "words"),
     [
-        ("stalled", 0.3, "timed out"),
-        ("silent", 0.3, "timed out"),
-        ("wrong hash", 5.0, hashlib.sha256(b"portal").hexdigest()),
-        ("404", 5.0, "404"),
+        ("stalled", "timed out"),
+        ("silent", "timed out"),
+        ("wrong hash", hashlib.sha256(b"portal").hexdigest()),
+        ("404", "404"),
+        ("not writable", "Not a directory"),
     ],
 )
-def test_failed_download_says_why_and_leaves_nothing(toy, hub, cache, mode, timeout_s, words):
+def test_failed_download_says_why_and_leaves_nothing(toy, hub, cache, mode, words, monkeypatch):
     hub.mode = mode
+    monkeypatch.setattr(weights, "TIMEOUT_S", 0.3)
     if mode == "wrong hash":
         hub.bodies[toy.file.filename] = b"portal"
     if mode == "404":
         hub.bodies.clear()
-    error = failure(timeout_s=timeout_s)
+    if mode == "not writable":
+        put(cache.parents[1], "hub", b"")
+    error = failure()
     assert error.tried[1].startswith(f"{hub.url}/{toy.file.filename}: ")
-    assert re.search(words, error.tried[1])
+    assert words in error.tried[1]
     assert toy.file.url in error.remedy and "BATIK_WEIGHTS_DIR" in error.remedy
-    assert not [p for p in cache.iterdir() if not p.name.endswith(".lock")]
+    assert not [p for p in cache.glob("*") if not p.name.endswith(".lock")]
 
 
 # --- load ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_load_returns_tensors_entry_and_path(toy, hub, cache, suffix):
+def test_load_returns_tensors_entry_and_path(toy, cache, suffix):
     torch = pytest.importorskip("torch")
     tensors = {"b.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
     if suffix == ".pth":
@@ -261,8 +222,7 @@ def test_load_returns_tensors_entry_and_path(toy, hub, cache, suffix):
         content = buffer.getvalue()
     else:
         content = pytest.importorskip("safetensors.torch").save(tensors)
-    file = toy(toy_file(content, suffix))
-    hub.bodies[file.filename] = content
+    file = toy(content, suffix)
     state_dict, entry, path = weights.load("toy")
     assert (entry, path) == (file, cache / file.filename)
     assert state_dict.keys() == tensors.keys()
@@ -288,13 +248,9 @@ def test_anything_but_a_state_dict_is_refused(tmp_path, toy, content):
         buffer.write(b"noise")
     else:
         torch.save({"weight": Evil(marker) if content == "evil zip" else 1}, buffer)
-    body = buffer.getvalue()
-    file = toy(toy_file(body, ".safetensors" if "safetensors" in content else ".pth"))
-    put(tmp_path / "given", file.filename, body)
+    file = toy(buffer.getvalue(), ".safetensors" if "safetensors" in content else ".pth")
+    path = put(tmp_path / "given", file.filename, buffer.getvalue())
     with pytest.raises(WeightsNotFound, match="no plain state dict") as caught:
         weights.load("toy", tmp_path / "given")
-    assert str(tmp_path / "given" / file.filename) in caught.value.remedy
+    assert str(path) in caught.value.remedy
     assert not marker.exists()
-
-
-# --- the real files, where they are ---------------------------------------------------------------

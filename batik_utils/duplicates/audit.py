@@ -8,19 +8,17 @@ a near-duplicate in training (``course_twins.csv``).
 
 import logging
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from batik_utils import baselines, models, recipes, splits, training, transforms
 from batik_utils.data import Dataset, read_table, write_table
 from batik_utils.duplicates import pairs
 from batik_utils.errors import BatikError
 from batik_utils.images import motifs
-from batik_utils.weights import WeightsNotFound
 
 log = logging.getLogger(__name__)
 
@@ -32,50 +30,21 @@ INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "ca
 PROBE = "efficientnet_lite0"
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What an audit found; every table is written as a CSV file of its name."""
+def run(dataset: Dataset, results: Path, *, weights_directory: str | None = None) -> dict[str, int]:
+    """Audit a data set, best with all motifs; write what was found, and return what was counted.
 
-    folder: Path
-    duplicates: pd.DataFrame  # `pairs.EDGE_COLUMNS` and ``seen``
-    duplicate_groups: pd.DataFrame  # ``path, motif, group``
-    doubtful_labels: pd.DataFrame  # ``DOUBT_COLUMNS``
-    course_twins: pd.DataFrame  # one row a test picture; empty if there is no split ``course``
-
-    def counts(self) -> dict[str, int]:
-        """Return the numbers of the summary, by name."""
-        edges, sizes = self.duplicates, self.duplicate_groups["group"].value_counts()
-        counts = {
-            "pictures": len(self.duplicate_groups),
-            "pairs": len(edges),
-            "pairs across motifs": (edges["motif_a"] != edges["motif_b"]).sum(),
-            **{f"pairs by {m}": (edges["method"] == m).sum() for m in pairs.METHODS},
-            **{f"pairs seen {seen}": (edges["seen"] == seen).sum() for seen in SEEN},
-            "groups of two or more": (sizes > 1).sum(),
-            "pictures in such groups": sizes[sizes > 1].sum(),
-            "largest group": sizes.max(),
-            "doubtful labels": self.doubtful_labels["path"].nunique(),
-        }
-        if len(self.course_twins):
-            direct = (self.course_twins["direct"] > 0).sum()
-            counts["course test pictures with a near-duplicate in training"] = direct
-        return {name: int(count) for name, count in counts.items()}
-
-    def __str__(self) -> str:
-        lines = [f"{name}: {count}" for name, count in self.counts().items()]
-        return "\n".join([*lines, "", str(self.folder)])
-
-
-def run(dataset: Dataset, results: Path, *, weights_directory: str | None = None) -> Audit:
-    """Audit a data set, best with all motifs, and write what was found; repeatable.
-
-    Raises:
-        BatikError: the folder holds the audit of more pictures, or a file made by hand is damaged.
+    BatikError: the folder holds the audit of more pictures, or a file made by hand is damaged.
     """
     folder = folder_of(dataset, results)
-    _refuse_smaller(dataset, folder)
+    there = _read(folder / "duplicate_groups.csv", ("path",))
+    if missing := {*there["path"]} - {*dataset.manifest["path"]}:
+        raise BatikError(
+            f"{folder} holds the audit of {len(there)} pictures, {len(missing)} of which are not "
+            f"in {dataset.root} as loaded now: load all classes, choose another results folder, "
+            f"or remove {folder / 'duplicate_groups.csv'}."
+        )
     judged = _read(folder / "duplicates.csv", ("path_a", "path_b", "seen"))
-    if odd := set(judged["seen"]) - {*SEEN, ""}:
+    if odd := {*judged["seen"]} - {*SEEN, ""}:
         raise BatikError(
             f"{folder / 'duplicates.csv'} has {sorted(odd)} in the column 'seen': use "
             f"{', '.join(SEEN)}, or leave it empty."
@@ -87,26 +56,52 @@ def run(dataset: Dataset, results: Path, *, weights_directory: str | None = None
     edges = edges.merge(judged, "left", ["path_a", "path_b"]).fillna({"seen": ""})
     known = pd.concat([edges, missed[["path_a", "path_b"]].assign(seen="true")])
     groups = pairs.group(dataset, known)
-    doubts, twins = [across_motifs(edges), _by_eye(dataset, by_eye)], pd.DataFrame()
-    three = only(dataset, motifs.MOTIFS)
-    if three.classes == motifs.MOTIFS:
+    tables = {"duplicates": edges, "duplicate_groups": groups}
+    doubts = [across_motifs(edges), dataset.manifest[["path", "motif"]].merge(by_eye, on="path")]
+    if {*motifs.MOTIFS} <= {*dataset.classes}:
+        manifest = dataset.manifest[dataset.manifest["motif"].isin(motifs.MOTIFS)]
+        manifest = manifest.reset_index(drop=True)
+        three = replace(dataset, classes=motifs.MOTIFS, manifest=manifest)
         try:
             doubts.append(confident_learning(three, out_of_fold(three, groups, weights_directory)))
-        except WeightsNotFound as error:
+        except BatikError as error:
             log.warning("Confident learning left out: %s", error)
         try:
-            twins = in_training(splits.make("course", three), known, groups)
+            tables["course_twins"] = in_training(splits.make("course", three), known, groups)
         except BatikError as error:
             log.warning("Near-duplicates in the split 'course' left out: %s", error)
     place = {path: i for i, path in enumerate(dataset.manifest["path"])}
-    doubtful = pd.concat(doubts, ignore_index=True)
-    doubtful = doubtful.sort_values("path", key=lambda p: p.map(place), kind="stable")
+    doubtful = pd.concat(doubts, ignore_index=True)[list(DOUBT_COLUMNS)]
+    tables["doubtful_labels"] = doubtful.sort_values(
+        "path", key=lambda p: p.map(place), kind="stable", ignore_index=True
+    )
+    for name, table in tables.items():
+        write_table(table, folder / f"{name}.csv", None)
+    return _counts(**tables)
 
-    found = Audit(folder, edges, groups, doubtful.reset_index(drop=True), twins)
-    for name, table in vars(found).items():
-        if isinstance(table, pd.DataFrame) and len(table.columns):
-            write_table(table, folder / f"{name}.csv", None)
-    return found
+
+def _counts(
+    duplicates: pd.DataFrame,
+    duplicate_groups: pd.DataFrame,
+    doubtful_labels: pd.DataFrame,
+    course_twins: pd.DataFrame | None = None,
+) -> dict[str, int]:
+    sizes = duplicate_groups["group"].value_counts()
+    counts = {
+        "pictures": len(duplicate_groups),
+        "pairs": len(duplicates),
+        "pairs across motifs": (duplicates["motif_a"] != duplicates["motif_b"]).sum(),
+        **{f"pairs by {m}": (duplicates["method"] == m).sum() for m in pairs.METHODS},
+        **{f"pairs seen {seen}": (duplicates["seen"] == seen).sum() for seen in SEEN},
+        "groups of two or more": (sizes > 1).sum(),
+        "pictures in such groups": sizes[sizes > 1].sum(),
+        "largest group": sizes.max(),
+        "doubtful labels": doubtful_labels["path"].nunique(),
+    }
+    if course_twins is not None:
+        direct = (course_twins["direct"] > 0).sum()
+        counts["course test pictures with a near-duplicate in training"] = direct
+    return {name: int(count) for name, count in counts.items()}
 
 
 def folder_of(dataset: Dataset, results: Path) -> Path:
@@ -136,13 +131,6 @@ def doubted(folder: Path, *, by_any: bool = False) -> set[str] | None:
     return set(table.loc[by_any | table["source"].isin(INDEPENDENT_DOUBTS), "path"])
 
 
-def only(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """Return the part of a data set that belongs to some motifs."""
-    manifest = dataset.manifest[dataset.manifest["motif"].isin(classes)].reset_index(drop=True)
-    there = tuple(motif for motif in dataset.classes if motif in classes)
-    return replace(dataset, classes=there, manifest=manifest)
-
-
 def across_motifs(edges: pd.DataFrame) -> pd.DataFrame:
     """Return both pictures of every pair filed under two motifs, unless it was judged false."""
     across = edges[(edges["motif_a"] != edges["motif_b"]) & (edges["seen"] != "false")]
@@ -159,16 +147,13 @@ def in_training(split: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame) 
 
     ``path, motif, direct, by_group`` and ``twins``, the paths of the direct ones.
     """
-    edges = edges[edges["seen"] != "false"]
-    train = set(split.loc[split["subset"] == "train", "path"])
-    near: dict[str, set[str]] = {}
-    for a, b in zip(edges["path_a"], edges["path_b"], strict=True):
-        near.setdefault(a, set()).add(b)
-        near.setdefault(b, set()).add(a)
+    train = {*split.loc[split["subset"] == "train", "path"]}
+    test = split.loc[split["subset"] == "test", ["path", "motif"]]
+    ends = edges.loc[edges["seen"] != "false", ["path_a", "path_b"]].to_numpy().tolist()
+    near = {*map(tuple, ends), *((b, a) for a, b in ends)}
+    direct = [sorted(b for a, b in near if a == path and b in train) for path in test["path"]]
     group = dict(zip(groups["path"], groups["group"], strict=True))
     members = groups.loc[groups["path"].isin(train), "group"].value_counts()
-    test = split.loc[split["subset"] == "test", ["path", "motif"]]
-    direct = [sorted(near.get(path, set()) & train) for path in test["path"]]
     return test.assign(
         direct=[len(others) for others in direct],
         by_group=[int(members.get(group.get(path), 0)) for path in test["path"]],
@@ -183,18 +168,17 @@ def out_of_fold(
 
     The mean of five divisions into at most ten folds that keep near-duplicates together.
     """
-    values = _features(dataset, weights_directory)
-    of = dict(zip(groups["path"], groups["group"], strict=True))
-    group = dataset.manifest["path"].map(of)
-    labels = np.array(dataset.labels)
-    folds = min(10, int(group.groupby(labels).nunique().min()))
+    values, labels = _features(dataset, weights_directory), np.array(dataset.labels)
+    part = groups[groups["path"].isin(dataset.manifest["path"])]
+    folds = min(10, int(part.groupby("motif")["group"].nunique().min()))
+    table = splits.make_folds(dataset, groups, folds=folds)
     sums = np.zeros((len(labels), len(dataset.classes)))
-    for seed in range(5):
-        division = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-        for train, test in division.split(values, labels, group):
-            probe = baselines.linear_probe().fit(values[train], labels[train])
+    for repeat in range(splits.n_repeats(table)):
+        for fold in range(folds):
+            test = (table[f"repeat_{repeat}"] == fold).to_numpy()
+            probe = baselines.linear_probe().fit(values[~test], labels[~test])
             sums[test] += probe.predict_proba(values[test])
-    return sums / 5
+    return sums / splits.n_repeats(table)
 
 
 def confident_learning(dataset: Dataset, probabilities: np.ndarray) -> pd.DataFrame:
@@ -209,16 +193,13 @@ def confident_learning(dataset: Dataset, probabilities: np.ndarray) -> pd.DataFr
     worst = find_label_issues(
         labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
     )
-    rows = []
-    for i in worst:
-        path, motif = dataset.manifest.loc[i, ["path", "motif"]]
-        guess = int(probabilities[i].argmax())
-        reason = (
-            f"read as {dataset.classes[guess]} ({probabilities[i, guess]:.2f}), its label has "
-            f"{probabilities[i, labels[i]]:.2f}"
-        )
-        rows.append((path, motif, "confident learning", reason))
-    return pd.DataFrame(rows, columns=list(DOUBT_COLUMNS))
+    table = dataset.manifest.loc[worst, ["path", "motif"]].assign(source="confident learning")
+    return table.assign(
+        reason=[
+            f"read as {dataset.classes[p.argmax()]} ({p.max():.2f}), its label has {p[label]:.2f}"
+            for p, label in zip(probabilities[worst], labels[worst], strict=True)
+        ]
+    )
 
 
 def _features(dataset: Dataset, weights_directory: str | None) -> np.ndarray:
@@ -229,24 +210,8 @@ def _features(dataset: Dataset, weights_directory: str | None) -> np.ndarray:
     return training.features(model, preprocessing, pixels).numpy()
 
 
-def _by_eye(dataset: Dataset, doubts: pd.DataFrame) -> pd.DataFrame:
-    motif_of = dict(zip(dataset.manifest["path"], dataset.manifest["motif"], strict=True))
-    known = doubts[doubts["path"].isin(list(motif_of))]
-    return known.assign(motif=known["path"].map(motif_of))[list(DOUBT_COLUMNS)]
-
-
 def _read(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     """Read some columns of a CSV file that may not be there yet."""
     if not path.exists():
         return pd.DataFrame(columns=list(columns), dtype=str)
     return read_table(path, columns)[list(columns)]
-
-
-def _refuse_smaller(dataset: Dataset, folder: Path) -> None:
-    there = _read(folder / "duplicate_groups.csv", ("path",))
-    if missing := set(there["path"]) - set(dataset.manifest["path"]):
-        raise BatikError(
-            f"{folder} holds the audit of {len(there)} pictures, {len(missing)} of which are not "
-            f"in {dataset.root} as loaded now: load all classes, choose another results folder, "
-            f"or remove {folder / 'duplicate_groups.csv'}."
-        )

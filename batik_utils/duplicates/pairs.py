@@ -29,14 +29,12 @@ EDGE_COLUMNS += ("correlation", "inliers", "spread", "aligned", "overlap")
 
 #: From here on a pair is the same picture: share of equal hash bits, correlation. High, as two
 #: shirts before one white wall agree in 0.87 of the bits and correlate by 0.98.
-MIN_HASH = 0.90
-MIN_CORRELATION = 0.99
+MIN_HASH, MIN_CORRELATION = 0.90, 0.99
 #: From here on a pair is worth a closer look.
 LOOK_HASH, LOOK_CORRELATION = 0.70, 0.75
-#: Pictures looked at closely because they share the most rare points, of each flip.
-SHORTLIST = 12
-#: At most so many others are looked at closely because hash or correlation is near.
-NEAR = 50
+#: Pictures looked at closely because they share the most rare points, of each flip; and at most so
+#: many others because hash or correlation is near.
+SHORTLIST, NEAR = 12, 50
 #: Pictures whose shortlists are made at once, which bounds the memory.
 BLOCK = 256
 
@@ -59,27 +57,11 @@ class Look:
 class Comparison:
     """How alike two pictures are, by each method."""
 
-    exact: bool
+    method: str  # the strictest that calls them duplicates; "" if none does
+    score: float  # its own number: 1, share of bits, correlation, or share of blocks alike
     hash: float  # largest share of equal hash bits over the eight flips and turns, 0 to 1
     correlation: float  # largest correlation of the small grey versions, -1 to 1
     verification: local_features.Verification
-
-    @property
-    def method(self) -> str:
-        """The strictest method that calls them duplicates; "" if none does."""
-        held = (
-            self.exact,
-            self.hash >= MIN_HASH,
-            self.correlation >= MIN_CORRELATION,
-            local_features.is_same(self.verification),
-        )
-        return next((name for name, holds in zip(METHODS, held, strict=True) if holds), "")
-
-    @property
-    def score(self) -> float:
-        """The method's own number: 1, share of bits, correlation, or share of blocks alike."""
-        numbers = (1.0, self.hash, self.correlation, self.verification.aligned)
-        return dict(zip(METHODS, numbers, strict=True)).get(self.method, 0.0)
 
 
 def look(picture: Image.Image, sha256: str = "") -> Look:
@@ -92,9 +74,8 @@ def look(picture: Image.Image, sha256: str = "") -> Look:
     ).reshape(len(turned), -1)
     small -= small.mean(1, keepdims=True)
     small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
-    return Look(
-        sha256, np.where(bits, 1, -1).astype(np.int8), small, local_features.extract(picture)
-    )
+    hashes = np.where(bits, 1, -1).astype(np.int8)
+    return Look(sha256, hashes, small, local_features.extract(picture))
 
 
 class Gallery:
@@ -145,37 +126,46 @@ def compare(a: Look, b: Look) -> Comparison:
     """Compare two pictures by every method; their order makes no difference."""
     a, b = sorted((a, b), key=lambda entry: entry.sha256)
     bits = a.hashes.astype(np.float32) @ b.hashes[0].astype(np.float32) / len(b.hashes[0])
-    return Comparison(
-        a.sha256 == b.sha256 != "",
-        float((1 + bits.max()) / 2),
-        float((a.small @ b.small[0]).max()),
-        local_features.verify(a.features, b.features),
-    )
+    bits, correlation = float((1 + bits.max()) / 2), float((a.small @ b.small[0]).max())
+    found = local_features.verify(a.features, b.features)
+    held = {
+        "exact": (a.sha256 == b.sha256 != "", 1.0),
+        "hash": (bits >= MIN_HASH, bits),
+        "correlation": (correlation >= MIN_CORRELATION, correlation),
+        "features": (local_features.is_same(found), found.aligned),
+    }
+    method = next((name for name in METHODS if held[name][0]), "")
+    score = held[method][1] if method else 0.0
+    return Comparison(method, score, bits, correlation, found)
 
 
 def find(dataset: Dataset) -> pd.DataFrame:
     """Return every pair of pictures that a method calls duplicates, with ``EDGE_COLUMNS``."""
-    jobs = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
+    files = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
 
-    def look_at(job: tuple) -> Look:
-        return look(open_image(job[0], at_least=local_features.SIDE), job[1])
+    def look_at(file: tuple) -> Look:
+        return look(open_image(file[0], at_least=local_features.SIDE), file[1])
 
-    gallery = Gallery(list(_in_threads(look_at, jobs, "Looking at pictures")))
+    gallery = Gallery(list(_in_threads(look_at, files, "Looking at pictures")))
     looks = gallery.looks
-    pairs: set[tuple[int, int]] = set()
-    for i, others in enumerate(gallery.candidates(looks)):
-        pairs |= {(min(i, j), max(i, j)) for j in others.tolist() if i != j}
-    jobs = sorted(pairs)
+    jobs = sorted(
+        {
+            (min(i, j), max(i, j))
+            for i, others in enumerate(gallery.candidates(looks))
+            for j in others.tolist()
+            if i != j
+        }
+    )
     compared = _in_threads(lambda pair: compare(*(looks[k] for k in pair)), jobs, "Comparing")
-    paths, motifs = dataset.manifest["path"].tolist(), dataset.manifest["motif"].tolist()
+    names = dataset.manifest[["path", "motif"]].to_numpy()
     rows = []
-    for (i, j), comparison in zip(jobs, compared, strict=True):
-        if comparison.method:
-            seen = comparison.verification
-            numbers = (comparison.score, comparison.hash, comparison.correlation)
-            shares = (seen.spread, seen.aligned, seen.overlap)
-            row = paths[i], paths[j], motifs[i], motifs[j], comparison.method
-            rows.append((*row, *(round(n, 3) for n in (*numbers, seen.inliers, *shares))))
+    for (i, j), found in zip(jobs, compared, strict=True):
+        if found.method:
+            seen = found.verification
+            numbers = (found.score, found.hash, found.correlation)
+            numbers += (seen.inliers, seen.spread, seen.aligned, seen.overlap)
+            row = (names[i, 0], names[j, 0], names[i, 1], names[j, 1], found.method)
+            rows.append((*row, *(round(n, 3) for n in numbers)))
     return pd.DataFrame(rows, columns=list(EDGE_COLUMNS))
 
 
@@ -186,23 +176,15 @@ def group(dataset: Dataset, edges: pd.DataFrame) -> pd.DataFrame:
     group's first picture in manifest order. An edge that a person has judged false (column
     ``seen``) and edges to pictures outside the data set join nothing.
     """
-    paths = dataset.manifest["path"].tolist()
-    if "seen" in edges:
-        edges = edges[edges["seen"] != "false"]
-    graph = nx.Graph()
-    graph.add_nodes_from(paths)
-    known = set(paths)
-    graph.add_edges_from(
-        (a, b)
-        for a, b in zip(edges["path_a"], edges["path_b"], strict=True)
-        if a in known and b in known
-    )
-    place = {path: i for i, path in enumerate(paths)}
+    place = {path: i for i, path in enumerate(dataset.manifest["path"])}
+    edges = edges[edges["seen"] != "false"]
+    graph = nx.Graph(list(zip(edges["path_a"], edges["path_b"], strict=True)))
+    graph = nx.Graph(graph.subgraph(place))
+    graph.add_nodes_from(place)
     first = {}
     for members in nx.connected_components(graph):
-        head = min(members, key=place.__getitem__)
-        first |= dict.fromkeys(members, head)
-    return dataset.manifest[["path", "motif"]].assign(group=[first[path] for path in paths])
+        first |= dict.fromkeys(members, min(members, key=place.__getitem__))
+    return dataset.manifest[["path", "motif"]].assign(group=[first[path] for path in place])
 
 
 def _in_threads(function: Callable, jobs: Sequence, text: str) -> Iterator:

@@ -1,8 +1,5 @@
 """Arrays that took long to compute, stored in the cache folder: whole or not at all.
 
-    >>> from batik_utils.images import cache
-    >>> pixels = cache.cached("pixels", ("224", "bilinear", digest), 150, decode_all)
-
 A file is named by everything its array depends on, so a changed picture, setting or weight makes
 another file, and the folder may be removed at any time. Two processes that want the same array
 take turns: the second one reads what the first one made.
@@ -33,15 +30,14 @@ def folder() -> Path:
     return cache_folder() / "arrays"
 
 
-def digest(parts: Iterable[str | bytes]) -> str:
-    """Return a name for what an array depends on: 20 hexadecimal digits of a SHA-256."""
+def _name(kind: str, parts: Iterable[str | bytes]) -> str:
     found = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
         # the length keeps ("ab", "c") apart from ("a", "bc")
         found.update(f"{len(part)} ".encode())
         found.update(part)
-    return found.hexdigest()[:20]
+    return f"{kind}-{found.hexdigest()[:20]}.npy"
 
 
 def cached(
@@ -51,10 +47,10 @@ def cached(
 
     ``kind`` and ``parts`` (everything that the array depends on) name the file. ``rows`` yields the
     rows, of one shape and type; they go to the file as they come, so the array need not fit into
-    memory. The result is mapped from the file; changes to it stay in memory. Where the cache folder
+    memory. The result is mapped from the file; changes to it stay in memory. Where the folder
     cannot be written, a warning says so and the array is in memory.
     """
-    path = folder() / f"{kind}-{digest(parts)}.npy"
+    path = folder() / _name(kind, parts)
     if (found := _read(path)) is not None:
         return found
     try:
@@ -84,14 +80,8 @@ def _read(path: Path) -> np.ndarray | None:
 
 def _write(path: Path, n: int, rows: Iterable[np.ndarray]) -> None:
     with path.open("wb") as stream:
-        count = 0
-        for count, row in enumerate(rows, 1):
-            if count == 1:
-                shape = (n, *row.shape)
-                header = {"descr": row.dtype.str, "fortran_order": False, "shape": shape}
+        for k, row in enumerate(rows):
+            if k == 0:
+                header = {"descr": row.dtype.str, "fortran_order": False, "shape": (n, *row.shape)}
                 np.lib.format.write_array_header_2_0(stream, header)
-            if row.shape != shape[1:] or row.dtype.str != header["descr"] or count > n:
-                raise ValueError(f"row {count} of {n} is {row.dtype} {row.shape}, not {shape[1:]}")
             stream.write(np.ascontiguousarray(row).data)
-        if count != n:
-            raise ValueError(f"{count} rows were given, not {n}")

@@ -1,8 +1,5 @@
 """Changed copies of an image: cropped, turned, recoloured, with a watermark.
 
-    >>> from batik_utils.images import changes
-    >>> other = changes.changed(image, np.random.default_rng([seed, number]))
-
 A classifier learns from such copies and is tested on them, because watermark, background, distance
 and light belong to the shop and not to the motif.
 """
@@ -38,10 +35,7 @@ def watermark(
 
 
 def changed(image: Image.Image, rng: Generator) -> Image.Image:
-    """Return a changed copy of an RGB image, of another size; ``rng`` decides everything.
-
-    Each change comes by chance, and a person still recognises the motif in what results.
-    """
+    """Return a changed copy of an RGB image, of another size; ``rng`` decides everything."""
     picture = image.copy()
     picture.thumbnail((1024, 1024), Image.Resampling.BICUBIC)  # more is never seen
     if rng.random() < 0.2:
@@ -58,9 +52,8 @@ def changed(image: Image.Image, rng: Generator) -> Image.Image:
         picture = picture.transpose(_TURNS[rng.integers(len(_TURNS))])
     picture = _recoloured(picture, rng)
     if rng.random() < 0.25:
-        picture = picture.filter(
-            ImageFilter.GaussianBlur(rng.uniform(0.002, 0.005) * picture.width)
-        )
+        radius = rng.uniform(0.002, 0.005) * picture.width
+        picture = picture.filter(ImageFilter.GaussianBlur(radius))
     return picture
 
 

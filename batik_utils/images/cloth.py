@@ -1,9 +1,8 @@
 """The embedded data set: drawn cloth of the three motifs, for people without photographs.
 
 *Sidoluhur* is a lattice of lozenges with an ornament in each, *Tambal* a patchwork of patterns,
-*Betawi* figures on a plain ground above a row of tumpal triangles; then comes the photograph: crop,
-angle, folds, light, watermark, blur, noise. Colours overlap between motifs. It is no substitute for
-batik: whatever is measured on it must say "synthetic".
+*Betawi* figures above a row of tumpal triangles; each drawing is then photographed. It is no
+substitute for batik: whatever is measured on it must say "synthetic".
 """
 
 import colorsys
@@ -18,14 +17,12 @@ from numpy.random import Generator
 from PIL import Image, ImageDraw, ImageFilter
 from tqdm.auto import tqdm
 
-from batik_utils.errors import BatikError, NotWritten
+from batik_utils.errors import NotWritten
 from batik_utils.images.changes import watermark
 from batik_utils.images.motifs import MOTIFS
 
 #: Raise it whenever the same arguments give other pixels, so that old folders are not reused.
 VERSION = 3
-#: The file in the data set's root that says which one it is.
-MARKER = ".synthetic"
 SIDE = 720  # pixels along a cloth's edge
 SIDES = (240, 420)  # range of a written picture's sides, pixels
 WORDS = ("contoh", "kain batik", "toko online", "Rp 85.000", "batik tulis", "foto: koleksi")
@@ -262,11 +259,6 @@ def _light(rng: Generator, picture: Image.Image) -> Image.Image:
 def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Image:
     """Draw one RGB picture of one of `MOTIFS`; a seed and size (px) always give the same pixels."""
     w, h = size
-    if motif not in CLOTHS or seed < 0 or min(size) < 32:
-        raise BatikError(
-            f"No cloth of {motif!r}, seed {seed} and {w} x {h} px can be drawn: choose "
-            f"{', '.join(CLOTHS)}, a seed from 0 and 32 x 32 px or more."
-        )
     rng = _generator(seed, motif)
     colours = _palette(rng, rng.choice([*FAMILIES], p=WEARS[motif]))
     picture = _view(rng, CLOTHS[motif](rng, colours).image, (2 * w, 2 * h))
@@ -280,20 +272,16 @@ def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Ima
 
 
 def write(root: Path, per_motif: int = 50) -> Path:
-    """Write the data set, ``root/batik-<motif>/1.jpg`` and so on, or find it written already.
+    """Write the data set, ``root/batik-<motif>/1.jpg`` and so on, unless it is there already.
 
-    It appears whole or not at all; a picture depends on its motif and number alone.
-
-    Raises:
-        BatikError: ``root`` holds anything else than this very data set.
-        NotWritten: the system refuses to write there.
+    It appears whole or not at all; a picture depends on its motif and number alone. NotWritten: the
+    system refuses to write there.
     """
-    root = Path(root).resolve()
     growing = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
+    pictures = [(motif, n) for motif in MOTIFS for n in range(1, per_motif + 1)]
     try:
-        if _finished(root, per_motif):
+        if root.is_dir() and any(root.iterdir()):
             return root
-        pictures = [(motif, n) for motif in MOTIFS for n in range(1, per_motif + 1)]
         for motif, n in tqdm(pictures, desc="Drawing cloth", unit="picture"):
             folder = growing / f"batik-{motif}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -301,12 +289,10 @@ def write(root: Path, per_motif: int = 50) -> Path:
             size = tuple(rng.integers(SIDES[0], SIDES[1] + 1, 2).tolist())
             picture = draw(motif, int(rng.integers(2**32)), size)
             picture.save(folder / f"{n}.jpg", quality=int(rng.integers(35, 93)))
-        (growing / MARKER).write_text(f"{VERSION} {per_motif}\n", encoding="utf-8")
         try:
             growing.rename(root)
         except OSError:
-            # another process may have been first; whose folder it is does not matter
-            if not _finished(root, per_motif):
+            if not any(root.iterdir()):  # another process may have been first
                 raise
     except OSError as error:
         raise NotWritten(
@@ -321,16 +307,3 @@ def write(root: Path, per_motif: int = 50) -> Path:
 def _generator(seed: int, motif: str, *more: int) -> Generator:
     # a motif's checksum rather than its place in a list: subsets draw the same pictures
     return np.random.default_rng([seed, zlib.crc32(motif.encode()), *more])
-
-
-def _finished(root: Path, per_motif: int) -> bool:
-    """Return whether ``root`` holds this data set; raise if it holds anything else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    marker = root / MARKER
-    if not marker.is_file() or marker.read_text().split() != [str(VERSION), str(per_motif)]:
-        raise BatikError(
-            f"{root} holds something else than the drawn data set of this version: name another "
-            f"folder or delete this one first."
-        )
-    return True

@@ -1,21 +1,17 @@
 """Find image files, and open them by what they are, not by what they are called.
 
-    >>> from batik_utils.images import files
-    >>> image = files.open_image("batik-betawi/4.jpg")  # a GIF that is named .jpg
-    >>> image.mode
-    'RGB'
-
-Introduced in notebook 01, section "Opening messy files".
+>>> from batik_utils.images import files
+>>> files.open_image("batik-betawi/4.jpg").mode  # a GIF that is named .jpg
+'RGB'
 """
 
 import io
 import os
 import re
 import struct
-import threading
-import warnings
 import zlib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 import numpy as np
@@ -23,13 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from batik_utils.errors import BatikError
 
-try:
-    from PIL import AvifImagePlugin
-
-    _AVIF = ("AVIF",) if AvifImagePlugin.SUPPORTED else ()
-except ImportError:  # Pillow before 11.3
-    _AVIF = ()
-
+_AVIF = ("AVIF",) if find_spec("PIL._avif") else ()
 #: What may be opened; anything else that Pillow could read is refused.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
 #: Larger images are refused before they are decoded (width × height, px).
@@ -40,21 +30,26 @@ MAX_BYTES = 50_000_000
 #: ten of an ordinary one; a made one can hold thousands and take hours.
 MAX_SCANNED_PIXELS = 1_500_000_000
 
-# folders and files of operating systems, network drives and office programs, in lower case
-_SYSTEM = {"$recycle.bin", "recycler", "system volume information", "lost+found", "__macosx"}
-_SYSTEM |= {"@eadir", "@recycle", "#recycle", "#snapshot", "network trash folder"}
-_SYSTEM |= {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__", "temporary items"}
+# files and folders of operating systems, network drives and office programs
+_SYSTEM = re.compile(
+    r"\..*|~\$.*|\$recycle\.bin|recycler|recycled|system volume information|found\.\d{3}"
+    r"|config\.msi|lost\+found|lost\.dir|__macosx|__pycache__|@(eadir|recycle|tmp|sharebin"
+    r"|recently-snapshot|synoeastream)|#(recycle|snapshot)|(eh)?thumbs\.db|desktop\.ini|icon\r"
+    r"|network trash folder|temporary items|thevolumesettingsfolder|_vti_cnf|_gsdata_",
+    re.IGNORECASE,
+)
 
 _SAVE = "save it as JPEG or PNG"
-# how other files begin (regular expression, first 512 bytes), what they are, and what to do
+# how other files begin (regular expression, first 4,096 bytes), what they are, and what to do
 _OTHERS = (
-    (rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)", "HEIC photo of a phone", "save it as JPEG"),
+    (rb"....ftyp(hei[cmsxf]|hev[cmsx]|mif[12]|msf1)", "HEIC photo of a phone", "save it as JPEG"),
     (rb"....ftypavi[fs]", "AVIF image, which this version of Pillow does not read", _SAVE),
-    (rb"....ftypcrx|FUJIFILMCCD|IIU\x00|IIR[OS]", "raw photo of a camera", _SAVE),
-    (rb"....(ftyp|moov|mdat)|RIFF....AVI |\x1aE\xdf\xa3", "video", "take a still image of it"),
-    (rb"....jP  |\xff\x4f\xff\x51", "JPEG 2000 image", _SAVE),
-    (rb"....JXL |\xff\x0a", "JPEG XL image", _SAVE),
-    (rb"8BPS", "Photoshop document", _SAVE),
+    (rb"....ftypcrx|FUJIFILM|II[U*R][\0OS]|MM\0\*|FOVb", "raw photo of a camera", _SAVE),
+    (rb"....JXL |\xff\x0a|....ftypjxl", "JPEG XL image", _SAVE),
+    (rb"....jP  |\xff\x4f\xff\x51|....ftypjp2", "JPEG 2000 image", _SAVE),
+    (rb"....(ftyp|moov|mdat|wide)|RIFF....AVI |\x1aE\xdf\xa3|0&\xb2u", "video", "save a still"),
+    (rb"\x89PNG", "PNG that an iPhone's program was built with", _SAVE),
+    (rb"8BP[SB]", "Photoshop document", _SAVE),
     (rb"gimp xcf", "GIMP document", _SAVE),
     (rb"\x00\x00[\x01\x02]\x00", "Windows icon", _SAVE),
     (rb"P[1-7]\s", "PNM image", _SAVE),
@@ -67,30 +62,23 @@ _OTHERS = (
     (rb"bplist00", "placeholder of a cloud drive", "download the image itself"),
 )
 _OTHERS = [(re.compile(start, re.DOTALL), name, remedy) for start, name, remedy in _OTHERS]
+# how an image of our formats begins; a raw photo is a TIFF with an entry of its own
 _OWN = {
     "JPEG": rb"\xff\xd8\xff",
-    "PNG": rb"\x89PNG",
+    "PNG": rb"\x89PNG(?!\r\n\x1a\n....CgBI)",
     "GIF": rb"GIF8",
     "WEBP": rb"RIFF....WEBP",
-    "TIFF": rb"II\*\x00|MM\x00\*",
-    "BMP": rb"BM....\x00\x00\x00\x00",
+    "TIFF": rb"(II[*+]\0|MM\0[*+])(?!....CR|.*(\x12\xc6\x01\0\x04\0\0\0|\xc6\x12\0\x01\0\0\0\x04))",
+    "BMP": rb"BM....\0\0\0\0",
     **dict.fromkeys(_AVIF, rb"....ftypavi[fs]"),
 }
 _OWN = {name: re.compile(start, re.DOTALL) for name, start in _OWN.items()}
 
-# what undoes each EXIF orientation
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Python's warning filters are shared by all threads: two that change them must take turns
-_FILTERS = threading.Lock()
-
+# what undoes the EXIF orientations 2 to 8
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+_TURNS = {k: Image.Transpose[name] for k, name in enumerate(_TURNS.split(), 2)}
+# Pillow's own limit would also warn, in all threads alike; `MAX_PIXELS` speaks instead
+Image.MAX_IMAGE_PIXELS = None
 
 #: Reasons to refuse a file, in one word: no content; too many bytes; too many pixels; the system
 #: does not let it be read; no image, or of a format that is not read; photo of a phone in HEIC;
@@ -114,7 +102,7 @@ class ImageError(BatikError):
 
 def is_hidden(name: str) -> bool:
     """Return whether one part of a path is hidden or belongs to a system, as ``$RECYCLE.BIN``."""
-    return name.startswith((".", "~$")) or name.lower() in _SYSTEM
+    return bool(_SYSTEM.fullmatch(name))
 
 
 def is_visible(path: PurePath, folder: PurePath) -> bool:
@@ -122,42 +110,27 @@ def is_visible(path: PurePath, folder: PurePath) -> bool:
     return not any(map(is_hidden, path.relative_to(folder).parts))
 
 
-def walk(folder: Path) -> Iterator[Path]:
+def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
     """Yield the visible files below a folder, sorted, and broken links, so that they are named.
 
-    Links to folders are followed, each folder once.
+    Links to folders are followed, each folder once (``seen``: device and inode of each).
     """
-    yield from _walk(Path(folder), set())
-
-
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    try:
-        facts = folder.stat()
-        if (place := (facts.st_dev, facts.st_ino)) in seen:
-            return
-        seen.add(place)
-        visible = (entry for entry in os.scandir(folder) if not is_hidden(entry.name))
-        # links last: of a folder and a link to it the folder counts
-        entries = sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name))
-    except OSError as error:
-        raise BatikError(
-            f"{folder} cannot be listed ({error.strerror}): allow reading it, or move it away."
-        ) from error
-    for entry in entries:
+    seen = set() if seen is None else seen
+    facts = folder.stat()
+    if (place := (facts.st_dev, facts.st_ino)) in seen:
+        return
+    seen.add(place)
+    visible = (entry for entry in os.scandir(folder) if not is_hidden(entry.name))
+    # links last: of a folder and a link to it the folder counts
+    for entry in sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name)):
         path = folder / entry.name
         if path.is_dir():
-            yield from _walk(path, seen)
+            yield from walk(path, seen)
         elif path.is_file() or entry.is_symlink():
             yield path
 
 
-def open_image(
-    source: Path | str | bytes,
-    *,
-    max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
-    at_least: int | None = None,
-) -> Image.Image:
+def open_image(source: Path | str | bytes, *, at_least: int | None = None) -> Image.Image:
     """Return an image from a path or from a file's bytes: upright, on white, in RGB.
 
     The format is found from the content; of several frames the first counts. With ``at_least``, a
@@ -166,77 +139,64 @@ def open_image(
     Raises:
         ImageError: empty, too large, no image, damaged, or of a format not in ``FORMATS``.
     """
-    data = source if isinstance(source, bytes) else read_file(source, max_bytes)
-    return _decode(data, max_pixels, max_bytes, at_least)[0]
+    return _decode(source, at_least)[0]
 
 
-def inspect(source: Path | str | bytes, *, max_pixels: int = MAX_PIXELS) -> tuple[str, int, int]:
+def inspect(source: Path | str | bytes) -> tuple[str, int, int]:
     """Decode an image to prove that it is whole; return format, width and height as stored."""
-    data = source if isinstance(source, bytes) else read_file(source)
     # the reduced decode still reads every byte of a JPEG, so a truncated one is found
-    return _decode(data, max_pixels, MAX_BYTES, at_least=64)[1]
+    return _decode(source, at_least=64)[1]
 
 
-def read_file(path: Path | str, max_bytes: int = MAX_BYTES) -> bytes:
+def read_file(path: Path | str) -> bytes:
     """Return the content of a file; ImageError where it is too large or cannot be read."""
     path = Path(path)
     try:
-        if (size := path.stat().st_size) > max_bytes:
-            raise ImageError(_too_large(size, max_bytes), "bytes")
+        _check_bytes(path.stat().st_size)
         with path.open("rb") as stream:  # a device or pipe has no size, and may have no end
-            return stream.read(max_bytes + 1)
-    except FileNotFoundError as error:
-        broken = "a link to nothing" if path.is_symlink() else error.strerror
-        raise ImageError(f"cannot be read: {broken}", "unreadable") from error
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}", "unreadable") from error
-    except ValueError as error:  # a zero byte in the name
-        raise ImageError(f"cannot be read: {error}", "unreadable") from error
+            return stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        missing = isinstance(error, FileNotFoundError) and path.is_symlink()
+        reason = "a link to nothing" if missing else getattr(error, "strerror", "") or error
+        raise ImageError(f"cannot be read: {reason}", "unreadable") from error
+
+
+def _check_bytes(size: int) -> None:
+    if size > MAX_BYTES:
+        raise ImageError(f"file of {size:,} bytes, over the limit of {MAX_BYTES:,}", "bytes")
 
 
 def _decode(
-    data: bytes, max_pixels: int, max_bytes: int, at_least: int | None
+    source: Path | str | bytes, at_least: int | None
 ) -> tuple[Image.Image, tuple[str, int, int]]:
+    data = source if isinstance(source, bytes) else read_file(source)
     if not data:
         raise ImageError("empty file", "empty")
-    if len(data) > max_bytes:
-        raise ImageError(_too_large(len(data), max_bytes), "bytes")
+    _check_bytes(len(data))
     try:
         image = _identify(_lean_png(data))
-        kind = "JPEG" if image.format == "MPO" else str(image.format)
-        facts = (kind, *image.size)
-        pixels = image.width * image.height
-        if pixels > max_pixels:
-            raise ImageError(
-                f"{image.width} × {image.height} px, over the limit of {max_pixels:,} pixels",
-                "pixels",
-            )
+        kind, (width, height) = image.format.replace("MPO", "JPEG"), image.size
+        scans, ends = _scans(data) if kind == "JPEG" else (1, True)
+        if width * height > MAX_PIXELS:
+            over = f"over the limit of {MAX_PIXELS:,} pixels"
+            raise ImageError(f"{width} × {height} px, {over}", "pixels")
+        if width * height * scans > MAX_SCANNED_PIXELS:
+            raise ImageError(f"{width} × {height} px in {scans} scans, too slow", "pixels")
         if kind == "JPEG":
-            scans, ends = _scans(data)
-            if pixels * scans > MAX_SCANNED_PIXELS:
-                raise ImageError(
-                    f"{image.width} × {image.height} px in {scans} scans, too slow to decode",
-                    "pixels",
-                )
-            image = _load_jpeg(data, image, at_least, ends)
+            image = _load_jpeg(data, at_least, ends)
         image.load()
-        return _to_rgb(_upright(image)), facts
+        return _to_rgb(_upright(image)), (kind, width, height)
     except UnidentifiedImageError:
         raise _refusal(data) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"too many pixels: {error}", "pixels") from error
     except ImageError:
         raise
     # Pillow's decoders meet damaged files with exceptions of any type; each means the same here
     except Exception as error:
-        raise ImageError(f"damaged or truncated {_own(data)}: {error}", "damaged") from error
+        raise _refusal(data, f": {error}") from error
 
 
 def _identify(data: bytes) -> Image.Image:
-    with _FILTERS, warnings.catch_warnings():
-        # our own pixel limit speaks instead
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+    return Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def _lean_png(data: bytes) -> bytes:
@@ -280,42 +240,41 @@ def _scans(data: bytes) -> tuple[int, bool]:
     return scans, False
 
 
-def _load_jpeg(data: bytes, image: Image.Image, at_least: int | None, ends: bool) -> Image.Image:
-    def load(image: Image.Image) -> Image.Image:
+def _load_jpeg(data: bytes, at_least: int | None, ends: bool) -> Image.Image:
+    def load(data: bytes) -> Image.Image:
+        image = _identify(data)
         if at_least:
             image.draft("RGB", (at_least, at_least))
         image.load()
         return image
 
     try:
-        return load(image)
+        return load(data)
     except OSError:
         if ends:
             raise
         # Only the end marker may be missing: then whatever stands in its place changes no pixel.
         cut = data.rstrip(b"\xff")
-        one, other = (load(_identify(cut + more + b"\xff\xd9")) for more in (b"", b"\xa5\x3c" * 8))
+        one, other = (load(cut + more + b"\xff\xd9") for more in (b"", b"\xa5\x3c" * 8))
         if one.tobytes() != other.tobytes():
             raise
         return one
 
 
-def _too_large(size: int, limit: int) -> str:
-    return f"file of {size:,} bytes, over the limit of {limit:,}"
-
-
 def _own(data: bytes) -> str:
     """Return the name of the format that a file begins as; "" if it is none of ``FORMATS``."""
-    return next((name for name, start in _OWN.items() if start.match(data)), "")
+    return next((name for name, start in _OWN.items() if start.match(data[:4096])), "")
 
 
-def _refusal(data: bytes) -> ImageError:
+def _refusal(data: bytes, detail: str = "") -> ImageError:
     if name := _own(data):
-        return ImageError(f"damaged or truncated {name}", "damaged")
-    text = data[:512].removeprefix(b"\xef\xbb\xbf")
+        return ImageError(f"damaged or truncated {name}{detail}", "damaged")
+    text = data[:4096].removeprefix(b"\xef\xbb\xbf")
     for start, name, remedy in _OTHERS:
         if start.match(text):
             return ImageError(f"{name}; {remedy}", "heic" if "HEIC" in name else "format")
+    if detail:
+        return ImageError(f"damaged or truncated{detail}", "damaged")
     return ImageError(f"not an image (none of {', '.join(FORMATS)})", "format")
 
 
@@ -324,7 +283,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # noqa: BLE001  damaged EXIF of any kind: then there is no orientation to know
-        return image
+        turn = None
     return image if turn is None else image.transpose(turn)
 
 
@@ -340,14 +299,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     # 16-bit and float greyscale: Pillow would clip, we scale the stored range to 8 bit
-    values = np.asarray(image)
-    highest = values.max()
-    top = 65535.0 if image.mode.startswith("I;16") or highest > 255 else 255.0
-    if image.mode == "F" and highest <= 1:
-        top = 1.0
-    small = np.empty(values.shape, np.uint8)
-    # band by band: a large image in 64-bit numbers would take 400 MB
-    for start in range(0, len(values), 256):
-        band = np.nan_to_num(values[start : start + 256].astype(np.float64))
-        small[start : start + 256] = np.rint(np.clip(band / top, 0, 1) * 255)
-    return Image.fromarray(small)
+    values = np.nan_to_num(np.array(image, np.float32))
+    top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
+    if image.mode == "F" and values.max() <= 1:
+        top = 1
+    values *= 255 / top
+    return Image.fromarray(np.rint(values.clip(0, 255, out=values), out=values).astype(np.uint8))

@@ -5,7 +5,7 @@ import difflib
 import logging
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from batik_utils.errors import BatikError
@@ -15,33 +15,18 @@ log = logging.getLogger(__name__)
 
 #: The three motifs of the published course project, in the class order used everywhere.
 MOTIFS = ("betawi", "sidoluhur", "tambal")
-
+_ALL = """
+    bali betawi celup cendrawasih ceplok ciamis garutan gentongan kawung keraton lasem megamendung
+    parang pekalongan priangan sekar sidoluhur sidomukti sogan tambal
+"""
 #: All motifs of the Kaggle set ``dionisiusdh/indonesian-batik-motifs``, sorted.
-ALL_MOTIFS = (
-    "bali",
-    "betawi",
-    "celup",
-    "cendrawasih",
-    "ceplok",
-    "ciamis",
-    "garutan",
-    "gentongan",
-    "kawung",
-    "keraton",
-    "lasem",
-    "megamendung",
-    "parang",
-    "pekalongan",
-    "priangan",
-    "sekar",
-    "sidoluhur",
-    "sidomukti",
-    "sogan",
-    "tambal",
-)
+ALL_MOTIFS = tuple(_ALL.split())
 
 _NOISE = {"batik", "motif", "kain", "jpg", "jpeg", "png", "new", "train", "test", "val"}
-_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "latih"}
+_PART = re.compile(
+    r"(data|set|images?|gambar|split)*(trainval|train(ing)?|test(ing)?|val(id(ation|asi)?)?|dev"
+    r"|eval(uation)?|holdout|folds?|latih|pelatihan|uji|pengujian)(data|set|images?|gambar|split)*"
+)
 
 
 def _words(name: str) -> list[str]:
@@ -96,8 +81,7 @@ def of_folders(names: Iterable[str]) -> dict[str, str]:
 
 def is_split(name: str) -> bool:
     """Return whether a folder is named as a part of a divided data set, such as ``train``."""
-    words = {word for word in _words(name) if not word.isdigit()} - {"set", "data", "images"}
-    return bool(words) and words <= _SPLITS
+    return bool(_PART.fullmatch("".join(word for word in _words(name) if not word.isdigit())))
 
 
 def find_folders(root: Path, classes: str | Sequence[str]) -> tuple[dict[str, Path], bool]:
@@ -110,85 +94,71 @@ def find_folders(root: Path, classes: str | Sequence[str]) -> tuple[dict[str, Pa
         wrong = "is a file: unpack an archive, and give the folder" if root.exists() else ""
         wrong = wrong or "does not exist: check the path"
         raise BatikError(f"The data folder {root} {wrong}, or use source 'synthetic'.")
-    if isinstance(classes, str):
-        classes = classes.split(",")
-    names = [name.strip() for name in classes if name.strip()]
-    everything = [name.lower() for name in names] == ["all"]
+    names = classes.split(",") if isinstance(classes, str) else classes
+    names = [name.strip() for name in names if name.strip()]
+    if everything := [name.lower() for name in names] == ["all"]:
+        names = []
     inner = _folders_in(root)
     # kagglehub and zip files like to add a level
     for _ in range(9):
         if len(inner) == 1 and _holds_folders(inner[0]):
             root, inner = inner[0], _folders_in(inner[0])
-    meant = of_folders([folder.name for folder in inner])
-    asked = [] if everything else names
-    known = {*ALL_MOTIFS, *map(plain, asked), *map(from_folder, asked)}
-    by_motif: dict[str, list[Path]] = {}
-    nested = []
-    for folder in inner:
-        motif, holds_folders = meant[folder.name], _holds_folders(folder)
-        below = of_folders(f.name for f in _folders_in(folder)).values()
-        copy = holds_folders and (motif not in known or set(below) & ({*meant.values()} | known))
-        if copy:
-            nested.append(folder)
-        if copy or is_split(folder.name):
-            what = "it holds folders, no pictures" if copy else "its name says no motif"
-            log.warning("Left out the folder %s: %s.", folder, what)
-        else:
-            by_motif.setdefault(motif, []).append(folder)
-    if len(by_motif) < 2 and nested:
-        nested.sort(key=lambda folder: not folder.name.lower().startswith("train"))
-        raise BatikError(
-            f"{root} holds folders of folders ({', '.join(f.name for f in nested)}), not one "
-            f"folder a motif: give one of them as the root, such as --root {nested[0]}"
-        )
-    if not by_motif:
-        raise BatikError(
-            f"{root} holds no folder of a motif: it should hold one folder a motif, such as "
-            f"'batik-tambal'."
-        )
-    chosen = sorted(by_motif) if everything else _chosen(names, by_motif, root)
-    for motif in chosen:
-        if len(by_motif[motif]) > 1:
-            several = " and ".join(f"'{folder.name}'" for folder in by_motif[motif])
-            raise BatikError(
-                f"Several folders of {root} mean the motif '{motif}': {several}. Merge them, or "
-                f"rename one."
-            )
-    return {motif: by_motif[motif][0] for motif in chosen}, everything
-
-
-def _chosen(names: Sequence[str], there: Collection[str], root: Path) -> list[str]:
+    there = _by_motif(root, inner, names)
     exact = {name: plain(name) for name in names}
     meant = {n: m if m in there else from_folder(n) for n, m in exact.items()}
-    if missing := sorted({exact[name] for name, motif in meant.items() if motif not in there}):
+    chosen = sorted(there if everything else {*meant.values()})
+    if missing := sorted({exact[n] for n, m in meant.items() if m not in there}):
         raise BatikError(
             f"No folder for motif {', '.join(map(repr, missing))} in {root}: it has "
             f"{', '.join(sorted(there))}. For motifs of your own use --classes all (CLASSES = "
             f"'all' in a notebook), or name them."
         )
-    chosen = sorted(set(meant.values()))
-    if len(chosen) < 2:
-        raise BatikError(f"A classifier needs at least two motifs, not {chosen}.")
-    return chosen
+    for motif in chosen:
+        if len(there[motif]) > 1:
+            several = " and ".join(f"'{folder.name}'" for folder in there[motif])
+            raise BatikError(
+                f"Several folders of {root} mean the motif '{motif}': {several}. Merge them, or "
+                f"rename one."
+            )
+    return {motif: there[motif][0] for motif in chosen}, everything
+
+
+def _by_motif(root: Path, inner: list[Path], asked: list[str]) -> dict[str, list[Path]]:
+    """Return the folders that mean each motif; copies and parts of a data set mean none."""
+    meant = of_folders([folder.name for folder in inner])
+    known = {*ALL_MOTIFS, *map(plain, asked), *map(from_folder, asked)}
+    there: dict[str, list[Path]] = {}
+    nested = []
+    for folder in inner:
+        motif, below = meant[folder.name], of_folders(f.name for f in _folders_in(folder))
+        strange = motif not in known or {*below.values()} & {*meant.values(), *known}
+        if strange and _holds_folders(folder):
+            nested.append(folder)
+            log.warning("Left out the folder %s: it holds folders, no pictures.", folder)
+        elif is_split(folder.name):
+            log.warning("Left out the folder %s: its name says no motif.", folder)
+        else:
+            there.setdefault(motif, []).append(folder)
+    if len(there) < 2 and nested:
+        nested.sort(key=lambda folder: not re.match("train|latih|pelatihan", folder.name.lower()))
+        raise BatikError(
+            f"{root} holds folders of folders ({', '.join(f.name for f in nested)}), not one "
+            f"folder a motif: give one of them as the root, such as --root {nested[0]}"
+        )
+    if not there:
+        raise BatikError(f"{root} holds no folder of a motif, such as 'batik-tambal'.")
+    return there
 
 
 def _folders_in(folder: Path) -> list[Path]:
-    try:
-        found = [p for p in folder.iterdir() if not files.is_hidden(p.name) and p.is_dir()]
-    except OSError as error:
-        raise BatikError(
-            f"{folder} cannot be listed ({error.strerror}): allow reading it."
-        ) from error
-    return sorted(found)
+    return sorted(p for p in folder.iterdir() if not files.is_hidden(p.name) and p.is_dir())
 
 
 def _holds_folders(folder: Path) -> bool:
     """Return whether a folder has folders in it and no picture beside them."""
-    if not _folders_in(folder):
-        return False
     for path in sorted(folder.iterdir()):
         if path.is_file() and not files.is_hidden(path.name):
             with contextlib.suppress(files.ImageError):
                 files.inspect(path)
                 return False
-    return True
+    return bool(_folders_in(folder))

@@ -18,15 +18,6 @@ INTERPOLATIONS = {
 }
 
 
-def _check(size: int, interpolation: str) -> None:
-    if interpolation not in INTERPOLATIONS:
-        raise BatikError(
-            f"Unknown interpolation '{interpolation}': use one of {', '.join(INTERPOLATIONS)}."
-        )
-    if not 1 <= size <= 4096:
-        raise BatikError(f"The input size must be 1 to 4096 px, not {size}.")
-
-
 @dataclass(frozen=True)
 class Preprocessing:
     """What a set of weights expects: the whole image squashed to a square, then normalised.
@@ -40,7 +31,11 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        _check(self.size, self.interpolation)
+        if self.interpolation not in INTERPOLATIONS:
+            known = ", ".join(INTERPOLATIONS)
+            raise BatikError(f"Unknown interpolation '{self.interpolation}': use one of {known}.")
+        if not 1 <= self.size <= 4096:
+            raise BatikError(f"The input size must be 1 to 4096 px, not {self.size}.")
 
     def as_dict(self) -> dict:
         """Return plain values for JSON and checkpoints."""
@@ -50,12 +45,8 @@ class Preprocessing:
     def from_dict(cls, values: dict) -> "Preprocessing":
         """Rebuild from `as_dict`; BatikError where a key is missing or a value is impossible."""
         try:
-            return cls(
-                size=int(values["size"]),
-                mean=tuple(values["mean"]),
-                std=tuple(values["std"]),
-                interpolation=values["interpolation"],
-            )
+            mean, std = (tuple(values[name]) for name in ("mean", "std"))
+            return cls(int(values["size"]), mean, std, values["interpolation"])
         except (KeyError, TypeError, ValueError) as error:
             raise BatikError(f"Preprocessing is incomplete or damaged ({error!r}).") from error
 
@@ -65,43 +56,5 @@ IMAGENET = Preprocessing()
 
 def to_pixels(image: Image.Image, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Squash an RGB image of any size into a square: uint8 (3, size, size)."""
-    _check(size, interpolation)
     small = image.resize((size, size), INTERPOLATIONS[interpolation])
     return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How an exported model wants an image squashed: the content of ``preprocessing.json``.
-
-    Normalisation lies inside that model, so pixels are all that goes in.
-    """
-
-    size: int
-    fit: str = "squash"
-    interpolation: str = "bilinear"
-
-    def __post_init__(self):
-        if self.fit != "squash":
-            raise BatikError(f"Unknown fit '{self.fit}': images are squashed.")
-        _check(self.size, self.interpolation)
-
-    def as_dict(self) -> dict:
-        """Return plain values for ``preprocessing.json``."""
-        return {**asdict(self), "colour": "RGB"}
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Framing":
-        """Rebuild from `as_dict`; BatikError where a key is missing or a value is impossible."""
-        try:
-            if values["colour"] != "RGB":
-                raise BatikError(f"Unknown colour order '{values['colour']}': only RGB is known.")
-            return cls(int(values["size"]), values["fit"], values["interpolation"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BatikError(f"The preprocessing is incomplete or damaged ({error!r}).") from error
-
-
-def frame(image: Image.Image, framing: Framing) -> np.ndarray:
-    """Squash an RGB image into an exported model's square: uint8 (size, size, 3)."""
-    pixels = to_pixels(image, framing.size, framing.interpolation)
-    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
