@@ -77,7 +77,7 @@ def run(
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     started, home = datetime.now(timezone.utc), results / dataset.name
-    groups_file = audit.groups_of(dataset, results, weights_directory)
+    groups_file = audit.groups_of(dataset, results)
     groups = data.read_table(groups_file, ("path", "motif", "group"))
     setup = experiments.prepare(dataset, "cv", results=results, device="cpu")
     folds = setup.folds.set_index("path").loc[dataset.manifest["path"]]

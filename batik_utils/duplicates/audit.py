@@ -30,7 +30,7 @@ INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "ca
 PROBE = "efficientnet_lite0"
 
 
-def run(dataset: Dataset, results: Path, *, weights_directory: str | None = None) -> dict[str, int]:
+def run(dataset: Dataset, results: Path) -> dict[str, int]:
     """Audit a data set, best with all motifs; write what was found, and return what was counted.
 
     BatikError: the folder holds the audit of more pictures, or a file made by hand is damaged.
@@ -63,7 +63,7 @@ def run(dataset: Dataset, results: Path, *, weights_directory: str | None = None
         manifest = manifest.reset_index(drop=True)
         three = replace(dataset, classes=motifs.MOTIFS, manifest=manifest)
         try:
-            doubts.append(confident_learning(three, out_of_fold(three, groups, weights_directory)))
+            doubts.append(confident_learning(three, out_of_fold(three, groups)))
         except BatikError as error:
             log.warning("Confident learning left out: %s", error)
         try:
@@ -110,11 +110,11 @@ def folder_of(dataset: Dataset, results: Path) -> Path:
     return Path(results) / (re.sub(r"-\d+motifs", "", name) if name.startswith("kaggle") else name)
 
 
-def groups_of(dataset: Dataset, results: Path, weights_directory: str | None = None) -> Path:
+def groups_of(dataset: Dataset, results: Path) -> Path:
     """Return the data set's ``duplicate_groups.csv``, auditing it first where that is missing."""
     path = folder_of(dataset, results) / "duplicate_groups.csv"
     if not path.is_file():
-        run(dataset, results, weights_directory=weights_directory)
+        run(dataset, results)
     return path
 
 
@@ -161,14 +161,12 @@ def in_training(split: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame) 
     ).reset_index(drop=True)
 
 
-def out_of_fold(
-    dataset: Dataset, groups: pd.DataFrame, weights_directory: str | None = None
-) -> np.ndarray:
+def out_of_fold(dataset: Dataset, groups: pd.DataFrame) -> np.ndarray:
     """Return a linear probe's probabilities (N, K) of pictures it was not fitted on.
 
     The mean of five divisions into at most ten folds that keep near-duplicates together.
     """
-    values, labels = _features(dataset, weights_directory), np.array(dataset.labels)
+    values, labels = _features(dataset), np.array(dataset.labels)
     part = groups[groups["path"].isin(dataset.manifest["path"])]
     folds = min(10, int(part.groupby("motif")["group"].nunique().min()))
     table = splits.make_folds(dataset, groups, folds=folds)
@@ -202,9 +200,9 @@ def confident_learning(dataset: Dataset, probabilities: np.ndarray) -> pd.DataFr
     )
 
 
-def _features(dataset: Dataset, weights_directory: str | None) -> np.ndarray:
+def _features(dataset: Dataset) -> np.ndarray:
     recipe = recipes.get(PROBE)
-    model, _ = models.build(recipe, len(dataset.classes), weights_directory)
+    model, _ = models.build(recipe, len(dataset.classes))
     preprocessing = models.preprocessing_of(recipe)
     pixels = transforms.load_pixels(dataset, preprocessing)
     return training.features(model, preprocessing, pixels).numpy()

@@ -223,7 +223,7 @@ def test_known_pairs_of_the_real_pictures_are_found(real_root):
 def fake_probe(monkeypatch):
     """Features that give the motif away, except that betawi/3 looks like a tambal."""
 
-    def values(dataset, weights_directory):
+    def values(dataset):
         rng = np.random.default_rng(0)
         labels = np.array(dataset.labels)
         labels[list(dataset.manifest["path"]).index("batik-betawi/3.png")] = 2
