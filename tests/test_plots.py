@@ -13,28 +13,15 @@ from batik_utils import data, plots
 
 
 @pytest.fixture
-def dataset(picture_tree):
-    return data.load(
-        "folder", picture_tree({"batik-betawi": 4, "batik-tambal": 3}), "betawi,tambal"
-    )
-
-
-@pytest.fixture
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (7, 3, 8, 8), dtype=np.uint8)
-
-
-@pytest.fixture
-def history():
-    return pd.DataFrame(
+def every(picture_tree):
+    """Each figure once."""
+    root = picture_tree({"batik-betawi": 4, "batik-tambal": 3})
+    dataset = data.load("folder", root, "betawi,tambal")
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 3, 8, 8), dtype=np.uint8)
+    history = pd.DataFrame(
         {"epoch": [1, 2, 3], "train_loss": [9.0, 0.9, 0.5], "validation_loss": [8.0, 1, np.nan]}
         | {"train_accuracy": [0.3, 0.5, 0.8], "validation_accuracy": [0.3, 0.4, 0.5]}
     )
-
-
-@pytest.fixture
-def every(dataset, pixels, history):
-    """Each figure once."""
     counts = pd.DataFrame([[4, 0], [1, 3]], ["betawi", "tambal"], ["betawi", "tambal"])
     runs = pd.DataFrame({"recipe": ["a", "a", "b"], "accuracy": [0.6, 0.6, 0.4]})
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
@@ -70,9 +57,7 @@ def test_figures_show_their_data(every):
     assert texts["learning_curves"] == ["train", "validation"] * 2
     # the first epoch's loss is outside, so that the gap between the later ones is seen
     assert every["learning_curves"].axes[0].get_ylim()[1] < 2
-    assert any(
-        "112" in text for text in texts["architecture"]
-    )  # weights and biases of 4 × 3 × 3 × 3
+    assert "112\nparameters" in texts["architecture"][1]  # weights and biases of 4 × 3 × 3 × 3
     lines = every["repetitions"].axes[0].lines
     assert sorted(float(x) for line in lines for x in line.get_xdata() if x == x) == [
         0.4, 0.6, 0.6, 0.8

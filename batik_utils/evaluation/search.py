@@ -4,14 +4,12 @@ A trial's score is the mean log-loss (nats) of stratified cross-validation insid
 pictures. Optuna proposes values (TPE) and prunes trials worse than the median after as many folds.
 """
 
-import functools
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import optuna
 import pandas as pd
-import torch
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -19,7 +17,7 @@ from optuna.trial import TrialState
 from sklearn.model_selection import StratifiedKFold
 from tqdm.auto import tqdm
 
-from batik_utils import data, models, recipes, training, transforms
+from batik_utils import data, experiments, recipes, training
 from batik_utils.errors import BatikError
 from batik_utils.experiments import Setup
 from batik_utils.recipes import Recipe
@@ -56,13 +54,12 @@ def search(
     the seed and the number of finished trials; an interrupted trial is repeated.
     """
     recipe = recipes.get(name)
-    one_stage = recipe.family != "baseline" and not recipe.fine_tune_epochs
-    if trials < 1 or not one_stage or setup.folds is not None:
+    if trials < 1 or recipe.family == "baseline" or setup.folds is not None:
         raise BatikError(
-            f"A search takes 1 trial or more, a network that trains in one stage (is '{name}'?) "
-            f"and one set of training pictures (not --grid cv)."
+            f"A search takes 1 trial or more, a network (is '{name}'?) and one set of training "
+            f"pictures (not --grid cv)."
         )
-    inner = _Inner(setup, recipe, folds, seed)
+    inner = _inside(setup, folds, seed)
     space = SPACES["head" if recipe.frozen == "backbone" else "network"]
     path = setup.store.folder / "tuning" / f"{name}.csv"
     facts = {"dataset": setup.dataset.digest, "split": setup.split_name, "folds": folds}
@@ -78,7 +75,7 @@ def search(
             study.enqueue_trial({key: _nearest(getattr(recipe, key), space[key]) for key in space})
         trial = study.ask(fixed_distributions=space)
         try:
-            study.tell(trial, inner.score(trial))
+            study.tell(trial, _score(trial, inner, replace(recipe, **trial.params), seed))
         except (optuna.TrialPruned, training.Diverged):
             study.tell(trial, state=TrialState.PRUNED)
         _write(study, path)
@@ -99,70 +96,34 @@ def best(table: pd.DataFrame) -> pd.Series:
     return complete.loc[complete["value"].idxmin()]
 
 
-class _Inner:
-    """Cross-validation inside the training pictures of a split."""
+def _inside(setup: Setup, folds: int, seed: int) -> Setup:
+    """Set-up of a cross-validation of the training pictures; the others are not opened."""
+    manifest = setup.dataset.manifest.iloc[setup.rows("train")].reset_index(drop=True)
+    dataset = replace(setup.dataset, manifest=manifest)
+    if not 2 <= folds <= manifest["motif"].value_counts().min():
+        raise BatikError(f"There cannot be {folds} folds of these training pictures.")
+    table = manifest[["path", "motif"]].assign(dataset=dataset.digest, repeat_0=0)
+    parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
+    for number, (_, held) in enumerate(parts.split(dataset.labels, dataset.labels)):
+        table.loc[held, "repeat_0"] = number
+    chosen = (setup.device, setup.precision, setup.weights_directory)
+    return Setup(dataset, setup.split_name, setup.split, setup.store, *chosen, table)
 
-    def __init__(self, setup: Setup, recipe: Recipe, folds: int, seed: int):
-        manifest = setup.dataset.manifest.iloc[setup.rows("train")].reset_index(drop=True)
-        dataset = replace(setup.dataset, manifest=manifest)
-        self.setup, self.recipe, self.seed, self.dataset = setup, recipe, seed, dataset
-        self.labels = torch.tensor(dataset.labels)
-        if not 2 <= folds <= int(self.labels.bincount().min()):
-            raise BatikError(f"There cannot be {folds} folds of these training pictures.")
-        parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        self.parts = list(parts.split(self.labels, self.labels))
-        self.seen = models.preprocessing_of(recipe)
-        self.pixels = transforms.load_pixels(dataset, self.seen)
-        self.views = functools.cache(self._views)
 
-    def score(self, trial: optuna.Trial) -> float:
-        """Mean log-loss (nats) of the held-out pictures."""
-        recipe, losses, right = replace(self.recipe, **trial.params), [], []
-        for number, (learn, held) in enumerate(self.parts):
-            probabilities = self.fold(recipe, number, learn, held)
-            labels = self.labels[held].numpy()
-            losses.extend(-np.log(probabilities[np.arange(len(held)), labels].clip(1e-12)))
-            right.extend(probabilities.argmax(1) == labels)
-            trial.set_user_attr("accuracy", float(np.mean(right)))
-            trial.set_user_attr("folds", number + 1)
-            trial.report(float(np.mean(losses)), number + 1)
-            if number + 1 < len(self.parts) and trial.should_prune():
-                raise optuna.TrialPruned
-        return float(np.mean(losses))
-
-    def fold(self, recipe: Recipe, number: int, learn: np.ndarray, held: np.ndarray) -> np.ndarray:
-        """Train on one part; probabilities (n, K) of the other."""
-        setup, frozen = self.setup, recipe.frozen == "backbone"
-        if frozen:
-            views, plain = self.views(recipe.augment, recipe.extra), self.views(0.0, ())[0]
+def _score(trial: optuna.Trial, setup: Setup, recipe: Recipe, seed: int) -> float:
+    """Mean log-loss (nats) of the pictures that are held out, fold by fold."""
+    folds = []
+    for number in range(setup.n_folds):
         # the same random numbers in every trial, so that the values alone make the difference
-        with training.seeded(_seed(self.seed, number)) as generator:
-            if frozen:
-                model = models.build_untrained(recipe, len(self.dataset.classes)).to(setup.device)
-                known = views[:, learn], self.labels[learn]
-                batches = training.view_batches(*known, recipe, generator)
-            else:
-                model = self._built(recipe).to(memory_format=torch.channels_last)
-                known = training.Examples(self.pixels[learn], self.labels[learn])
-                batches = training.batches(known, recipe, self.seen, generator, setup.device)
-            learner = model.head if frozen else model
-            training.fit(learner, recipe, batches, precision=setup.precision)
-        if frozen:
-            return training.predict(learner, None, plain[held])
-        return training.predict(learner, self.seen, self.pixels[held], precision=setup.precision)
-
-    def _views(self, augment: float, extra: tuple) -> torch.Tensor:
-        """Features (V, N, F) of the training pictures, from the cache folder."""
-        recipe = replace(self.recipe, augment=augment, extra=extra)
-        with training.seeded(self.seed):
-            model = self._built(recipe)
-        given = (model, self.seen, self.dataset, self.pixels, recipe, self.seed)
-        return training.cached_views(*given, self.setup.precision)
-
-    def _built(self, recipe: Recipe) -> torch.nn.Module:
-        n_classes = len(self.dataset.classes)
-        model, _ = models.build(recipe, n_classes, self.setup.weights_directory)
-        return model.to(self.setup.device)
+        row = experiments.train(setup.at(0, number), recipe, _seed(seed, number))[2].row
+        folds.append((row["nll"], row["accuracy"], row["n_test"]))
+        losses, right, sizes = zip(*folds, strict=True)
+        trial.set_user_attr("accuracy", float(np.average(right, weights=sizes)))
+        trial.set_user_attr("folds", len(folds))
+        trial.report(np.average(losses, weights=sizes), len(folds))
+        if len(folds) < setup.n_folds and trial.should_prune():
+            raise optuna.TrialPruned
+    return float(np.average(losses, weights=sizes))
 
 
 def _nearest(value: float, space: Float | Int) -> float:

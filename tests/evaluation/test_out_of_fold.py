@@ -12,22 +12,21 @@ from batik_utils.evaluation import out_of_fold
 MOTIFS = ("betawi", "tambal")
 
 
-def run_rows(recipe, right, *, folds=2, precision="float32"):
+def run_rows(recipe, right, *, folds=2):
     """Runs and predictions of one recipe; ``right`` is repeats by pictures.
 
     Picture k is tested in fold k % folds; its motif changes every two pictures.
     """
     runs, predictions = [], []
+    shared = {"recipe": recipe, "family": "ours", "train_seconds": 2.0, "params": 7}
     for repeat, row in enumerate(right):
         for fold in range(folds):
             run = f"{recipe}-e1-f{fold}-s{repeat}"
-            tested = [k for k in range(len(row)) if k % folds == fold]
-            share = np.mean([row[k] for k in tested])
-            runs.append(
-                {"run": run, "recipe": recipe, "family": "ours", "fold": fold, "seed": repeat,
-                 "n_train": len(row) - len(tested), "n_test": len(tested), "accuracy": share,
-                 "train_seconds": 2.0 + fold, "params": 7, "precision": precision}
-            )  # fmt: skip
+            tested = range(fold, len(row), folds)
+            numbers = {"n_train": len(row) - len(tested), "n_test": len(tested)}
+            numbers["accuracy"] = np.mean([row[k] for k in tested])
+            facts = {"run": run, "fold": fold, "seed": repeat, "precision": "float32"}
+            runs.append(shared | numbers | facts)
             for k in tested:
                 label, other = MOTIFS[k // 2 % 2], MOTIFS[1 - k // 2 % 2]
                 predictions.append(
@@ -59,23 +58,18 @@ def test_every_picture_comes_once_a_repeat(tables):
     assert shares.loc["1.jpg"].to_dict() == pytest.approx({"a": 2 / 3, "b": 1})
 
 
-def doubled(runs, predictions):
-    more = predictions[predictions["run"] == "a-e1-f0-s0"].assign(run="a-e1-f0-s0-n20")
-    curve = runs.iloc[[0]].assign(run="a-e1-f0-s0-n20")
-    return pd.concat([runs, curve]), pd.concat([predictions, more])
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (doubled, r"'a' predicts 0\.jpg twice in repeat 0"),
-        (lambda r, p: (r[r["run"] != "b-e1-f1-s1"], p), "'b' lacks 2 pictures in repeat 1"),
-        (lambda r, p: (r, p[p["run"] != "b-e1-f1-s1"]), "'b' lacks 2 pictures in repeat 1"),
-    ],
-)
-def test_what_does_not_fit_together_is_refused(tables, spoil, message):
-    with pytest.raises(BatikError, match=message):
-        out_of_fold.pooled(*spoil(*tables))
+def test_what_does_not_fit_together_is_refused(tables):
+    runs, predictions = tables
+    again = [table[table["run"] == "a-e1-f0-s0"].assign(run="a-e1-f0-s0-n20") for table in tables]
+    twice = [pd.concat(both) for both in zip(tables, again, strict=True)]
+    with pytest.raises(BatikError, match=r"'a' predicts 0\.jpg twice in repeat 0"):
+        out_of_fold.pooled(*twice)
+    for odd in (
+        (runs[runs["run"] != "b-e1-f1-s1"], predictions),
+        (runs, predictions[predictions["run"] != "b-e1-f1-s1"]),
+    ):
+        with pytest.raises(BatikError, match="'b' lacks 2 pictures in repeat 1"):
+            out_of_fold.pooled(*odd)
 
 
 def test_difficulty_counts_recipes_alike(tables):
@@ -86,9 +80,6 @@ def test_difficulty_counts_recipes_alike(tables):
     assert table["recipes_wrong"].tolist() == [1, 1, 0, 0]
     assert table["mostly_called"].tolist() == ["tambal", "betawi", "tambal", "betawi"]
     assert set(table["recipes"]) == {2}
-
-
-# --- from the files ------------------------------------------------------------------------------
 
 
 def store(folder, recipe, right, *, folds=3, suffix="", left_out=()):
@@ -106,12 +97,9 @@ def store(folder, recipe, right, *, folds=3, suffix="", left_out=()):
 
 @pytest.fixture
 def results(tmp_path):
-    paths = [f"{k}.jpg" for k in range(6)]
-    motifs = [MOTIFS[k // 2 % 2] for k in range(6)]
-    folds = pd.DataFrame({"path": paths, "motif": motifs, "group": paths, "dataset": "d"})
-    folds = folds.assign(repeat_0=[0, 1, 2] * 2, repeat_1=[0, 1, 2] * 2)
-    data.write_table(folds, tmp_path / "cv" / "folds.csv")
-    data.write_table(folds, tmp_path / "cv-ungrouped" / "folds.csv")
+    folds = pd.DataFrame({"path": [f"{k}.jpg" for k in range(6)]})
+    for name in ("cv", "cv-ungrouped"):
+        data.write_table(folds, tmp_path / name / "folds.csv")
     store(tmp_path / "cv", "texture", [[1, 1, 1, 0, 0, 0]] * 2)
     store(tmp_path / "cv", "scratch_ours", [[1, 1, 0, 0, 0, 0]] * 2)
     return tmp_path
@@ -146,14 +134,9 @@ def test_a_learning_curve_ends_with_the_full_runs(results):
 
 
 def test_errors_by_who_doubts_the_label(tmp_path):
-    pd.DataFrame(
-        {
-            "path": ["b", "c", "c", "d"],
-            "motif": "m",
-            "source": ["confident learning", "confident learning", "no cloth", "caption"],
-            "reason": "",
-        }
-    ).to_csv(tmp_path / "doubtful_labels.csv", index=False)
+    sources = ["confident learning", "confident learning", "no cloth", "caption"]
+    doubts = pd.DataFrame({"path": ["b", "c", "c", "d"], "source": sources})
+    data.write_table(doubts, tmp_path / "doubtful_labels.csv")
     right = {"a": [1, 1, 0], "b": [0, 0, 1], "c": [0, 0, 0], "d": [1, 1, 1]}
     rows = [("final", path, "m", bool(v)) for path, values in right.items() for v in values]
     table = pd.DataFrame(rows, columns=["recipe", "path", "label", "right"])

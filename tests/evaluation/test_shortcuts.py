@@ -26,15 +26,6 @@ def pixels():
     return torch.from_numpy(rng.integers(0, 256, (3, 3, 64, 64), dtype=np.uint8))
 
 
-@pytest.mark.parametrize("kind", shortcuts.KINDS)
-def test_a_masked_picture_has_the_same_shape_and_the_original_stays(kind, pixels):
-    before = pixels.clone()
-    found = shortcuts.masked(pixels, kind)
-    assert found.shape == pixels.shape and found.dtype == torch.uint8
-    assert torch.equal(found, pixels) == (kind == "whole")
-    assert torch.equal(pixels, before)
-
-
 @pytest.mark.parametrize(("kind", "hidden"), HIDING.items())
 def test_what_is_hidden_leaves_no_trace_and_the_rest_is_untouched(kind, hidden, pixels):
     other = pixels.clone()
