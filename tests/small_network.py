@@ -26,7 +26,7 @@ def backbones(*_, **__):
     return network
 
 
-def bank_of(n_features=48, kinds=("batik", "songket", "textures", "photographs"), seed=0):
+def samples_of(n_features=48, kinds=("batik", "songket", "textures", "photographs"), seed=0):
     """Three motifs of 20 pictures in groups of two, 25 counter-examples a kind, one copy each."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(0, 1, (3 + len(kinds), n_features))
@@ -36,18 +36,21 @@ def bank_of(n_features=48, kinds=("batik", "songket", "textures", "photographs")
     which = np.arange(25 * len(kinds)) % max(1, len(kinds))
     others = centres[3 + which] + rng.normal(0, 0.6, (len(which), n_features))
     groups = np.array([f"g{i // 6}-{i % 3}" for i in range(60)])
-    return selection.Bank.of(
-        (pictures, copies), labels, groups, others, np.array([kinds[i] for i in which], dtype=str)
-    )
+    kinds = np.array([kinds[i] for i in which], dtype=str)
+    return selection.FeatureSet.of((pictures, copies), labels, groups, others, kinds)
 
 
-def network_of(bank):
-    """The small network with heads fitted to a bank of 48 features."""
-    everything = np.arange(len(bank.labels)), np.arange(len(bank.kinds))
-    choice = selection.Choice(selection.RIDGES[1], 1.0, 2.0)
-    fitted = refusal.fit(bank, *everything, choice.ridge)
-    fitted = fitted.calibrated(fitted.parts(bank.scaled[:60]))
-    return FinalNetwork.of(backbones(), BRANCHES, SIZE, bank, choice, fitted), fitted
+def fitted_to(samples):
+    """A refusal that is fitted to all of a set of features."""
+    everything = np.arange(len(samples.labels)), np.arange(len(samples.kinds))
+    fitted = refusal.fit(samples, *everything, 1.0, 2.0)
+    return fitted.calibrated(fitted.answer(torch.from_numpy(samples.scaled[:60]))[1].numpy())
+
+
+def network_of(samples):
+    """The small network with heads fitted to 48 features."""
+    raw = fitted_to(samples).of_raw(samples.scaler)
+    return FinalNetwork(backbones(), BRANCHES, SIZE, raw.state_dict())
 
 
 def noise(n, seed=0):

@@ -31,7 +31,7 @@ from batik_utils import checkpoints, data, experiments
 from batik_utils.classifier import card, compare, evaluate, export, features, refusal, selection
 from batik_utils.classifier.features import BRANCHES
 from batik_utils.classifier.network import FinalNetwork
-from batik_utils.classifier.selection import Bank
+from batik_utils.classifier.selection import FeatureSet
 from batik_utils.data import Dataset
 from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError, replacing
@@ -60,17 +60,12 @@ def run(
 ) -> Path:
     """Test the procedure by cross-validation, make the model, and test it elsewhere.
 
-    Args:
-        dataset: pictures of the motifs; other motifs below the same root are counter-examples.
-        results: the results folder.
-        weights_directory: folder to look for pretrained weights first.
-        output: folder of the model; None for ``<results>/<data set>/model``.
-        others: counter-examples, in folders ``songket``, ``textures``, ``photographs``.
-        independent: photographs of other collections with a ``manifest.csv``.
-        evaluate_only: write no model, but the comparisons.
+    Other motifs below the root of ``dataset`` are counter-examples; ``others`` are more of them, in
+    folders ``songket``, ``textures``, ``photographs``. ``independent`` holds photographs of other
+    collections with a ``manifest.csv``. ``evaluate_only`` writes no model, but the comparisons.
 
-    Returns:
-        Folder of the model, or of the cross-validation if that is all.
+    Returns the folder of the model (``output``, or ``<results>/<data set>/model``), or of the
+    cross-validation.
 
     Raises:
         BatikError: a file that is needed is missing or belongs to other pictures.
@@ -78,69 +73,59 @@ def run(
     """
     started, home = datetime.now(timezone.utc), results / dataset.name
     groups_file = audit.groups_of(dataset, results)
-    groups = data.read_table(groups_file, ("path", "motif", "group"))
     setup = experiments.prepare(dataset, "cv", results=results, device="cpu")
-    folds = setup.folds.set_index("path").loc[dataset.manifest["path"]]
-    fold_of = folds[[c for c in folds if c.startswith("repeat_")]].to_numpy()
-    network = features.build(BRANCHES, weights_directory)
-    negatives = counter_examples(dataset, groups, others)
+    negatives = counter_examples(dataset, groups_file, others)
     outside = independent_pictures(independent, dataset.classes)
-    bank = gather(dataset, folds["group"].to_numpy(), negatives, network)
-    nested = selection.nested(bank, fold_of)
-    tables = _runs(setup, nested, network, started) | {"choices": nested.choices}
-    tested = evaluate.refused(bank, negatives, fold_of, nested.choices)
-    words = evaluate.choose_words(tested, not all(map(refusal.KINDS.get, bank.kinds)))
-    tables["rejection"] = evaluate.refusal_rows(tested, words)
-    everything = np.arange(len(bank.labels)), np.arange(len(bank.kinds))
-    choice = selection.choose(bank, everything[0], seed=0)
-    known = tested.loc[tested["kind"] == "motifs", evaluate.PARTS].to_numpy()
-    fitted = refusal.fit(bank, *everything, choice.ridge).calibrated(known)
-    final = FinalNetwork.of(network, BRANCHES, SIZE, bank, choice, fitted)
-    found = card.summary(dataset, bank, nested, audit.doubted(groups_file.parent) or set())
-    found["counter_examples"] = negatives["kind"].value_counts().to_dict()
-    found["refusal"] = tables["rejection"].to_dict("records")
-    found["words"] = words.as_json() | {"folds": evaluate.words_rows(tested)}
-    answered = pd.DataFrame()
+    network = features.build(BRANCHES, weights_directory)
+    samples, fold_of = gather(setup, negatives, network)
+    nested = selection.nested(samples, fold_of)
+    tested = evaluate.refused(samples, negatives, fold_of, nested.choices)
+    words = evaluate.choose_words(tested)
+    rejection = evaluate.refusal_rows(tested, words)
+    fitted, choice = learned(samples, tested)
+    found = evaluate.accuracy(dataset, samples, nested, audit.doubted(groups_file.parent) or set())
+    found |= {
+        "counter_examples": negatives["kind"].value_counts().to_dict(),
+        "refusal": rejection.to_dict("records"),
+        "words": words | {"folds": evaluate.words_rows(tested)},
+    }
     if len(outside):
-        scaled = bank.scaler(features.compute(network, outside["path"], SIZE))
-        labels = outside["motif"].map(dataset.classes.index)
-        answered = evaluate.answers(fitted, scaled, choice.temperature, labels)
-        found["independent"] = evaluate.independent(evaluate.with_words(answered, words), outside)
+        scaled = samples.scaler(features.compute(network, outside["path"], SIZE))
+        answered = evaluate.answers(fitted, scaled, outside["motif"].map(dataset.classes.index))
+        outside = outside.join(evaluate.with_words(answered, words))
+        found["independent"] = evaluate.independent(outside)
         found["words"]["clear"] = found["independent"].pop("words")
-    clear = outside.loc[outside["label"] == "clear", "path"]
-    tables["evidence"] = evaluate.evidence_checks(final, _some([*clear] or dataset.paths))
-    found["evidence"] = tables["evidence"].mean().to_dict()
-    place = home / "cv" / FINAL
-    if evaluate_only:
-        copiers = [copier(k) for k in range(1, COPIES + 1)]
-        tables["ablation"] = compare.ablation(
-            dataset, bank.groups, fold_of, outside, copiers, weights_directory
-        )
-        if len(outside):
-            row = {key: found[key]["value"] for key in ("accuracy", "accuracy_groups")}
-            row["right"] = answered["right"].to_numpy()
-            compare.write_independent(
-                dataset, independent, outside, row, results, weights_directory
-            )
-        write_json(place / "metrics.json", found)
-    for name, table in tables.items():
-        data.write_table(table, place / f"{name}.csv")
-    if evaluate_only:
-        return place
-    return write_model(output or home / "model", dataset, final, choice, words, found)
+    final = FinalNetwork(network, BRANCHES, SIZE, fitted.of_raw(samples.scaler).state_dict())
+    shown = [*outside.loc[outside["label"] == "clear", "path"]] or dataset.paths
+    evidence = evaluate.evidence_checks(final, shown[:: max(1, len(shown) // N_EVIDENCE)])
+    found["evidence"] = evidence.mean().to_dict()
+    tables = {"rejection": rejection, "evidence": evidence, "choices": nested.choices}
+    for name, table in (_runs(setup, nested, network, started) | tables).items():
+        data.write_table(table, home / "cv" / FINAL / f"{name}.csv")
+    if not evaluate_only:
+        return write_model(output or home / "model", dataset, final, choice, found)
+    write_json(home / "cv" / FINAL / "metrics.json", found)
+    copiers = [copier(k) for k in range(1, COPIES + 1)]
+    arguments = (dataset, samples.groups, fold_of, outside, copiers, weights_directory)
+    data.write_table(compare.ablation(*arguments), home / "cv" / FINAL / "ablation.csv")
+    if len(outside):
+        compare.write_independent(dataset, outside, found, results, weights_directory)
+    return home / "cv" / FINAL
 
 
 def gather(
-    dataset: Dataset, groups: np.ndarray, negatives: pd.DataFrame, network: features.Features
-) -> Bank:
-    """Compute features of the pictures, of changed copies and of counter-examples."""
-    compute = partial(features.compute, network, size=SIZE)
+    setup: experiments.Setup, negatives: pd.DataFrame, network: features.Features
+) -> tuple[FeatureSet, np.ndarray]:
+    """Return features of pictures, copies and counter-examples, and folds (N, R) of pictures."""
+    dataset, compute = setup.dataset, partial(features.compute, network, size=SIZE)
     pictures = [compute(dataset.paths)]
     for k in range(1, COPIES + 1):
         pictures.append(compute(dataset.paths, change=copier(k), name=f"copy {k}"))
     others = compute(negatives["path"]) if len(negatives) else pictures[0][:0]
-    kinds = negatives["kind"].to_numpy()
-    return Bank.of(pictures, np.array(dataset.labels), groups, others, kinds)
+    folds = setup.folds.set_index("path").loc[dataset.manifest["path"]]
+    known = np.array(dataset.labels), folds["group"].to_numpy()
+    samples = FeatureSet.of(pictures, *known, others, negatives["kind"].to_numpy())
+    return samples, folds.filter(like="repeat_").to_numpy()
 
 
 def copier(copy: int) -> Callable[[Image.Image, int], Image.Image]:
@@ -148,7 +133,16 @@ def copier(copy: int) -> Callable[[Image.Image, int], Image.Image]:
     return lambda image, number: changes.changed(image, np.random.default_rng([copy, number]))
 
 
-def counter_examples(dataset: Dataset, groups: pd.DataFrame, folder: Path | None) -> pd.DataFrame:
+def learned(samples: FeatureSet, tested: pd.DataFrame) -> tuple[refusal.Refusal, selection.Choice]:
+    """Return what is learned from everything, calibrated on answers of `evaluate.refused`."""
+    pictures, others = np.arange(len(samples.labels)), np.arange(len(samples.kinds))
+    choice = selection.choose(samples, pictures, seed=0)
+    fitted = refusal.fit(samples, pictures, others, choice.ridge, choice.temperature)
+    known = tested.loc[tested["kind"] == "motifs", [*refusal.PARTS]]
+    return fitted.calibrated(known.to_numpy()), choice
+
+
+def counter_examples(dataset: Dataset, groups_file: Path, folder: Path | None) -> pd.DataFrame:
     """Return pictures of other motifs below the same root, and those of ``--others``.
 
     A picture of another motif that is a near-duplicate of one of the motifs is left out. The class
@@ -157,38 +151,33 @@ def counter_examples(dataset: Dataset, groups: pd.DataFrame, folder: Path | None
     Raises:
         BatikError: ``folder`` holds none of the folders of `refusal.KINDS`.
     """
-    ours = set(groups.loc[groups["motif"].isin(dataset.classes), "group"])
-    batik = groups[~groups["motif"].isin(dataset.classes) & ~groups["group"].isin(ours)]
-    rows = [
-        {"path": dataset.root / row.path, "kind": "batik", "name": row.motif, "group": row.group}
-        for row in batik.itertuples()
-    ]
+    groups = data.read_table(groups_file, ("path", "motif", "group"))
+    ours = groups["motif"].isin(dataset.classes)
+    batik = groups[~ours & ~groups["group"].isin(groups.loc[ours, "group"])]
+    rows = [(dataset.root / row.path, "batik", row.motif, row.group) for row in batik.itertuples()]
     kinds = [k for k in list(refusal.KINDS)[1:] if folder and (folder / k).is_dir()]
     if folder and not kinds:
         raise BatikError(f"{folder} has none of the folders {', '.join(list(refusal.KINDS)[1:])}.")
     for kind in kinds:
         for path in files.walk(folder / kind):
             name = re.sub(r"[-_][0-9a-f]{4,}$", "", path.stem)
-            rows.append({"path": path, "kind": kind, "name": name, "group": str(path)})
+            rows.append((path, kind, name, str(path)))
     return pd.DataFrame(rows, columns=["path", "kind", "name", "group"])
 
 
 def independent_pictures(folder: Path | None, classes: Sequence[str]) -> pd.DataFrame:
-    """Return the photographs of other collections that a folder's ``manifest.csv`` names."""
+    """Return the photographs of other collections that a folder's ``manifest.csv`` names.
+
+    ``path`` is absolute, ``repository`` and ``repository_path`` say where a photograph comes from.
+    """
     columns = ["path", "motif", "label", "sha256", "repository", "repository_path"]
     if folder is None:
         return pd.DataFrame(columns=columns)
-    table = data.read_table(folder / "manifest.csv", ("path", "motif", "label"))
+    table = data.read_table(folder / "manifest.csv", columns[:3])
     table = table[table["motif"].isin(classes)].reset_index(drop=True)
-    table["path"] = [folder / path for path in table["path"]]
+    table["path"] = [folder.resolve() / path for path in table["path"]]
     table["sha256"] = [hashlib.sha256(p.read_bytes()).hexdigest() for p in table["path"]]
     return table[columns]
-
-
-def _some(paths: Sequence[Path]) -> list[np.ndarray]:
-    """Return pixels of pictures to test evidence on."""
-    some = paths[:: max(1, len(paths) // N_EVIDENCE)]
-    return [features.pixels_of(files.open_image(path), SIZE) for path in some]
 
 
 def _runs(
@@ -198,11 +187,8 @@ def _runs(
     started: datetime,
 ) -> dict[str, pd.DataFrame]:
     """Return the cross-validation as rows of ``runs.csv`` and ``predictions.csv``."""
-    facts = {
-        "weights": " + ".join(network.provenance),
-        "params": sum(p.numel() for p in network.parameters()),
-        "device": "cpu",
-    }
+    params = sum(p.numel() for p in network.parameters())
+    facts = {"weights": " + ".join(network.provenance), "params": params, "device": "cpu"}
     recipe = SimpleNamespace(name=FINAL, family="ours", epochs=0)
     seconds = (datetime.now(timezone.utc) - started).total_seconds() / len(nested.choices)
     runs, parts = [], []
@@ -222,27 +208,25 @@ def write_model(
     dataset: Dataset,
     network: FinalNetwork,
     choice: selection.Choice,
-    words: evaluate.Words,
     found: dict,
 ) -> Path:
     """Write the model folder; ``found`` is what ``metrics.json`` holds beside the model's facts."""
-    notes = {"network": json.dumps(network.facts()), "dataset": dataset.digest}
-    path = export.to_onnx(network, folder / "model.onnx", size=SIZE, notes=notes)
+    path = export.to_onnx(network, folder / "model.onnx", {"dataset": dataset.digest})
     pixels = [features.pixels_of(files.open_image(p), SIZE) for p in dataset.paths[::37]]
+    words = {name: value for name, value in found["words"].items() if isinstance(value, float)}
     found["model"] = {
         "candidate": f"lda {choice.ridge:g}",
         "copies": COPIES,
         "temperature": choice.temperature,
-        "familiarity_threshold": words.familiarity_threshold,
-        "cloth_threshold": words.cloth_threshold,
+        **{name: value for name, value in words.items() if name.endswith("threshold")},
         "megabytes": path.stat().st_size / 1e6,
-        "parameters": int(sum(t.numel() for t in network.state_dict().values())),
+        "parameters": sum(t.numel() for t in network.state_dict().values()),
         "largest_difference_to_torch": export.check(path, network, np.stack(pixels)),
         "weights": list(network.network.provenance),
     }
-    labels = {"classes": list(dataset.classes)} | words.as_json() | {"opset": export.OPSET}
     framing = {"size": SIZE, "fit": "squash", "interpolation": features.INTERPOLATION}
-    write_json(folder / "labels.json", labels)
+    classes = {"classes": list(dataset.classes)}
+    write_json(folder / "labels.json", classes | words | {"opset": export.OPSET})
     write_json(folder / "preprocessing.json", framing | {"colour": "RGB"})
     write_json(folder / "metrics.json", found)
     _write(folder / "MODEL_CARD.md", card.text(found, dataset.classes))

@@ -16,42 +16,35 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from batik_utils import data, experiments, metrics, recipes
+from batik_utils import data, experiments, recipes
 from batik_utils.checkpoints import Store
 from batik_utils.classifier import features
+from batik_utils.classifier.evaluate import share
 from batik_utils.classifier.features import BRANCHES, Branch
-from batik_utils.classifier.selection import Bank
+from batik_utils.classifier.selection import FeatureSet
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
 
 #: Compared on independent photographs, beside the final model.
-RECIPES = (
-    "majority",
-    "file_facts",
-    "texture",
-    "scratch1_drop02_20ep",
-    "mobilenet_v2_probe",
-    "efficientnet_lite0",
-)
+RECIPES = ("majority", "file_facts", "texture", "scratch1_drop02_20ep")
+RECIPES += ("mobilenet_v2_probe", "efficientnet_lite0")
 SEEDS = 3
 THREE = (Branch("efficientnet_lite0", (3, 5, 6)), Branch("mobilenet_v2", (10, 16, 17)))
-_TURNS = (
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_90,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-)
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_90", "ROTATE_180", "ROTATE_270")
+TURNED = [lambda image, _, turn=Image.Transpose[t]: image.transpose(turn) for t in _TURNS]
 #: Name, stages, side (px), copies, square root.
 DESIGNS = (
     ("three stages", THREE, 448, "none", False),
     ("three stages, square root", THREE, 448, "none", True),
     ("five stages, square root", BRANCHES, 448, "none", True),
-    ("five stages, square root, changed copies (final)", BRANCHES, 448, "changed", True),
+    ("five stages, square root, changed copies (final)", BRANCHES, 448, "copy", True),
     ("turned and mirrored copies instead", BRANCHES, 448, "turned", True),
-    ("320 px", BRANCHES, 320, "changed", True),
-    ("608 px", BRANCHES, 608, "changed", True),
-    ("EfficientNet-Lite0 alone", BRANCHES[:1], 448, "changed", True),
+    ("320 px", BRANCHES, 320, "copy", True),
+    ("608 px", BRANCHES, 608, "copy", True),
+    ("EfficientNet-Lite0 alone", BRANCHES[:1], 448, "copy", True),
 )
+#: Of the designs.
+RIDGE = 1.0
 
 
 def ablation(
@@ -62,77 +55,55 @@ def ablation(
     changed: Sequence[Callable],
     weights_directory: str | Path | None = None,
 ) -> pd.DataFrame:
-    """Return accuracy inside (by picture, by group) and outside, and time, of eight designs.
+    """Return accuracy inside (by picture, by group) and outside, and time, of the `DESIGNS`.
 
-    The head is fixed (ridge 1), features are scaled by the pictures themselves.
-
-    Args:
-        dataset: pictures of the motifs.
-        groups: (N,) group of near-duplicates of each.
-        fold_of: (N, R) fold in which each is tested.
-        outside: photographs of other collections: ``path, motif, label``.
-        changed: what makes each round of changed copies.
-        weights_directory: folder to look for pretrained weights first.
+    The head is fixed, features are scaled by the pictures themselves. ``groups`` (N,) are those of
+    near-duplicates, ``fold_of`` (N, R) the fold in which each is tested; ``changed`` makes each
+    round of changed copies; ``outside`` are photographs of other collections: ``path, motif,
+    label``.
     """
-    turned = [lambda image, _, turn=turn: image.transpose(turn) for turn in _TURNS]
-    rounds = {"none": [], "changed": list(changed), "turned": turned}
+    names, sizes = np.unique(groups, return_counts=True)
+    largest, labels = groups == names[sizes.argmax()], np.array(dataset.labels)
     clear, rows = outside["label"].to_numpy() == "clear", []
-    labels = np.array(dataset.labels)
     truth = outside["motif"].map(dataset.classes.index).to_numpy(int)
     for name, branches, size, copies, rooted in DESIGNS:
         network = features.build(branches, weights_directory)
-        compute = _squared(network, size, rooted)
-        pictures = [compute(dataset.paths)]
-        for k, change in enumerate(rounds[copies], 1):
-            word = "copy" if copies == "changed" else copies
-            pictures.append(compute(dataset.paths, change, f"{word} {k}"))
-        bank = Bank.of(pictures, labels, groups, pictures[0][:0], np.array([]))
-        share, right = _in_folds(bank, fold_of), np.array([])
-        if len(outside):
-            fitted = bank.fit_motifs(np.arange(len(labels)), 1.0)
-            found = fitted.logits(bank.scaler(compute([*outside["path"]])))
-            right = found.argmax(1) == truth
+        rounds = {"none": [], "copy": changed, "turned": TURNED}[copies]
+        changes = [(None, ""), *((change, f"{copies} {k}") for k, change in enumerate(rounds, 1))]
+        found = [features.compute(network, dataset.paths, size, *change) for change in changes]
+        found.append(features.compute(network, [*outside["path"]], size) if len(truth) else [])
+        *pictures, others = found if rooted else [x * np.abs(x) for x in found]
+        samples = FeatureSet.of(pictures, labels, groups, pictures[0][:0], np.array([]))
+        shares, right = _in_folds(samples, fold_of), np.full(0, np.nan)
+        if len(truth):
+            fitted = samples.fit_motifs(np.arange(len(labels)), RIDGE)
+            right = fitted.logits(samples.scaler(others)).argmax(1) == truth
         rows.append(
             {
                 "design": name,
                 "size": size,
-                "copies": len(rounds[copies]),
-                "accuracy": share.mean(),
-                "accuracy_groups": pd.Series(share).groupby(groups).mean().mean(),
-                "accuracy_largest_group": share[_largest(groups)].mean(),
-                "accuracy_clear": right[clear].mean() if len(right) else np.nan,
-                "accuracy_all": right.mean() if len(right) else np.nan,
+                "copies": len(rounds),
+                "accuracy": shares.mean(),
+                "accuracy_groups": pd.Series(shares).groupby(groups).mean().mean(),
+                "accuracy_largest_group": shares[largest].mean(),
+                "accuracy_clear": pd.Series(right[clear]).mean(),
+                "accuracy_all": pd.Series(right).mean(),
                 "milliseconds": _milliseconds(network, size),
             }
         )
     return pd.DataFrame(rows)
 
 
-def _squared(network: features.Features, size: int, rooted: bool) -> Callable[..., np.ndarray]:
-    def compute(
-        paths: Sequence[Path], change: Callable | None = None, name: str = ""
-    ) -> np.ndarray:
-        found = features.compute(network, paths, size, change, name)
-        return found if rooted else found * np.abs(found)
-
-    return compute
-
-
-def _in_folds(bank: Bank, fold_of: np.ndarray) -> np.ndarray:
+def _in_folds(samples: FeatureSet, fold_of: np.ndarray) -> np.ndarray:
     """Return (N,) share of repeats in which a picture is right while its fold is tested."""
     right = np.zeros(fold_of.shape)
-    for repeat in range(fold_of.shape[1]):
-        for fold in np.unique(fold_of[:, repeat]):
-            tested = fold_of[:, repeat] == fold
-            fitted = bank.fit_motifs(np.flatnonzero(~tested), 1.0)
-            logits = fitted.logits(bank.scaled[: len(tested)][tested])
-            right[tested, repeat] = logits.argmax(1) == bank.labels[tested]
+    for repeat, folds in enumerate(fold_of.T):
+        for fold in np.unique(folds):
+            tested = np.flatnonzero(folds == fold)
+            fitted = samples.fit_motifs(np.flatnonzero(folds != fold), RIDGE)
+            predicted = fitted.logits(samples.scaled[tested]).argmax(1)
+            right[tested, repeat] = predicted == samples.labels[tested]
     return right.mean(1)
-
-
-def _largest(groups: np.ndarray) -> np.ndarray:
-    names, sizes = np.unique(groups, return_counts=True)
-    return groups == names[sizes.argmax()]
 
 
 def _milliseconds(network: features.Features, size: int, runs: int = 5) -> float:
@@ -149,67 +120,64 @@ def _milliseconds(network: features.Features, size: int, runs: int = 5) -> float
 
 def write_independent(
     dataset: Dataset,
-    folder: Path,
     outside: pd.DataFrame,
-    final: dict[str, np.ndarray | float],
+    final: dict,
     results: Path,
     weights_directory: str | Path | None = None,
 ) -> None:
     """Write ``results/independent/``: accuracy of recipes on other collections, and which they are.
 
-    Args:
-        dataset: all its pictures are learned from.
-        folder: with ``clear/`` and ``doubtful/``.
-        outside: photographs below it: ``path, motif, label, sha256, repository, repository_path``.
-        final: of the final model, ``right`` (I,) for each photograph, ``accuracy`` in the folds and
-            ``accuracy_groups``.
-        results: the results folder.
-        weights_directory: folder to look for pretrained weights first.
+    All pictures of ``dataset`` are learned from. ``outside`` is of `build.independent_pictures`,
+    and says which answers of the final model are ``right``; ``final`` holds its accuracy.
     """
     summary, rows = results / dataset.name / "cv" / "summary.csv", []
-    inside = data.read_table(summary).set_index("recipe") if summary.is_file() else pd.DataFrame()
+    known = data.read_table(summary).set_index("recipe").T if summary.is_file() else {}
     clear = outside["label"].to_numpy() == "clear"
-    setup = _setup(dataset, folder, outside, weights_directory)
+    setup = _setup(dataset, outside, weights_directory)
     for name in (*RECIPES, "final"):
-        known = final if name == "final" else inside.loc[name] if name in inside.index else {}
-        right = final["right"] if name == "final" else _right(setup, name, outside)
-        n = int(clear.sum())
-        lower, upper = metrics.wilson(round(right[clear].sum()), n)
+        if name == "final":
+            inside = {key: final[key]["value"] for key in ("accuracy", "accuracy_groups")}
+            right = outside["right"].to_numpy()
+        else:
+            inside, right = known.get(name, {}), _right(setup, name, outside)
+        found = share(right[clear])
         rows.append(
             {
                 "name": name,
-                "accuracy_folds": known.get("accuracy", np.nan),
-                "accuracy_groups_folds": known.get("accuracy_groups", np.nan),
-                "n_clear": n,
-                "accuracy_clear": right[clear].mean(),
-                "lower": lower,
-                "upper": upper,
+                "accuracy_folds": inside.get("accuracy", np.nan),
+                "accuracy_groups_folds": inside.get("accuracy_groups", np.nan),
+                "n_clear": int(clear.sum()),
+                "accuracy_clear": found.pop("value"),
+                **found,
                 "n_all": len(right),
                 "accuracy_all": right.mean(),
             }
         )
     data.write_table(pd.DataFrame(rows), results / "independent" / "accuracy.csv")
-    named = outside.assign(path=[Path(path).relative_to(folder) for path in outside["path"]])
+    named = outside[["path", "motif", "label", "sha256", "repository", "repository_path"]]
+    named = named.assign(path=["/".join(path.parts[-3:]) for path in named["path"]])
     data.write_table(named, results / "independent" / "manifest.csv")
 
 
 def _setup(
-    dataset: Dataset, folder: Path, outside: pd.DataFrame, weights_directory: str | Path | None
+    dataset: Dataset, outside: pd.DataFrame, weights_directory: str | Path | None
 ) -> experiments.Setup:
     """Return a set-up that learns from all pictures and is tested on the independent ones."""
-    parts = [dataset.manifest.assign(path=list(map(str, dataset.paths)))]
-    for label in outside["label"].unique():
-        here = set(outside.loc[outside["label"] == label, "motif"])
-        found = data.load("folder", folder / label, [m for m in dataset.classes if m in here])
-        parts.append(found.manifest.assign(path=list(map(str, found.paths))))
-    manifest = pd.concat(parts, ignore_index=True)
-    inside = np.arange(len(manifest)) < len(dataset.manifest)
-    split = manifest[["path"]].assign(subset=np.where(inside, "train", "test"))
+    parts = [dataset]
+    for root, table in outside.groupby(outside["path"].map(lambda path: path.parents[1])):
+        motifs = [motif for motif in dataset.classes if motif in set(table["motif"])]
+        parts.append(data.load("folder", root, motifs))
+    manifest = pd.concat([p.manifest.assign(path=[*map(str, p.paths)]) for p in parts])
+    manifest = manifest.reset_index(drop=True)
+    subset = np.where(manifest.index < len(dataset.manifest), "train", "test")
     digest = hashlib.sha256("".join(manifest["sha256"]).encode()).hexdigest()
-    both = replace(dataset, manifest=manifest, digest=digest)
-    store = Store(Path(tempfile.gettempdir()) / "unused")
     return experiments.Setup(
-        both, "independent", split, store, torch.device("cpu"), "float32", weights_directory
+        replace(dataset, manifest=manifest, digest=digest),
+        "independent",
+        manifest[["path"]].assign(subset=subset),
+        Store(Path(tempfile.gettempdir()) / "unused"),
+        torch.device("cpu"),
+        weights_directory=weights_directory,
     )
 
 
@@ -221,6 +189,6 @@ def _right(setup: experiments.Setup, name: str, outside: pd.DataFrame) -> np.nda
         found = experiments.compute(setup, (recipe, seed, 0, 0))
         if isinstance(found, BatikError):
             raise found
-        table = found.predictions.set_index("path").loc[list(map(str, outside["path"]))]
+        table = found.predictions.set_index("path").loc[[*map(str, outside["path"])]]
         shares.append(table["label"] == table["predicted"])
     return np.mean(shares, axis=0)

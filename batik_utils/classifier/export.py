@@ -1,8 +1,7 @@
 """The deployed model as a file: ONNX (what the app runs), safetensors, or torch's ``.pt``.
 
     python -m batik_utils export --format safetensors,pt --output build/export
-    >>> export.read("results/kaggle/model")(pixels)["probabilities"]
-    tensor([[0.02, 0.03, 0.95]])
+    >>> probabilities, familiarity, cloth, evidence = export.read("results/kaggle/model")(pixels)
 
 The torch network is read back out of the ONNX file, so no training picture is needed. All files
 hold the same numbers by name, kernels as float16. Introduced in notebook 05.
@@ -13,12 +12,10 @@ import logging
 import pickle
 import shutil
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from batik_utils.app import predict
 from batik_utils.app.onnx_session import open_session
@@ -34,39 +31,26 @@ FORMATS = ("onnx", "safetensors", "pt")
 _FORMAT = "batik-model-2"
 
 
-def to_onnx(
-    network: nn.Module,
-    path: Path,
-    *,
-    size: int,
-    outputs: Sequence[str] = OUTPUTS,
-    notes: dict[str, str] | None = None,
-) -> Path:
-    """Write a network that takes uint8 ``pixels`` (N, size, size, 3), any N.
+def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
+    """Write a network that takes uint8 ``pixels`` (N, S, S, 3), any N; see `features.build`.
 
     Convolution kernels are stored as float16 and turned into float32 when the file is opened, so
-    that the arithmetic is float32. A network whose kernels are no float16 numbers is refused: the
-    file would not give its answers.
-
-    Raises:
-        BatikError: a kernel cannot be stored as float16 without loss.
+    that the arithmetic is float32.
     """
     import onnx
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
+    from onnx_ir.passes import common
 
-    for name, tensor in network.state_dict().items():
-        if is_stored_half(name, tensor) and not torch.equal(tensor, tensor.half().float()):
-            raise BatikError(f"The kernel {name} loses digits as float16: features.build rounds.")
-    program = _exported(network, size, outputs)
+    program = _exported(network)
     # the optimiser would merge batch norm into kernels, which are float16 numbers only as they
     # are; onnxruntime merges them itself, in float32
     _fold(program.model)
-    RemoveUnusedNodesPass()(program.model)
+    common.RemoveUnusedNodesPass()(program.model)
+    # paths and line numbers of this machine
+    common.ClearMetadataAndDocStringPass()(program.model)
     model = program.model_proto
-    _drop_empty_biases(model.graph)
+    del model.graph.value_info[:]
     _store_half(model.graph)
-    _strip(model)
-    for key, value in (notes or {}).items():
+    for key, value in {"network": json.dumps(network.facts()), **notes}.items():
         model.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(model)
     with replacing(path) as partial:
@@ -74,7 +58,7 @@ def to_onnx(
     return path
 
 
-def _exported(network: nn.Module, size: int, outputs: Sequence[str]) -> "torch.onnx.ONNXProgram":
+def _exported(network: FinalNetwork) -> "torch.onnx.ONNXProgram":
     # the exporter reports every step, and warns of its own history
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -82,10 +66,10 @@ def _exported(network: nn.Module, size: int, outputs: Sequence[str]) -> "torch.o
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.onnx.export(
-                network.eval(),
-                (torch.zeros(2, size, size, 3, dtype=torch.uint8),),
+                network,
+                (torch.zeros(2, network.size, network.size, 3, dtype=torch.uint8),),
                 input_names=["pixels"],
-                output_names=list(outputs),
+                output_names=OUTPUTS,
                 dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
                 opset_version=OPSET,
                 dynamo=True,
@@ -114,54 +98,21 @@ def _fold(model) -> None:
     optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
 
 
-def _drop_empty_biases(graph) -> None:
-    """Remove biases of zeros, which the exporter gives to every convolution without one."""
-    from onnx import numpy_helper
-
-    empty = {
-        tensor.name
-        for tensor in graph.initializer
-        if len(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any()
-    }
-    for node in graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and node.input[2] in empty:
-            del node.input[2]
-    read = {name for node in graph.node for name in node.input}
-    for tensor in [t for t in graph.initializer if t.name in empty and t.name not in read]:
-        graph.initializer.remove(tensor)
-
-
 def _store_half(graph) -> None:
     """Replace large float32 kernels by float16 ones and a cast, which onnxruntime does once."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []
     for tensor in graph.initializer:
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 4:
-            continue
         name, values = tensor.name, numpy_helper.to_array(tensor)
-        if values.size < 32:
-            continue
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
-        casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
+        if tensor.data_type == TensorProto.FLOAT and values.ndim == 4 and values.size >= 32:
+            tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}_half"))
+            casts.append(helper.make_node("Cast", [f"{name}_half"], [name], to=TensorProto.FLOAT))
     for node in reversed(casts):
         graph.node.insert(0, node)
 
 
-def _strip(model) -> None:
-    """Remove what the exporter notes about the machine and the source: paths, line numbers."""
-    del model.metadata_props[:]
-    del model.graph.metadata_props[:]
-    del model.graph.value_info[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.doc_string = ""
-        del value.metadata_props[:]
-
-
-def check(path: Path, network: nn.Module, pixels: np.ndarray) -> float:
+def check(path: Path, network: FinalNetwork, pixels: np.ndarray) -> float:
     """Return the largest difference of the file's outputs to the network's, relative above 1.
 
     Raises:
@@ -195,10 +146,7 @@ def read(folder: Path | str | None = None) -> FinalNetwork:
     model = onnx.load(path)
     notes = {entry.key: entry.value for entry in model.metadata_props}
     if "network" not in notes:
-        raise BatikError(
-            f"{path} was made by an older version, which other formats cannot be made of: make it "
-            f"with 'python -m batik_utils build'."
-        )
+        raise BatikError(f"{path} is of an older version: 'python -m batik_utils build' makes one.")
     state = {
         tensor.name.removesuffix("_half"): torch.from_numpy(numpy_helper.to_array(tensor).copy())
         for tensor in model.graph.initializer
@@ -217,7 +165,7 @@ def save(network: FinalNetwork, path: Path) -> Path:
         if not name.endswith("num_batches_tracked")
     }
     with replacing(path) as partial:
-        if _suffix(path) == ".pt":
+        if path.suffix == ".pt":
             torch.save({**facts, "state": state}, partial)
         else:
             save_file(state, partial, metadata=facts)
@@ -232,11 +180,8 @@ def load(path: Path) -> FinalNetwork:
     """
     from safetensors import safe_open
 
-    pickled = _suffix(path) == ".pt"
-    if not path.is_file():
-        raise BatikError(f"There is no file {path}: make it with 'python -m batik_utils export'.")
     try:
-        if pickled:
+        if path.suffix == ".pt":
             with warnings.catch_warnings():
                 # what torch would warn of in a foreign pickle, the error says
                 warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -255,25 +200,19 @@ def load(path: Path) -> FinalNetwork:
         ) from error
     except Exception as error:  # a damaged or foreign file may raise anything
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BatikError(f"{path} is damaged or no model ({first}): make it again.") from error
+        raise BatikError(
+            f"{path} is missing, damaged or no model ({first}): make it with 'python -m "
+            f"batik_utils export'."
+        ) from error
     if not known:
         raise BatikError(f"{path} is of another project or version, not '{_FORMAT}'.")
     return FinalNetwork.restored(json.loads(facts["network"]), state)
 
 
-def _suffix(path: Path) -> str:
-    if path.suffix not in (".safetensors", ".pt"):
-        raise BatikError(f"{path} must end in .safetensors or .pt.")
-    return path.suffix
-
-
 def write(output: Path, formats: str = "onnx", folder: Path | str | None = None) -> list[Path]:
-    """Write the deployed model in other formats, and check each against the ONNX file.
+    """Write the deployed model in some of `FORMATS`, and check each against the ONNX file.
 
-    Args:
-        output: folder; made if it is not there.
-        formats: some of `FORMATS`, separated by commas. ``onnx`` copies the model folder.
-        folder: the model; None takes `predict.default_folder`.
+    ``onnx`` copies the model folder; ``folder`` None takes the committed model.
 
     Raises:
         BatikError: an unknown format, or a file that does not answer as the model does.
@@ -281,11 +220,9 @@ def write(output: Path, formats: str = "onnx", folder: Path | str | None = None)
     names = [name.strip() for name in formats.split(",") if name.strip()]
     if not names or set(names) - set(FORMATS):
         raise BatikError(f"Unknown format '{formats}': use {', '.join(FORMATS)}.")
-    source = predict.default_folder() if folder is None else Path(folder)
-    made = []
+    source, made = predict.Predictor.load(folder, threads=1).folder, []
     for name in names:
         if name == "onnx":
-            predict.Predictor.load(source, threads=1)
             made.append(Path(shutil.copytree(source, output / "onnx", dirs_exist_ok=True)))
             continue
         network = read(source)

@@ -4,18 +4,15 @@
     >>> network(torch.zeros(2, 448, 448, 3, dtype=torch.uint8)).shape
     (2, 704)
 
-Batik is texture: what counts is which small patterns a cloth has and how unevenly, not where in the
-picture they are. The backbones stay as they are; only linear functions of these features are
-learned. Sources: Lin et al., Network in Network, 2014 (mean); Huang & Belongie, 2017
-(https://arxiv.org/abs/1703.06868; mean with deviation); Perronnin et al., 2010, and Arandjelović &
-Zisserman, 2012 (RootSIFT), for the signed square root.
+Batik is texture: what counts is which small patterns a cloth has and how unevenly, not where.
+Sources: Lin et al., Network in Network, 2014 (mean); Huang & Belongie, 2017 (deviation); Perronnin
+et al., 2010, and Arandjelović & Zisserman, 2012 (signed square root).
 """
 
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,11 +58,9 @@ class Taps(nn.Module):
         self, stages: Sequence[nn.Module], taps: Sequence[int], preprocessing: Preprocessing
     ):
         super().__init__()
-        if not taps or sorted(set(taps)) != [*taps] or not 0 <= taps[0] <= taps[-1] < len(stages):
-            raise BatikError(f"Taps must ascend from 0 to {len(stages) - 1}, not {taps}.")
-        starts = [0, *(tap + 1 for tap in taps)]
+        ends = [0, *(tap + 1 for tap in taps)]
         self.pieces = nn.ModuleList(
-            nn.Sequential(*stages[a:b]) for a, b in itertools.pairwise(starts)
+            nn.Sequential(*stages[a:b]) for a, b in itertools.pairwise(ends)
         )
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
         self.register_buffer("shift", 255 * mean)
@@ -90,10 +85,6 @@ class Features(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Features":
-        """Stay in evaluation mode: the backbones are frozen, batch norm too."""
-        return super().train(False)
-
     def maps(self, pixels: Tensor) -> list[Tensor]:
         """Return all maps (N, C, H, W) of uint8 pixels (N, S, S, 3)."""
         x = pixels.permute(0, 3, 1, 2).float()
@@ -108,7 +99,6 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and standard deviation (N, C) of maps, and squared distances from the mean."""
     mean = x.mean((2, 3))
     squares = (x - mean[:, :, None, None]).square()
-    # of the pixels themselves, not an estimate of a population: no division by n - 1
     return mean, squares.mean((2, 3)).sqrt(), squares
 
 
@@ -123,15 +113,9 @@ def evidence(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
 
     A square root of a mean is the mean of the map over that root, and the root of a deviation is
     the mean of squared distances over its third power; so both are sums over places, and with them
-    every linear function of the features.
+    every linear function of the features. ``weight`` is (F, K); ``bias`` (K,) is spread evenly.
 
-    Args:
-        maps: of `Features.maps`.
-        weight: (F, K).
-        bias: (K,), spread evenly.
-
-    Returns:
-        (N, K, S/32, S/32), whose sum over places is ``pool(maps) @ weight + bias``.
+    Returns (N, K, S/32, S/32), whose sum over places is ``pool(maps) @ weight + bias``.
     """
     grid = maps[-1].shape[-1]
     start, total = 0, (bias / grid**2)[None, :, None, None]
@@ -151,18 +135,13 @@ def evidence(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
 def build(
     branches: Sequence[Branch], weights_directory: str | Path | None = None, *, filled: bool = True
 ) -> Features:
-    """Build the network, in evaluation mode on the CPU.
+    """Build the network; ``filled=False`` leaves random weights, to be filled from a saved model.
 
     Kernels are rounded to float16 (they stay float32 numbers), as they are stored in the exported
     model: so both give the same features.
 
-    Args:
-        branches: backbones, and where they are read.
-        weights_directory: folder to look for pretrained weights first.
-        filled: with pretrained weights; False for random ones, to be filled from a saved model.
-
     Raises:
-        BatikError: unknown recipe, unfit architecture or taps.
+        BatikError: unknown recipe or unfit architecture.
         weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     built, provenance = [], []
@@ -176,10 +155,9 @@ def build(
         stages = _stages(recipe.architecture, classifier.backbone)
         built.append(Taps(stages, branch.taps, WEIGHTS[recipe.weights].preprocessing))
     network = Features(built, provenance)
-    if filled:
-        for name, tensor in network.state_dict().items():
-            if is_stored_half(name, tensor):
-                tensor.copy_(tensor.half().float())
+    for name, tensor in network.state_dict().items():
+        if is_stored_half(name, tensor):
+            tensor.copy_(tensor.half().float())
     return network
 
 
@@ -207,55 +185,27 @@ def pixels_of(image: Image.Image, size: int) -> np.ndarray:
 
 def compute(
     network: nn.Module,
-    sources: Sequence[Path | Image.Image],
+    paths: Sequence[Path],
     size: int,
     change: Callable[[Image.Image, int], Image.Image] | None = None,
     name: str = "",
 ) -> np.ndarray:
-    """Return float32 features (N, F) of pictures; what was computed before comes from the cache.
+    """Return float32 features (N, F) of picture files; known ones come from the cache.
 
-    Args:
-        network: of `build`; another one has another cache.
-        sources: picture files, or opened RGB pictures.
-        size: side of the square (px).
-        change: applied to each opened picture, with its number.
-        name: of the change, which the cache knows it by.
-
-    Raises:
-        ImageError: a file is no whole picture.
+    ``change`` is applied to each opened picture, with its number; the cache knows it by ``name``.
     """
-    parts = [digest(network), f"{size} {INTERPOLATION} {name}", *map(_content, sources)]
-    rows = partial(_rows, network, sources, size, change)
-    return np.array(cache.cached("features", parts, len(sources), rows))
 
-
-def digest(network: nn.Module) -> str:
-    """Return a sha256 of all numbers of a network."""
-    found = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        found.update(name.encode())
-        found.update(tensor.numpy().tobytes())
-    return found.hexdigest()
-
-
-def _rows(
-    network: nn.Module, sources: Sequence, size: int, change: Callable | None
-) -> Iterator[np.ndarray]:
-    threads = torch.get_num_threads()
-    # sums over several threads differ in the last digits, and a model must come out the same
-    torch.set_num_threads(1)
-    try:
-        for number, source in enumerate(tqdm(sources, desc="Features", disable=None)):
-            image = source if isinstance(source, Image.Image) else files.open_image(source)
+    def rows() -> Iterator[np.ndarray]:
+        for number, path in enumerate(tqdm(paths, desc="Features", disable=None)):
+            image = files.open_image(path)
             image = change(image, number) if change else image
             with torch.inference_mode():
                 yield network(torch.from_numpy(pixels_of(image, size)[None]))[0].numpy()
-    finally:
-        torch.set_num_threads(threads)
 
-
-def _content(source: Path | Image.Image) -> str:
-    """Return the sha256 of a file, or of an opened picture's size and pixels."""
-    if isinstance(source, Image.Image):
-        return hashlib.sha256(f"{source.size} ".encode() + source.tobytes()).hexdigest()
-    return hashlib.sha256(Path(source).read_bytes()).hexdigest()
+    numbers = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        numbers.update(key.encode())
+        numbers.update(tensor.numpy().tobytes())
+    contents = (hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths)
+    parts = [numbers.hexdigest(), f"{size} {INTERPOLATION} {name}", *contents]
+    return np.array(cache.cached("features", parts, len(paths), rows))

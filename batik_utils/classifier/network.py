@@ -1,6 +1,6 @@
 """The deployed network: pixels to probabilities, familiarity, cloth score and evidence.
 
-    >>> network = FinalNetwork.of(features.build(branches), facts, bank, choice, fitted)
+    >>> network = FinalNetwork(features.build(BRANCHES), BRANCHES, 448, fitted.of_raw(scaler))
     >>> probabilities, familiarity, cloth, evidence = network(pixels)
 
 All that is learned are linear functions of frozen features, and distances to the motifs' means.
@@ -8,44 +8,19 @@ All that is learned are linear functions of frozen features, and distances to th
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from batik_utils.baselines import Linear, rescaled
-from batik_utils.classifier import features, refusal
+from batik_utils.classifier import features
 from batik_utils.classifier.features import Branch
-from batik_utils.classifier.refusal import Refusal
-from batik_utils.classifier.selection import Bank, Choice
+from batik_utils.classifier.refusal import NUMBERS, Refusal
 from batik_utils.errors import BatikError
 
 OUTPUTS = ("probabilities", "familiarity", "cloth", "evidence")
-#: Numbers of the network beside the backbones': what is learned.
-NUMBERS = (
-    "weight",
-    "bias",
-    "temperature",
-    "is_cloth",
-    "centre",
-    "scale",
-    "means",
-    "axes",
-    "shrink",
-    "spread",
-    "start",
-)
 
 
-class FinalNetwork(nn.Module):
-    """uint8 pixels (N, S, S, 3) to the four `OUTPUTS`.
-
-    Args:
-        backbones: pixels to maps.
-        branches: which they are, and where they are read.
-        size: S (px).
-        numbers: what is learned, by `NUMBERS`. ``weight`` (F, K + K + R) and ``bias`` are
-            the linear functions of raw features: motifs, kinds.
-    """
+class FinalNetwork(Refusal):
+    """uint8 pixels (N, S, S, 3) to the four `OUTPUTS`."""
 
     def __init__(
         self,
@@ -54,51 +29,9 @@ class FinalNetwork(nn.Module):
         size: int,
         numbers: dict[str, Tensor],
     ):
-        super().__init__()
-        self.network = backbones
-        self.branches = tuple(branches)
-        self.size = size
-        for name in NUMBERS:
-            self.register_buffer(name, numbers[name].clone())
-        self.classes = len(self.means)
-        self.eval()
-
-    @classmethod
-    def of(
-        cls,
-        backbones: features.Features,
-        branches: Sequence[Branch],
-        size: int,
-        bank: Bank,
-        choice: Choice,
-        fitted: Refusal,
-    ) -> "FinalNetwork":
-        """Return the network of a bank, a chosen head and a fitted refusal."""
-        linear = [fitted.motifs, fitted.kinds]
-        joint = rescaled(
-            Linear(
-                np.concatenate([part.weight for part in linear], axis=1),
-                np.concatenate([part.bias for part in linear]),
-            ),
-            bank.scaler,
-        )
-        near = fitted.nearness
-        values = (
-            joint.weight,
-            joint.bias,
-            choice.temperature,
-            fitted.is_cloth,
-            bank.scaler.mean,
-            bank.scaler.scale,
-            near.means,
-            near.axes,
-            near.shrink,
-            fitted.spread,
-            fitted.start,
-        )
-        numbers = {n: torch.tensor(v) for n, v in zip(NUMBERS, values, strict=True)}
-        numbers = {n: t.float() if t.is_floating_point() else t for n, t in numbers.items()}
-        return cls(backbones, branches, size, numbers)
+        super().__init__(numbers)
+        self.network, self.branches, self.size = backbones, tuple(branches), size
+        self.float().eval()
 
     def facts(self) -> dict:
         """Return what `restored` needs beside the numbers, as plain values."""
@@ -125,38 +58,13 @@ class FinalNetwork(nn.Module):
         except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
             first = " ".join(str(error).split())[:200]
             raise BatikError(f"These numbers are not of this network: {first}") from error
-        return model.eval()
+        return model
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the four `OUTPUTS`."""
-        maps = self.network.maps(pixels)
-        k = self.classes
-        weight = self.weight[:, :k] / self.temperature
-        places = features.evidence(maps, weight, self.bias[:k] / self.temperature)
-        answers = self.answer(features.pool(maps))
-        return *answers, places - places.mean(1, keepdim=True)
-
-    def answer(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return probabilities, familiarity and cloth score of features (N, F)."""
-        k = self.classes
-        values = x @ self.weight + self.bias
-        motifs, kinds = values[:, :k], values[:, k:]
-        gaps = ((x - self.centre) / self.scale)[:, None] - self.means  # (N, K, F)
-        lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
-        cloth = _log_odds(kinds, self.is_cloth)
-        is_motif = torch.arange(len(self.is_cloth)) < k
-        energy = torch.logsumexp(motifs, 1)
-        contrast = _log_odds(kinds / refusal.SOFTER, is_motif)
-        nearness = -lengths.amin(1) / refusal.RIDGE
-        parts = torch.stack([energy, contrast, nearness, cloth], 1)
-        too_little = torch.relu((self.start - parts[:, 2:]) / self.spread[2:]).sum(1)
-        familiarity = (parts / self.spread)[:, :3] @ torch.tensor(refusal.WEIGHTS)
-        probabilities = torch.softmax(motifs / self.temperature, 1)
-        return probabilities, familiarity - refusal.LOSS * too_little, cloth
-
-
-def _log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
-    """Return the log-odds of chosen columns against the others, 0 if there are none."""
-    low = torch.full_like(logits, -1e9)
-    own, others = (torch.logsumexp(torch.where(c, logits, low), 1) for c in (chosen, ~chosen))
-    return torch.where(chosen.all(), torch.zeros(()), own - others)
+        maps, k = self.network.maps(pixels), len(self.means)
+        weight, bias = self.weight[:, :k] / self.temperature, self.bias[:k] / self.temperature
+        places = features.evidence(maps, weight, bias)
+        probabilities, parts = self.answer(features.pool(maps))
+        against = places - places.mean(1, keepdim=True)
+        return probabilities, self.familiarity(parts), parts[:, 3], against
