@@ -25,13 +25,8 @@ SET_UP = next(
 )
 PARAMETERS = 'COUNT = 1  # pictures\nDATA = "auto"\nRATE = 0.1\nFAST = False'
 CHECK = "from batik_utils import notebook\n\nnotebook.check_parameters()"
-FIGURE = (
-    "from IPython.display import Image, display\n"
-    "import base64\n"
-    "png = base64.b64decode('iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+A8AAQUB"
-    "AScY42YAAAAASUVORK5CYII=')\n"
-    "display({'image/png': png}, raw=True, metadata={'image/png': {'alt': 'One <grey> dot'}})"
-)
+FIGURE = """from PIL import Image
+display(Image.new("L", (1, 1)), metadata={"image/png": {"alt": "One <grey> square"}})"""
 
 
 def write(path, *cells):
@@ -50,12 +45,13 @@ def write(path, *cells):
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
-    """Path of a notebook with parameters, an error on demand and every tag of a report."""
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    """Path of a notebook with parameters, errors on demand and every tag of a report."""
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # as an installation would make it findable
     return write(
         tmp_path / "99_small.ipynb",
         ("", "# 99 · Small & *whole*"),
         ("not-in-report", "## Set-up"),
+        ("not-in-report", SET_UP),
         ("parameters", PARAMETERS),
         ("not-in-report", CHECK),
         ("", "if COUNT > 2:\n    raise RuntimeError('too many')"),
@@ -72,9 +68,6 @@ def printed(copy):
     cells = nbformat.read(copy, as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return "".join(output["text"] for output in outputs if output.get("name") == "stdout")
-
-
-# --- parameters ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -146,9 +139,6 @@ def test_the_check_works_in_a_kernel_that_papermill_started(small, tmp_path):
         papermill.execute_notebook(small, tmp_path / "o.ipynb", {"count": 5}, progress_bar=False)
 
 
-# --- Colab ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("status", [0, 1])
 def test_colab_installs_what_is_missing_and_keeps_its_torch(monkeypatch, status):
     asked = []
@@ -179,22 +169,10 @@ def test_the_set_up_cell_works_in_an_empty_colab(tmp_path, monkeypatch):
     fake = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
     # the clone holds the last commit; what is installed is not its matter here
     where = "print(notebook.in_colab(), notebook.PROJECT.name)"
-    path = write(
-        tmp_path / "n.ipynb",
-        *[("", fake), ("", SET_UP.replace("notebook.set_up()", where)), ("parameters", "A = 1")],
-    )
+    cells = [fake, SET_UP.replace("notebook.set_up()", where)]
+    path = write(tmp_path / "n.ipynb", *(("", cell) for cell in cells), ("parameters", "A = 1"))
     (copy,) = notebook.execute([path], {}, tmp_path / "out")
     assert printed(copy) == "True batik-image-classification\n"
-
-
-def test_a_notebook_elsewhere_finds_the_installed_package(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(PROJECT))  # as an installation would make it findable
-    cells = [("", SET_UP), ("", "print(notebook.PROJECT)"), ("parameters", "A = 1")]
-    (copy,) = notebook.execute([write(tmp_path / "n.ipynb", *cells)], {}, tmp_path / "out")
-    assert printed(copy) == f"{PROJECT}\n"
-
-
-# --- headless runs -------------------------------------------------------------------------------
 
 
 def test_execute_passes_parameters_and_leaves_the_notebook_alone(small, tmp_path, monkeypatch):
@@ -208,7 +186,7 @@ def test_execute_passes_parameters_and_leaves_the_notebook_alone(small, tmp_path
 
 @pytest.mark.parametrize(
     ("count", "named"),
-    [("3", r"cell 4(?s:.*)RuntimeError: too many"), ("-1", r"cell 5(?s:.*)os\.kill(?s:.*)LIMIT")],
+    [("3", r"cell 5(?s:.*)RuntimeError: too many"), ("-1", r"cell 6(?s:.*)os\.kill(?s:.*)LIMIT")],
     ids=["error", "killed"],
 )
 def test_a_failing_cell_is_shown_and_its_copy_kept(small, tmp_path, count, named):
@@ -220,7 +198,7 @@ def test_a_failing_cell_is_shown_and_its_copy_kept(small, tmp_path, count, named
 def test_refresh_keeps_results_and_drops_noise(small):
     notebook.refresh(small)
     cells = [c for c in nbformat.read(small, as_version=4).cells if c.cell_type == "code"]
-    assert [cell.execution_count for cell in cells] == list(range(1, 9))
+    assert [cell.execution_count for cell in cells] == list(range(1, 10))
     text = json.dumps([cell.outputs for cell in cells])
     assert "11" in text
     assert "noise" not in text
@@ -233,7 +211,7 @@ def test_a_report_is_one_page_without_code_or_other_servers(small, tmp_path):
     assert "<title>99 · Small &amp; *whole*</title>" in html
     assert re.search(r"<details><summary>Appendix: details</summary>(?s:.*)all numbers", html)
     assert "mine" in html.split("</details>")[1]
-    assert 'alt="One &lt;grey&gt; dot"' in html
+    assert 'alt="One &lt;grey&gt; square"' in html
     assert "Set-up" not in html
     assert "COUNT" not in html
     assert not re.findall(r'(?:src|href)="https?://[^"]+"|@import|url\(', html)
