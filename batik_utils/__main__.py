@@ -38,6 +38,8 @@ A model of your own motifs, from a folder with one folder of pictures for each m
       --output MODEL
   python -m batik_utils predict --model MODEL picture.jpg
   python -m batik_utils app --model MODEL
+Texts for its page go into MODEL/texts.json, by language and motif, for example
+  {"en": {"parang": {"name": "Parang", "signs": "Diagonal rows of waves."}}}
 """
 
 

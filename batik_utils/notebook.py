@@ -37,8 +37,6 @@ HELD = ("torch", "torchvision", "numpy")
 #: Where copies of executed notebooks go.
 OUTPUT = PROJECT / "results" / "notebooks"
 
-_TYPE_NAMES = {int: "a whole number", float: "a number", bool: "True or False", str: "text"}
-
 
 class NotebookFailed(BatikError):
     """A cell raised an error or lost its kernel; the message shows the cell."""
@@ -101,7 +99,7 @@ def _check(name: str, value: object, known: Mapping[str, object], where: str) ->
         raise BatikError(f"Unknown parameter {name} for {where}.{hint} Known: {names}.")
     kind = type(known[name])
     if type(value) is not kind and not (kind is float and type(value) is int):
-        raise BatikError(f"Parameter {name} must be {_TYPE_NAMES[kind]}, not {value!r}.")
+        raise BatikError(f"Parameter {name} must be a value like {known[name]!r}, not {value!r}.")
 
 
 def find(names: Sequence[str] = ()) -> list[Path]:
@@ -110,26 +108,22 @@ def find(names: Sequence[str] = ()) -> list[Path]:
     known = {name: p for p in ours for name in (p.stem, p.stem[:2], p.stem[1])}
     found = [known.get(name, Path(name)) for name in names] or ours
     for path in found:
-        if not path.is_file():
+        if not path.is_file() or path.suffix != ".ipynb":
             every = ", ".join(p.stem for p in ours)
             raise BatikError(f"No notebook '{path}': give a path, or one of {every}.")
     return found
 
 
 def declared(notebook: Path) -> dict[str, object]:
-    """Parameters of a notebook with their defaults, from its one cell tagged ``parameters``."""
+    """Parameters of a notebook with their defaults, from its cell tagged ``parameters``."""
     import nbformat
 
-    try:
-        cells = nbformat.read(notebook, as_version=4).cells
-    except nbformat.reader.NotJSONError as error:
-        raise BatikError(f"{notebook} is no notebook.") from error
-    tagged = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
-    found = _assignments(tagged[0]) if len(tagged) == 1 else {}
-    if not found or any(type(value) not in _TYPE_NAMES for value in found.values()):
-        what = "one cell tagged 'parameters', of lines NAME = number, text or bool"
-        raise BatikError(f"{notebook} needs {what}.")
-    return found
+    cells = nbformat.read(notebook, as_version=4).cells
+    return _assignments("\n".join(c.source for c in cells if "parameters" in _tags(c)))
+
+
+def _tags(cell: Mapping) -> list[str]:
+    return cell["metadata"].get("tags", [])
 
 
 def bind(given: Mapping[str, str], notebooks: Sequence[Path]) -> dict[Path, dict]:
@@ -214,10 +208,9 @@ def render(notebook: Path, page: Path) -> Path:
     content = nbformat.read(notebook, as_version=4)
     parts: dict[str, list] = {"": []}
     for cell in content.cells:
-        tags = cell.metadata.get("tags", [])
-        for part in {"appendix", "own-runs"}.intersection(tags):
+        for part in {"appendix", "own-runs"}.intersection(_tags(cell)):
             parts[part] = []
-        if "not-in-report" not in tags:
+        if "not-in-report" not in _tags(cell):
             parts[list(parts)[-1]].append(cell)
     body = ""
     for part, content.cells in parts.items():
@@ -262,10 +255,10 @@ def report(
     plans[3] = {"RESULTS": str(PROJECT / "results"), "OWN": own}
     jobs = [(path, where_declared(plan, [path])) for path, plan in zip(paths, plans, strict=True)]
     left = _seconds(jobs, len(dataset.manifest))
-    log.info("This takes about %s here, as a short calibration says.", _in_words(sum(left)))
+    log.info("This takes about %.1f minutes here, as a short calibration says.", sum(left) / 60)
     for path, plan in jobs:
         (copy,) = execute([path], plan, folder / "notebooks")
-        log.info("%s done; about %s left", path.stem, _in_words(sum(left := left[1:])))
+        log.info("%s done; about %.1f minutes left", path.stem, sum(left := left[1:]) / 60)
     return render(copy, folder / "report.html")
 
 
@@ -292,7 +285,3 @@ def _seconds(jobs: Sequence[tuple[Path, dict]], pictures: int) -> list[float]:
         trained = settings["SEEDS"] * means["train_seconds"].reindex(names).sum() * pictures / 150
         found.append(float(slower * (SECONDS[path.name[:2]] + trained)))
     return found
-
-
-def _in_words(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -17,15 +17,13 @@ FOLDER = Path(batik_utils.__file__).parent
 MODULES = sorted(p for p in FOLDER.rglob("*.py") if (p.parent / "__init__.py").is_file())
 #: Parts in the order in which they may import: each those before it. Root modules are "root".
 ORDER = ("errors", "images", "root", "duplicates", "evaluation", "classifier", "scale")
-#: Modules that bring the parts together, and import them inside functions.
-OUTSIDE = ("notebook", "__main__")
 #: Optional packages, and those of the application, that the root modules do without.
 OPTIONAL = {"ray", "lightning_fabric", "mlflow", "gradio", "onnxruntime"}
 
 
 def part_of(path):
     name = path.relative_to(FOLDER).parts[0].removesuffix(".py")
-    return name if name in (*ORDER, *OUTSIDE, "app") else "root"
+    return name if name in (*ORDER, "notebook", "__main__", "app") else "root"
 
 
 def imported(tree):
@@ -53,14 +51,14 @@ def may_import(part, name):
 def test_a_module_imports_what_stands_before_it(path):
     part = part_of(path)
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    if part in OUTSIDE:  # their top level alone; inside functions they may import all
+    if part in ("notebook", "__main__"):  # inside functions they may import all
         tree.body = [node for node in tree.body if not isinstance(node, ast.FunctionDef)]
         part = "errors"
-    names = list(imported(tree))
-    ours = [name.removeprefix("batik_utils.") for name in names if name.startswith("batik_utils.")]
-    assert not [n for n in ours if n != "__version__" and not may_import(part, n)]
+    names = {name.partition(".")[::2] for name in imported(tree)}
+    ours = {rest for top, rest in names if top == "batik_utils"} - {"__version__"}
+    assert not [name for name in ours if not may_import(part, name)]
     if part in ("errors", "images", "root"):
-        assert not OPTIONAL & {name.split(".")[0] for name in names}
+        assert not OPTIONAL & {top for top, _ in names}
 
 
 def test_sizes():
@@ -72,6 +70,8 @@ def test_sizes():
 @pytest.mark.parametrize(
     ("module", "without"),
     [
+        # the first cell of a notebook, where nothing is installed yet
+        ("batik_utils.notebook", {"numpy", "PIL", "pandas", "torch", "nbformat", "papermill"}),
         ("batik_utils.__main__", {"numpy", "PIL", "pandas", "torch", "onnxruntime", "gradio"}),
         ("batik_utils.images.files", {"pandas", "torch"}),
         ("batik_utils.data", {"torch"}),
@@ -85,12 +85,6 @@ def test_what_an_import_does_not_load(module, without):
         [sys.executable, "-c", words], cwd=PROJECT, capture_output=True, text=True, check=True
     )
     assert not without & set(done.stdout.split())
-
-
-def test_the_first_cell_of_a_notebook_needs_the_standard_library_alone():
-    words = "import sys, batik_utils.notebook as n; n.set_up(); print(*sys.modules)"
-    without_packages = [sys.executable, "-S", "-c", words]
-    subprocess.run(without_packages, cwd=PROJECT, capture_output=True, check=True)
 
 
 def test_every_module_and_data_file_is_packaged():
