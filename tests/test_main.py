@@ -36,7 +36,7 @@ def fake(monkeypatch):
         ([*FOLDER, "--device", "tpu"], "tpu"),
         ([*FOLDER, "--precision", "int8"], "int8"),
         (["train", "--data", "folder", "--root", "nowhere"], "nowhere"),
-        (["train", "--data", "floder"], "did you mean 'folder'"),
+        (["train", "--data", "floder"], "use folder"),
         (["train", "--data", "synthetic", "--limit", "2", "--results", __file__], __file__),
         (["search", "--recipes", "scratch"], "scratch"),
         (["report", "--data", "synthetic", "-p", "SEDS", "3"], "Did you mean SEED"),
