@@ -7,13 +7,11 @@ row a run and epoch) and ``not_run.csv`` (recipes without weights). Introduced i
 
 import contextlib
 import pickle
-import struct
 import subprocess
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,9 +19,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+import torchvision
 from torch import nn
 
-from batik_utils import __version__, data, metrics, models
+from batik_utils import data, metrics, models
 from batik_utils.errors import PROJECT, BatikError, NotWritten, locked, replacing
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
@@ -43,6 +42,7 @@ _COLUMNS = {
     "history": ("run", "epoch"),
     "not_run": ("recipe", "reason", "remedy"),
 }
+_FORMAT = "batik-checkpoint-2"
 
 
 def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
@@ -70,16 +70,13 @@ def finish(
 ) -> Finished:
     """Score a run's probabilities (M, K) of the test pictures; facts: weights, params, device."""
     dataset, rows, n_train = setup.dataset, setup.rows("test"), len(setup.rows("train"))
-    tested = dataset.manifest.iloc[rows]
-    predictions = pd.DataFrame(
-        {
-            "path": tested["path"].to_numpy(),
-            "label": tested["motif"].to_numpy(),
-            "predicted": [dataset.classes[k] for k in probabilities.argmax(1)],
-            **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
-        }
-    )
-    seconds = max(0.001, round(seconds, 3))
+    tested, seconds = dataset.manifest.iloc[rows], max(0.001, round(seconds, 3))
+    columns = {
+        "path": tested["path"].to_numpy(),
+        "label": tested["motif"].to_numpy(),
+        "predicted": [dataset.classes[k] for k in probabilities.argmax(1)],
+        **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
+    }
     row = facts | {
         "run": run_name(recipe, seed, setup.fold, setup.n_train),
         "recipe": recipe.name,
@@ -95,12 +92,13 @@ def finish(
         # a baseline counts as one pass over the pictures
         "train_images_per_second": round(n_train * max(1, len(history)) / seconds, 1),
         "precision": setup.precision,
-        **{name: version for name, version in _versions().items() if name in RUN_COLUMNS},
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
         "git": setup.git,
         "started": started.isoformat(timespec="seconds"),
         "dataset": dataset.digest,
     }
-    return Finished(row, predictions, history)
+    return Finished(row, pd.DataFrame(columns), history)
 
 
 def git_commit() -> str:
@@ -137,30 +135,17 @@ class Store:
             )
         return set(there.index)
 
-    def results_of(self, recipes: Iterable[tuple[str, int]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Return the finished runs of recipes and epochs, in their order, and their predictions."""
-        runs, predictions = self.read("runs"), self.read("predictions")
-        order = {key: k for k, key in enumerate(recipes)}
-        keys = pd.Series(zip(runs["recipe"], runs["epochs"], strict=True), index=runs.index)
-        runs = runs.assign(place=keys.map(order)).dropna(subset="place")
-        runs = runs.sort_values(["place", "seed", "fold"]).drop(columns="place")
-        if runs.empty:
-            raise BatikError(
-                f"No finished run of {', '.join(name for name, _ in order)} in {self.folder}: call "
-                f"'python -m batik_utils train' first; missing weights are named in not_run.csv."
-            )
-        chosen = predictions["run"].isin(runs["run"])
-        return runs.reset_index(drop=True), predictions[chosen].reset_index(drop=True)
-
     def add(self, row: dict, predictions: pd.DataFrame, history: pd.DataFrame) -> None:
         """Write one finished run; if that fails, in another folder that the error names."""
-        tables = {"predictions": predictions, "history": history, "runs": pd.DataFrame([row])}
-        tables["runs"] = tables["runs"][list(RUN_COLUMNS[1:])]
+        runs = pd.DataFrame([row])[list(RUN_COLUMNS[1:])]
+        tables = {"predictions": predictions, "history": history, "runs": runs}
+        for name, table in tables.items():
+            tables[name] = table.assign(run=row["run"])[["run", *table.columns]]
         try:
-            self._add(row["run"], tables)
+            self._replace("run", row["run"], tables)
         except (OSError, BatikError) as error:  # hours of work must not be lost to a full disk
             rescue = Store(Path(tempfile.mkdtemp(prefix="batik-run-")))
-            rescue._add(row["run"], tables)
+            rescue._replace("run", row["run"], tables)
             raise NotWritten(
                 f"{error} The finished run '{row['run']}' is kept in {rescue.folder}: append its "
                 f"tables to those in {self.folder}, or train it again."
@@ -174,27 +159,21 @@ class Store:
 
     def note_not_run(self, recipe: str, reason: str = "", remedy: str = "") -> None:
         """Remember why a recipe could not be run, and what would help; forget it without reason."""
-        if not reason and recipe not in set(self.read("not_run")["recipe"]):
-            return
-        with self._locked():
-            table = self.read("not_run")
-            table = table[table["recipe"] != recipe]
-            row = pd.DataFrame([[recipe, reason, remedy]], columns=table.columns)
-            self._put("not_run", pd.concat([table, row]) if reason else table)
+        if reason or recipe in set(self.read("not_run")["recipe"]):
+            rows = [[recipe, reason, remedy]] if reason else []
+            table = pd.DataFrame(rows, columns=list(_COLUMNS["not_run"]))
+            self._replace("recipe", recipe, {"not_run": table})
 
-    def _add(self, run: str, tables: dict[str, pd.DataFrame]) -> None:
+    def _replace(self, key: str, name: str, tables: dict[str, pd.DataFrame]) -> None:
+        """Write rows in place of those that are there of this run, or recipe."""
         with self._locked():
-            for name, rows in tables.items():
-                rows = rows.assign(run=run)[["run", *rows.columns]]
-                # rows of an interrupted or repeated run of this name make way
-                there = self.read(name)
-                there = there[there["run"] != run]
-                self._put(name, pd.concat([there, rows]) if len(there) else rows)
-
-    def _put(self, name: str, table: pd.DataFrame) -> None:
-        with replacing(self.folder / f"{name}.csv") as partial:
-            settings = {"float_format": "%.6g", "na_rep": "nan", "lineterminator": "\n"}
-            table.to_csv(partial, index=False, **settings)
+            for file, rows in tables.items():
+                there = self.read(file)
+                there = there[there[key] != name]
+                table = pd.concat([there, rows]) if len(there) else rows
+                settings = {"float_format": "%.6g", "na_rep": "nan", "lineterminator": "\n"}
+                with replacing(self.folder / f"{file}.csv") as partial:
+                    table.to_csv(partial, index=False, **settings)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -210,27 +189,12 @@ class Store:
             yield
 
 
-_FORMAT = "batik-checkpoint-2"
-# what torch and its unpickler raise on damaged bytes and on values of another kind
-_DAMAGE = (
-    *(RuntimeError, EOFError, ValueError, OSError, LookupError, TypeError, AttributeError),
-    *(AssertionError, OverflowError, MemoryError, zipfile.BadZipFile, struct.error, BatikError),
-)
-
-
 class CheckpointError(BatikError):
     """A file that is not a checkpoint of ours, or not a whole one."""
 
 
 class OutdatedCheckpoint(CheckpointError):
     """A checkpoint of ours that another version wrote."""
-
-
-def _versions() -> dict[str, str]:
-    import torchvision
-
-    versions = {"torch": str(torch.__version__), "torchvision": str(torchvision.__version__)}
-    return {"batik_utils": __version__, **versions}
 
 
 @dataclass(frozen=True)
@@ -243,7 +207,6 @@ class Checkpoint:
     preprocessing: Preprocessing
     #: Digest of the data set it was trained on.
     dataset: str
-    versions: dict[str, str] = field(default_factory=_versions)
 
 
 def save(path: Path, saved: Checkpoint) -> Path:
@@ -254,7 +217,6 @@ def save(path: Path, saved: Checkpoint) -> Path:
         "classes": list(saved.classes),
         "preprocessing": saved.preprocessing.as_dict(),
         "dataset": saved.dataset,
-        "versions": saved.versions,
         "state": {k: v.cpu().contiguous() for k, v in saved.model.state_dict().items()},
     }
     with replacing(path) as partial, partial.open("wb") as stream:
@@ -265,12 +227,9 @@ def save(path: Path, saved: Checkpoint) -> Path:
 def load(path: Path) -> Checkpoint:
     """Open a checkpoint; nothing in the file is executed.
 
-    Raises:
-        OutdatedCheckpoint: saved by another version.
-        CheckpointError: missing, damaged, foreign, or holding anything but plain values and
-            tensors (as a malicious pickle would).
+    Raises `OutdatedCheckpoint` for a file of another version, and `CheckpointError` for one that is
+    missing, damaged, foreign, or holds more than plain values and tensors, as a malicious one does.
     """
-    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
     try:
@@ -286,15 +245,15 @@ def load(path: Path) -> Checkpoint:
             model = models.build_untrained(recipe, len(classes))
             model.load_state_dict(content["state"])
             seen = Preprocessing.from_dict(content["preprocessing"])
-            described = (content["dataset"], content["versions"])
-            return Checkpoint(model.eval(), recipe, classes, seen, *described)
+            return Checkpoint(model.eval(), recipe, classes, seen, content["dataset"])
     except pickle.UnpicklingError as error:
         # torch's own text advises to switch the protection off, so it is not repeated
         raise CheckpointError(
             f"{path} was refused: it holds objects that could run code, or is no checkpoint. Only "
             f"open files saved by this project."
         ) from error
-    except _DAMAGE as error:
+    # torch and its unpickler raise almost anything on damaged bytes and values of another kind
+    except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
             f"{path} is damaged or no checkpoint ({reason}): train or copy it again."

@@ -31,10 +31,6 @@ from batik_utils.weights import WeightsNotFound
 
 log = logging.getLogger(__name__)
 
-#: Splits with folds, see `splits.make_folds`; the second one takes near-duplicates for different
-#: pictures, to show how much that inflates accuracy.
-CROSS_VALIDATION = ("cv", "cv-ungrouped")
-
 
 @dataclass
 class Setup:
@@ -61,13 +57,11 @@ class Setup:
 
     def at(self, repeat: int, fold: int, n_train: int = 0) -> "Setup":
         """Return the set-up of one fold of a repeat, with fewer training pictures if asked for."""
-        table = self.split
+        table, store = self.split, self.store
         if self.folds is not None:
             table = splits.of_fold(self.folds, repeat, fold)
         if n_train:
-            table = splits.thin(table, n_train, repeat)
-        # apart from full runs
-        store = Store(self.store.folder / "learning") if n_train else self.store
+            table, store = splits.thin(table, n_train, repeat), Store(store.folder / "learning")
         return replace(self, split=table, store=store, fold=fold, n_train=n_train)
 
     def rows(self, subset: str) -> list[int]:
@@ -77,8 +71,7 @@ class Setup:
     def examples(self, subset: str, preprocessing: Preprocessing) -> Examples:
         """Return a subset's pictures at the input size, and their labels."""
         rows = self.rows(subset)
-        labels = torch.tensor(self.dataset.labels)[rows]
-        return Examples(self.pixels(preprocessing)[rows], labels)
+        return Examples(self.pixels(preprocessing)[rows], torch.tensor(self.dataset.labels)[rows])
 
     def pixels(self, preprocessing: Preprocessing) -> Tensor:
         """Return all pictures at the input size, uint8 (N, 3, S, S)."""
@@ -90,8 +83,7 @@ class Setup:
     def described(self, name: str) -> np.ndarray:
         """Return a baseline's description of all pictures, (N, F)."""
         if (key := ("described", name)) not in self._memory:
-            pixels = self.pixels(IMAGENET).numpy()
-            describe = baselines.BASELINES[name].describe
+            describe, pixels = baselines.BASELINES[name].describe, self.pixels(IMAGENET).numpy()
             self._memory[key] = describe(self.dataset.manifest, pixels)
         return self._memory[key]
 
@@ -110,12 +102,11 @@ class Outcome:
     failed: dict[str, str]
 
     def __str__(self) -> str:
-        text = f"{len(self.trained)} runs trained, {len(self.reused)} found and reused"
+        lines = [f"{len(self.trained)} runs trained, {len(self.reused)} found and reused"]
         for recipe, remedy in self.not_run.items():
-            text += f"\n{recipe}: not run, weights not reachable. {remedy}"
-        for run, reason in self.failed.items():
-            text += f"\n{run}: failed. {reason}"
-        return text
+            lines.append(f"{recipe}: not run, weights not reachable. {remedy}")
+        lines += [f"{run}: failed. {reason}" for run, reason in self.failed.items()]
+        return "\n".join(lines)
 
 
 def prepare(
@@ -132,49 +123,39 @@ def prepare(
     """Write manifest and split where they are missing, and check them where they are not.
 
     ``split`` is ``course``, ``stratified-<seed>``, ``cv`` for grouped cross-validation, or
-    ``cv-ungrouped``; ``folds`` 0 stands for as many as there are, or 10 where there are none yet.
+    ``cv-ungrouped``, which takes near-duplicates for different pictures, to show how much that
+    inflates accuracy; ``folds`` 0 stands for as many as there are, or 10 where there are none yet.
     """
-    training.autocast(training.choose_device(device), precision)
+    chosen = training.choose_device(device)
+    training.autocast(chosen, precision)
     results = data.results_root(results)
     data.write_manifest(dataset, results)
     folder = results / dataset.name / split
     divided = None
-    if split in CROSS_VALIDATION:
+    if split in ("cv", "cv-ungrouped"):
         groups = results / dataset.name / "duplicate_groups.csv" if split == "cv" else None
-        divided = splits.open_or_make_folds(
-            dataset, folder / "folds.csv", groups, folds=folds, repeats=repeats
-        )
+        asked = {"folds": folds, "repeats": repeats}
+        divided = splits.open_or_make_folds(dataset, folder / "folds.csv", groups, **asked)
         table = splits.of_fold(divided, 0, 0)
     else:
         table = splits.open_or_make(split, dataset, folder / "split.csv")
-    chosen = (training.choose_device(device), precision, weights_directory or None)
-    return Setup(dataset, split, table, Store(folder), *chosen, divided)
+    where = (weights_directory or None, divided)
+    return Setup(dataset, split, table, Store(folder), chosen, precision, *where)
 
 
-def _given(
-    setup: Setup, subset: str, model: nn.Module, stage: Recipe, seen: Preprocessing
-) -> tuple[nn.Module, Preprocessing | None, Tensor]:
+def _given(setup, subset: str, model, stage: Recipe, seen) -> tuple:
     """Return how a subset is evaluated: a network and pixels, or its head and features."""
-    pixels, rows = setup.pixels(seen), setup.rows(subset)
+    pixels, rows, precision = setup.pixels(seen), setup.rows(subset), setup.precision
     if stage.frozen != "backbone":
         return model, seen, pixels[rows]
     if not setup.shares_views(stage):
-        found = training.features(model, seen, pixels[rows], precision=setup.precision)
-        return model.head, None, found
+        return model.head, None, training.features(model, seen, pixels[rows], precision)
     plain = replace(stage, augment=0.0, extra=())
-    views = training.cached_views(model, seen, setup.dataset, pixels, plain, 0, setup.precision)
+    views = training.cached_views(model, seen, setup.dataset, pixels, plain, 0, precision)
     return model.head, None, views[0][rows]
 
 
-def _fit_stage(
-    setup: Setup,
-    stage: Recipe,
-    seen: Preprocessing,
-    model: nn.Module,
-    generator: torch.Generator,
-    seed: int,
-    fit: Callable[..., pd.DataFrame],
-) -> pd.DataFrame:
+def _fit_stage(setup, stage: Recipe, seen, model, generator, seed: int, fit) -> pd.DataFrame:
     """Train in one of the recipe's stages and return its history."""
     precision, device, validation = setup.precision, setup.device, None
     learner, prepared, inputs = _given(setup, "validation", model, stage, seen)
@@ -199,12 +180,11 @@ def _fit_stage(
 
 
 def train(
-    setup: Setup, recipe: Recipe, seed: int, *, test: bool = True, fit: Callable = training.fit
-) -> tuple[nn.Module, pd.DataFrame, Finished | None]:
+    setup: Setup, recipe: Recipe, seed: int, *, fit: Callable = training.fit
+) -> tuple[nn.Module, Finished]:
     """Train one network and score it once on the test pictures; write nothing.
 
-    Return the network, its history (see `training.fit`) and what `Store.add` takes, None without
-    ``test``. Raises `weights.WeightsNotFound`.
+    Return the network and what `Store.add` takes. Raises `weights.WeightsNotFound`.
     """
     started, steps, histories = datetime.now(timezone.utc), models.stages(recipe), []
     for _, seen in steps:
@@ -222,18 +202,13 @@ def train(
             histories.append(history)
         seconds = time.perf_counter() - clock
     history = pd.concat(histories, ignore_index=True)
-    if not test:
-        return model, history, None
     given = training.predict(*_given(setup, "test", model, stage, seen), precision=setup.precision)
     device, number = setup.device.type, getattr(fit, "devices", 1)
     device = torch.cuda.get_device_name(setup.device) if device == "cuda" else device
-    facts = {
-        "weights": provenance,
-        "params": models.count_parameters(model),
-        "device": device if number == 1 else f"{number} × {device}",
-    }
+    facts = {"weights": provenance, "params": models.count_parameters(model)}
+    facts["device"] = device if number == 1 else f"{number} × {device}"
     arguments = (setup, recipe, seed, given, history, started, seconds, facts)
-    return model, history, checkpoints.finish(*arguments)
+    return model, checkpoints.finish(*arguments)
 
 
 def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
@@ -254,7 +229,7 @@ def compute(setup: Setup, unit: tuple, fit: Callable = training.fit) -> "Finishe
         here = setup.at(seed, fold, n_train)
         if recipe.family == "baseline":
             return _score_baseline(here, recipe, seed)
-        return train(here, recipe, seed, fit=fit)[2]
+        return train(here, recipe, seed, fit=fit)[1]
     except BatikError as error:
         return error
 
@@ -319,37 +294,37 @@ def run_grid(
     return Outcome(tuple(trained), tuple(reused), not_run, failed)
 
 
-def _units(
-    setup: Setup, names: str, seeds: int, epochs: int, n_train: int
-) -> tuple[list[tuple], list[str]]:
+def _units(setup, names, seeds, epochs, n_train) -> tuple[list[tuple], list[str]]:
     """Return the runs of a grid that are missing, and the names of those that are there."""
-    if seeds < 1:
-        raise BatikError(f"SEEDS must be at least 1, not {seeds}.")
-    if n_train < 0:
-        raise BatikError(f"n_train must be 0 (all pictures) or positive, not {n_train}.")
+    if seeds < 1 or n_train < 0:
+        raise BatikError(f"SEEDS must be 1 or more, n_train 0 or more, not {seeds} and {n_train}.")
     if setup.folds is not None and seeds > splits.n_repeats(setup.folds):
         raise BatikError(
             f"{setup.store.folder / 'folds.csv'} has {splits.n_repeats(setup.folds)} repeats, "
             f"fewer than the {seeds} seeds asked for: ask for fewer, or remove it and its results."
         )
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
-    store = setup.at(0, 0, n_train).store
     # seed by seed, so that a stopped grid has every recipe about equally often
-    units = [
-        (recipe, seed, fold, n_train)
-        for seed in range(seeds)
-        for recipe in chosen
-        for fold in range(setup.n_folds)
-    ]
-    there = store.finished(setup.dataset.digest, [run_name(*unit) for unit in units])
-    missing = [unit for unit in units if run_name(*unit) not in there]
-    return missing, [run_name(*unit) for unit in units if unit not in missing]
+    folds = range(setup.n_folds)
+    units = [(r, seed, fold, n_train) for seed in range(seeds) for r in chosen for fold in folds]
+    runs = [run_name(*unit) for unit in units]
+    there = setup.at(0, 0, n_train).store.finished(setup.dataset.digest, runs)
+    missing = [unit for unit, run in zip(units, runs, strict=True) if run not in there]
+    return missing, [run for run in runs if run in there]
 
 
 def results_of(setup: Setup, names: str, *, epochs: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the finished runs of some recipes, in table order, and their predictions."""
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
-    return setup.store.results_of({(recipe.name, recipe.epochs): None for recipe in chosen})
+    runs, predictions = setup.store.read("runs"), setup.store.read("predictions")
+    found = [runs[(runs["recipe"] == r.name) & (runs["epochs"] == r.epochs)] for r in chosen]
+    runs = pd.concat([table.sort_values(["seed", "fold"]) for table in found], ignore_index=True)
+    if runs.empty:
+        raise BatikError(
+            f"No finished run of {names} in {setup.store.folder}: call 'python -m batik_utils "
+            f"train' first; missing weights are named in not_run.csv."
+        )
+    return runs, predictions[predictions["run"].isin(runs["run"])].reset_index(drop=True)
 
 
 def train_or_load(
@@ -359,8 +334,7 @@ def train_or_load(
     recipe = recipes.with_epochs(recipes.get(name), epochs)
     run = run_name(recipe, seed)
     path = setup.store.folder / "checkpoints" / f"{run}.pt"
-    finished = bool(setup.store.finished(setup.dataset.digest, [run]))
-    saved = None
+    finished, saved = bool(setup.store.finished(setup.dataset.digest, [run])), None
     if finished and path.exists():
         try:
             saved = checkpoints.load(path)
@@ -368,12 +342,11 @@ def train_or_load(
             log.warning("%s Training it again now.", error)
     if saved is None:
         # a finished run keeps its row: the network alone is missing
-        model, _, run_rows = train(setup, recipe, seed, test=not finished)
-        if run_rows is not None:
+        model, run_rows = train(setup, recipe, seed)
+        if not finished:
             setup.store.add(*run_rows)
-        dataset, seen = setup.dataset, models.preprocessing_of(recipe)
-        model = model.cpu().eval()
-        saved = Checkpoint(model, recipe, dataset.classes, seen, dataset.digest)
+        seen, dataset = models.preprocessing_of(recipe), setup.dataset
+        saved = Checkpoint(model.cpu().eval(), recipe, dataset.classes, seen, dataset.digest)
         try:
             checkpoints.save(path, saved)
         except NotWritten as error:

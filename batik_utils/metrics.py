@@ -19,18 +19,9 @@ def scores(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]
     Accuracy; macro means of precision (0 for a motif never predicted), recall and F1; ``nll``, the
     mean negative log-likelihood (nats); ``brier``, the mean squared distance to the one-hot label
     summed over classes, 0 to 2.
-
-    Raises:
-        BatikError: nothing to score, or shapes that do not fit.
     """
-    labels = np.asarray(labels)
-    if not len(labels) or probabilities.ndim != 2 or len(labels) != len(probabilities):
-        raise BatikError(
-            f"Cannot score {len(labels)} labels against probabilities of shape "
-            f"{probabilities.shape}: both need the same, non-zero number of pictures."
-        )
+    labels, predicted = np.asarray(labels), probabilities.argmax(1)
     classes = np.arange(probabilities.shape[1])
-    predicted = probabilities.argmax(1)
     precision, recall, f1, _ = sk.precision_recall_fscore_support(
         labels, predicted, labels=classes, average="macro", zero_division=0
     )
@@ -44,17 +35,9 @@ def scores(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]
     }
 
 
-def wilson(right: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share; for 13 right of 15: (0.621, 0.963).
-
-    Source: Wilson (1927), computed by SciPy.
-
-    Raises:
-        BatikError: no trials, or more successes than trials.
-    """
-    if not 0 <= right <= total or total < 1:
-        raise BatikError(f"A share needs 0 <= right <= total and total >= 1, not {right}/{total}.")
-    interval = binomtest(int(right), int(total)).proportion_ci(confidence, method="wilson")
+def wilson(right: int, total: int) -> tuple[float, float]:
+    """Return the 95 % Wilson (1927) score interval of a share; for 13 of 15: (0.621, 0.963)."""
+    interval = binomtest(int(right), int(total)).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -67,35 +50,22 @@ def confusion(
     return pd.DataFrame(counts, pd.Index(classes, name="true motif"), columns)
 
 
-def report(labels: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> pd.DataFrame:
-    """Return precision, recall, F1 and number of pictures for each motif and the macro mean."""
-    settings = {"labels": list(classes), "zero_division": 0}
-    columns = ("precision", "recall", "f1", "pictures")
-    found = sk.precision_recall_fscore_support(labels, predicted, **settings)
-    table = pd.DataFrame(dict(zip(columns, found, strict=True)), index=list(classes))
-    table.loc["macro mean"] = [*table[list(columns[:3])].mean(), table["pictures"].sum()]
-    return table.astype({"pictures": int})
-
-
 def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     """Summarise all runs of each recipe and number of epochs in one row, best accuracy first.
 
     Scores are means over runs; ``sd``, ``min`` and ``max`` are of the accuracy between runs.
     ``lower`` and ``upper`` are the 95 % Wilson interval of one test with the mean number right:
-    more seeds do not shrink it, because they score the same pictures again.
-
-    Raises:
-        BatikError: a run without its predictions, or the other way round.
+    more seeds do not shrink it, because they score the same pictures again. BatikError if a run
+    lacks predictions, or the other way round.
     """
-    counted = predictions.groupby("run").size()
-    expected = runs.set_index("run")["n_test"]
-    if not counted.sort_index().equals(expected.sort_index().rename(None)):
-        odd = sorted(set(counted.index) ^ set(expected.index)) or ["a different number of rows"]
+    counted, expected = predictions["run"].value_counts(), runs.set_index("run")["n_test"]
+    if counted.to_dict() != expected.to_dict():
+        odd = [*sorted({*counted.index} ^ {*expected.index}), "a different number of rows"]
         raise BatikError(f"runs.csv and predictions.csv do not belong together: {odd[0]}.")
     rows = []
     for (recipe, epochs), group in runs.groupby(["recipe", "epochs"], sort=False):
-        first, n_test = group.iloc[0], int(group["n_test"].iloc[0])
-        lower, upper = wilson(round(group["accuracy"].mean() * n_test), n_test)
+        first = group.iloc[0]
+        lower, upper = wilson(round(group["accuracy"].mean() * first["n_test"]), first["n_test"])
         rows.append(
             {
                 "recipe": recipe,
@@ -103,7 +73,7 @@ def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
                 "family": first["family"],
                 "weights": first["weights"],
                 "runs": len(group),
-                "n_test": n_test,
+                "n_test": int(first["n_test"]),
                 **_spread(group, "accuracy"),
                 "lower": lower,
                 "upper": upper,
@@ -120,16 +90,13 @@ def reproduction(runs: pd.DataFrame, published: dict[str, float]) -> pd.DataFram
 
     ``lower`` and ``upper`` are the 95 % Wilson interval of all runs' predictions pooled: too
     narrow, since every run scores the same pictures. ``share_at_or_above`` counts the runs that
-    reach the published value.
+    reach the published value, which is rounded to a hundredth of a percent.
     """
     rows = []
-    for recipe, value in published.items():
-        group = runs[runs["recipe"] == recipe]
-        if group.empty:
-            continue
+    for recipe in [name for name in published if (runs["recipe"] == name).any()]:
+        group, value = runs[runs["recipe"] == recipe], published[recipe]
         right = round((group["accuracy"] * group["n_test"]).sum())
-        lower, upper = wilson(right, int(group["n_test"].sum()))
-        # published values are rounded to a hundredth of a percent
+        lower, upper = wilson(right, group["n_test"].sum())
         share = (group["accuracy"] >= value - 1e-4).mean()
         spread = _spread(group, "mean")
         rows.append((recipe, value, len(group), *spread.values(), lower, upper, share))

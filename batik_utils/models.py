@@ -2,11 +2,9 @@
 
 >>> model, provenance = models.build(recipes.get("scratch1"), n_classes=3)
 
-Each has a ``backbone``, from pictures (N, 3, S, S) to features (N, F), and a ``head``, from
-features to logits (N, K). Introduced in notebooks 02 and 03, section "The architecture".
+Introduced in notebooks 02 and 03, section "The architecture".
 """
 
-import operator
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +26,18 @@ def _dropout(probability: float) -> list[nn.Module]:
     return [nn.Dropout(probability)] if probability else []
 
 
-class TwoConvNet(nn.Module):
+class Classifier(nn.Module):
+    """A ``backbone``, from pictures to features (N, F), and a ``head``, from these to logits."""
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def forward(self, batch: Tensor) -> Tensor:
+        """Return logits (N, K) of a batch (N, 3, S, S)."""
+        return self.head(self.backbone(batch))
+
+
+class TwoConvNet(Classifier):
     """Two convolutions and a hidden layer, as published; pictures of 224 px."""
 
     def __init__(self, n_classes, filters=(16, 32), n_hidden=512, dropout=0.0, early_dropout=0.0):
@@ -53,12 +62,8 @@ class TwoConvNet(nn.Module):
         # published as ReLU, then pool: they commute, and ReLU on a quarter of the values is faster
         return [convolution, nn.MaxPool2d(2), nn.ReLU()]
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits (N, K)."""
-        return self.head(self.backbone(batch))
 
-
-class SmallResNet(nn.Module):
+class SmallResNet(Classifier):
     """ResNet-18 (He et al., 2016, https://arxiv.org/abs/1512.03385), dropout after each block."""
 
     def __init__(self, n_classes: int, dropout: float = 0.0):
@@ -73,12 +78,8 @@ class SmallResNet(nn.Module):
             setattr(self.backbone, name, nn.Sequential(*dropped))
         self.head = nn.Linear(512, n_classes)
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits (N, K)."""
-        return self.head(self.backbone(batch))
 
-
-class OurConvNet(nn.Module):
+class OurConvNet(Classifier):
     """Four convolutions with batch norm and global pooling: 62,000 parameters, for 120 pictures."""
 
     def __init__(self, n_classes: int, dropout: float = 0.0):
@@ -101,10 +102,6 @@ class OurConvNet(nn.Module):
         convolution = nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=False)
         return [convolution, nn.BatchNorm2d(n_out), nn.ReLU()]
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits (N, K)."""
-        return self.head(self.backbone(batch))
-
 
 class MeanAndMaximum(nn.Module):
     """Global pooling (N, C, H, W) to (N, 2 C): how common a shape is, and whether it occurs."""
@@ -114,7 +111,7 @@ class MeanAndMaximum(nn.Module):
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
 
-class TextureNet(nn.Module):
+class TextureNet(Classifier):
     """Statistics of texture by fixed filters, and one linear layer that learns.
 
     Source: Bruna and Mallat, 2013 (https://arxiv.org/abs/1203.1513).
@@ -125,10 +122,6 @@ class TextureNet(nn.Module):
         self.backbone = TextureStatistics().requires_grad_(False)
         self.head = nn.Linear(4 * 3 * (2 * DIRECTIONS + PATTERNS), n_classes)
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits (N, K)."""
-        return self.head(self.backbone(batch))
-
 
 class TextureStatistics(nn.Module):
     """Strength of edges by direction and shares of small patterns: (N, 3, S, S) to (N, F)."""
@@ -136,10 +129,9 @@ class TextureStatistics(nn.Module):
     def __init__(self):
         super().__init__()
         # brightness and two opponent colours from red, green and blue
-        self.opponent = nn.Conv2d(3, 3, 1, bias=False)
         colours = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, -1 / 2, 0.0), (1 / 4, 1 / 4, -1 / 2))
-        with torch.no_grad():
-            self.opponent.weight.copy_(torch.tensor(colours).view(3, 3, 1, 1))
+        self.opponent = nn.Conv2d(3, 3, 1, bias=False)
+        self.opponent.weight.data = torch.tensor(colours).view(3, 3, 1, 1)
         self.energies = nn.ModuleList(OrientedEnergy() for _ in range(4))
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -167,22 +159,20 @@ class OrientedEnergy(nn.Module):
         filters = gabor_filters()
         settings = {"padding": "same", "padding_mode": "replicate", "bias": False}
         self.filters = nn.Conv2d(1, len(filters), filters.shape[-1], **settings)
-        with torch.no_grad():
-            self.filters.weight.copy_(filters)
+        self.filters.weight.data = filters
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return the strengths, float32."""
         _, channels, height, width = maps.shape
         strengths = []
-        # the answers take 24 times the memory of the maps
-        for part in maps.split(4):
+        for part in maps.split(4):  # the answers take 24 times the memory of the maps
             answers = self.filters(part.reshape(-1, 1, height, width)).float()
             pairs = answers.reshape(-1, channels * DIRECTIONS, 2, height, width)
             strengths.append((pairs.square().sum(2) + 1e-8).sqrt())
         return torch.cat(strengths)
 
 
-class TransferClassifier(nn.Module):
+class TransferClassifier(Classifier):
     """A pretrained backbone with a new head."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module, frozen: str = "no"):
@@ -212,10 +202,6 @@ class TransferClassifier(nn.Module):
             self.backbone.eval()
         return self
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return logits (N, K)."""
-        return self.head(self.backbone(batch))
-
 
 # Libraries are imported when a recipe needs them: each takes a second or more.
 
@@ -225,9 +211,7 @@ def _torchvision(name: str, n_features: int) -> tuple[nn.Module, int]:
 
     backbone = nn.Sequential()
     backbone.add_module("features", getattr(zoo, name)(weights=None).features)
-    backbone.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    backbone.add_module("flatten", nn.Flatten())
-    return backbone, n_features
+    return backbone.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()), n_features
 
 
 def _efficientnet_pytorch(name: str, n_features: int) -> tuple[nn.Module, int]:
@@ -342,22 +326,12 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
 
 
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], key_style: str) -> None:
-    """Fill a backbone; only the file's own ImageNet classifier may be left over."""
+    """Fill a backbone with all but the file's own ImageNet classifier."""
     classifier = {"torchvision": "classifier.1.", "timm": "classifier."}.get(key_style, "_fc.")
     given = {k: v for k, v in state.items() if not k.startswith(classifier)}
     wanted = backbone.state_dict()
-    kinds = ([name.rsplit(".", 1)[-1] for name in names] for names in (given, wanted))
-    if key_style == "lite" and operator.eq(*kinds):
-        given = dict(zip(wanted, given.values(), strict=True))  # other names, the same order
-    try:
-        missing, surplus = backbone.load_state_dict(given, strict=False)
-    except RuntimeError as error:  # another shape
-        missing, surplus = [str(error).splitlines()[-1].strip()], []
+    if key_style == "lite":  # other names, the same order
+        given = dict(zip(wanted, given.values(), strict=True))
     # some old files lack the batch counters, which no evaluation reads
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
-    if missing or surplus:
-        raise BatikError(
-            f"The weights file does not fit the architecture: {len(missing)} tensors are missing "
-            f"or of another shape and {len(surplus)} belong nowhere (first: "
-            f"{(missing + surplus)[0]}). Get the file that belongs to this recipe."
-        )
+    counters = {k: v for k, v in wanted.items() if k.endswith("num_batches_tracked")}
+    backbone.load_state_dict(counters | given)

@@ -1,6 +1,5 @@
 """Everything that can be trained, as one table of plain values.
 
-    >>> from batik_utils import recipes
     >>> recipes.get("scratch1_drop02_20ep").published
     0.8
 
@@ -12,7 +11,7 @@ Introduced in notebooks 02 and 03, section "The recipes".
 
 import difflib
 import fnmatch
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from batik_utils.errors import BatikError
 
@@ -101,13 +100,14 @@ _TRANSFER = (
         _transfer("mobilenet_v2_modified", "mobilenet_v2", "modified_hidden", "no", 0.5, 0.3333),
         learning_rate=0.0,
     ),
+    # Noisy Student by name only, and no resolution is fixed in the last two
     _transfer("noisy_student_b2", "efficientnet_b2", "linear", "parameters", 0.3, 0.4000),
     _transfer("noisy_student_b2_modified", "efficientnet_b2", "modified", "no", 0.5, 0.7333),
     _transfer("fix_efficientnet_b2", "efficientnet_b2_torchvision", "linear", "no", 0.3, 0.8667),
     _transfer("fix_efficientnet_b2_modified", "efficientnet_b2", "modified", "no", 0.5, 0.7333),
 )
 
-_SCRATCH_SMALL = Recipe(
+_SMALL = Recipe(
     "scratch_small",
     "ours",
     "scratch_ours",
@@ -124,12 +124,7 @@ _PROBE = _transfer("mobilenet_v2_probe", "mobilenet_v2", "linear", "backbone", 0
 
 _OURS = (
     replace(
-        _SCRATCH_SMALL,
-        name="scratch_ours",
-        dropout=0.5,
-        epochs=60,
-        learning_rate=1e-3,
-        label_smoothing=0.1,
+        _SMALL, name="scratch_ours", dropout=0.5, epochs=60, learning_rate=1e-3, label_smoothing=0.1
     ),
     Recipe(
         "scratch_texture",
@@ -141,9 +136,10 @@ _OURS = (
         ridge=0.3,
         size=256,
     ),
-    _SCRATCH_SMALL,
+    _SMALL,
+    # the values of trial 27 of 30 of its search
     replace(
-        _SCRATCH_SMALL,
+        _SMALL,
         name="scratch_tuned",
         dropout=0.472,
         epochs=50,
@@ -153,6 +149,7 @@ _OURS = (
     ),
     _transfer("mobilenet_v2_modified_trained", "mobilenet_v2", "modified_hidden", "no", 0.5),
     _PROBE,
+    # the values of trial 27 of 40 of its search
     replace(
         _PROBE,
         name="mobilenet_v2_tuned",
@@ -178,17 +175,6 @@ _OURS = (
 
 _BASELINES = ("majority", "file_facts", "colour_histogram", "texture")
 
-#: What the names of published recipes, or their results, do not show.
-NOTES = {
-    "mobilenet_v2_modified": "Never trained: only the batch-norm statistics move.",
-    "noisy_student_b2": "Noisy Student by name only: plain ImageNet weights.",
-    "noisy_student_b2_modified": "Plain ImageNet weights; equal to fix_efficientnet_b2_modified.",
-    "fix_efficientnet_b2": "Trained and tested at one resolution: nothing is fixed.",
-    "fix_efficientnet_b2_modified": "Trained and tested at one resolution: nothing is fixed.",
-    "scratch_tuned": "scratch_small with the values of trial 27 of 30 of its search.",
-    "mobilenet_v2_tuned": "mobilenet_v2_probe with the values of trial 27 of 40 of its search.",
-}
-
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -203,11 +189,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def get(name: str) -> Recipe:
-    """Return a recipe by name.
-
-    Raises:
-        BatikError: unknown name; the message lists similar names, or all.
-    """
+    """Return a recipe by name; BatikError lists similar names, or all."""
     if name not in RECIPES:
         known = {key.lower(): key for key in (*RECIPES, *FAMILIES, "all")}
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.75)
@@ -220,13 +202,10 @@ def get(name: str) -> Recipe:
 
 
 def select(names: str) -> list[Recipe]:
-    """Return several recipes in table order.
+    """Return recipes in table order, by names, families or patterns separated by commas, or "all".
 
-    ``names`` are recipes, families or patterns separated by commas, e.g. ``"scratch"``,
-    ``"scratch1*"`` or ``"scratch1,mobilenet_v2"``; ``"all"`` is the whole table.
-
-    Raises:
-        BatikError: a name is neither a recipe nor a family, or none is given.
+    >>> [recipe.name for recipe in select("mobilenet_v2, scratch1_drop05*")]
+    ['scratch1_drop05', 'scratch1_drop05_20ep', 'mobilenet_v2']
     """
     asked = [name.strip() for name in names.split(",") if name.strip()]
     if not asked:
@@ -244,19 +223,10 @@ def select(names: str) -> list[Recipe]:
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Return the recipe with another number of epochs; 0 keeps its own.
 
-    A second stage never takes longer than that. A baseline and a head in closed form have no
-    epochs to change.
-
-    Raises:
-        BatikError: a negative number.
+    A second stage never takes longer than that. A baseline and a head in closed form have none.
     """
     if epochs < 0:
         raise BatikError(f"EPOCHS must be 0 (as the recipe says) or positive, not {epochs}.")
     if not epochs or recipe.family == "baseline" or recipe.ridge:
         return recipe
     return replace(recipe, epochs=epochs, fine_tune_epochs=min(recipe.fine_tune_epochs, epochs))
-
-
-def as_rows(chosen: list[Recipe]) -> list[dict]:
-    """Return recipes as rows for a table, with their ``NOTES``."""
-    return [asdict(recipe) | {"note": NOTES.get(recipe.name, "")} for recipe in chosen]

@@ -7,7 +7,6 @@ Introduced in notebook 02, section "Training".
 """
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -66,10 +65,7 @@ def choose_device(name: str = "auto") -> torch.device:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[torch.Generator]:
-    """Make everything random inside depend on the seed, and nothing outside.
-
-    Yields a generator; torch's global state (initial weights, dropout) is seeded and restored.
-    """
+    """Seed torch's global state (initial weights, dropout) and a generator; restore it after."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield torch.Generator().manual_seed(seed)
@@ -102,6 +98,12 @@ class Batches:
         return [self.size] * whole + [rest] * (rest > 0)
 
 
+def _normaliser(preprocessing: Preprocessing | None) -> Callable[[Tensor], Tensor]:
+    if preprocessing is None:
+        return nn.Identity()
+    return partial(transforms.normalise, preprocessing=preprocessing)
+
+
 def batches(
     examples: Examples,
     recipe: Recipe,
@@ -110,11 +112,10 @@ def batches(
     device: torch.device | str = "cpu",
 ) -> Batches:
     """Return batches of pictures, augmented with a generator; of features without preprocessing."""
-    given = {"preprocessing": preprocessing}
     if generator is None:
-        prepare = partial(transforms.normalise, **given) if preprocessing else nn.Identity()
-        return Batches(*examples, 64, prepare, torch.device(device))
-    prepare = partial(transforms.augment, **given, recipe=recipe, generator=generator)
+        return Batches(*examples, 64, _normaliser(preprocessing), torch.device(device))
+    given = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
+    prepare = partial(transforms.augment, **given)
     return Batches(*examples, recipe.batch_size, prepare, torch.device(device), generator)
 
 
@@ -222,28 +223,20 @@ def predict(
     model: nn.Module, preprocessing: Preprocessing | None, inputs: Tensor, precision="float32"
 ) -> np.ndarray:
     """Return class probabilities, float64 (N, K); without preprocessing, of features."""
-    logits = _run(model, preprocessing, inputs, precision)
+    logits = _run(model, _normaliser(preprocessing), inputs, precision)
     return logits.double().softmax(1).cpu().numpy()
 
 
 def features(
-    model: nn.Module,
-    preprocessing: Preprocessing,
-    pixels: Tensor,
-    *,
-    precision: str = "float32",
-    prepare: Callable[[Tensor], Tensor] | None = None,
+    model: nn.Module, preprocessing: Preprocessing, pixels: Tensor, precision: str = "float32"
 ) -> Tensor:
-    """Return the features (N, F) of a network's backbone; ``prepare`` replaces `normalise`."""
-    return _run(model.backbone, preprocessing, pixels, precision, prepare).float()
+    """Return the features (N, F) of a network's backbone."""
+    return _run(model.backbone, _normaliser(preprocessing), pixels, precision).float()
 
 
 @torch.no_grad()
-def _run(model, preprocessing, inputs, precision, prepare=None) -> Tensor:
+def _run(model, prepare, inputs: Tensor, precision: str) -> Tensor:
     device = next(model.eval().parameters()).device
-    if prepare is None:
-        prepare = partial(transforms.normalise, preprocessing=preprocessing)
-        prepare = prepare if preprocessing else nn.Identity()
     with autocast(device, precision):
         return torch.cat([model(prepare(part.to(device))) for part in inputs.split(64)])
 
@@ -266,14 +259,13 @@ def views_of(
     Without augmentation the picture and its mirror image, so that the head learns exactly what it
     would learn from pixels; else views drawn beforehand, for a closed form the picture itself too.
     """
-    run = partial(features, model, preprocessing, precision=precision)
-    if not is_augmented(recipe):
-        return torch.stack([run(pixels), run(pixels.flip(-1))])
-    given = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
-    draw = partial(run, pixels, prepare=partial(transforms.augment, **given))
-    if recipe.ridge:
-        return torch.stack([run(pixels), *(draw() for _ in range(CHANGED_COPIES))])
-    return torch.stack([draw() for _ in range(AUGMENTED_VIEWS)])
+    plain, given = _normaliser(preprocessing), {"recipe": recipe, "generator": generator}
+    drawn = partial(transforms.augment, preprocessing=preprocessing, **given)
+    views = [(plain, pixels), (plain, pixels.flip(-1))]
+    if is_augmented(recipe):
+        copies = CHANGED_COPIES if recipe.ridge else AUGMENTED_VIEWS
+        views = views[: recipe.ridge > 0] + [(drawn, pixels)] * copies
+    return torch.stack([_run(model.backbone, *view, precision).float() for view in views])
 
 
 def cached_views(
@@ -287,14 +279,11 @@ def cached_views(
 ) -> Tensor:
     """Return `views_of` all pictures of a data set, drawn by the seed, from the cache folder."""
     drawn = (recipe.augment, recipe.extra, recipe.flip, recipe.ridge > 0, seed)
-    weights = hashlib.sha256()
-    for name, tensor in model.backbone.state_dict().items():
-        weights.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        weights.update(tensor.detach().cpu().contiguous().numpy())
-    device = next(model.parameters()).device
+    device, weights = next(model.parameters()).device, model.backbone.state_dict().values()
     parts = (
         f"views {drawn if is_augmented(recipe) else ''} {recipe.architecture} {precision}",
-        f"{device.type} {preprocessing} torch {torch.__version__} {weights.hexdigest()}",
+        f"{device.type} {preprocessing} torch {torch.__version__}",
+        *(tensor.cpu().contiguous().numpy().tobytes() for tensor in weights),
         *transforms.what_gives_pixels(dataset, preprocessing),
     )
 
@@ -317,9 +306,9 @@ def view_batches(
 
 
 def _draw_views(views: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    n = len(views)
+    n, number = len(views), views.shape[1]
     if is_augmented(recipe):
-        view = torch.randint(views.shape[1], (n,), generator=generator)
+        chosen = torch.randint(number, (n,), generator=generator)
     else:
-        view = (torch.rand(n, generator=generator) < recipe.flip).long()
-    return views[torch.arange(n), view.to(views.device)]
+        chosen = (torch.rand(n, generator=generator) < recipe.flip).long()
+    return views[torch.arange(n), chosen.to(views.device)]

@@ -18,8 +18,7 @@ from tqdm.auto import tqdm
 
 from batik_utils.data import Dataset
 from batik_utils.errors import BatikError
-from batik_utils.images import cache as array_cache
-from batik_utils.images import files
+from batik_utils.images import cache, files
 from batik_utils.images.resize import Preprocessing, to_pixels
 from batik_utils.recipes import Recipe
 
@@ -39,28 +38,35 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
 
     def rows() -> Iterator[np.ndarray]:
         with ThreadPool() as pool:
-            decoded = pool.imap(one, dataset.paths)
             title = f"Decoding to {preprocessing.size} px"
-            yield from tqdm(decoded, total=len(dataset.labels), desc=title, unit="picture")
+            yield from tqdm(pool.imap(one, dataset.paths), title, len(dataset.labels))
 
     parts = what_gives_pixels(dataset, preprocessing)
-    return torch.from_numpy(array_cache.cached("pixels", parts, len(dataset.manifest), rows))
+    return torch.from_numpy(cache.cached("pixels", parts, len(dataset.manifest), rows))
 
 
 def what_gives_pixels(dataset: Dataset, preprocessing: Preprocessing) -> tuple[str, ...]:
     """Return everything that the result of `load_pixels` depends on."""
-    return (
-        f"{VERSION} Pillow {PIL.__version__} {preprocessing.size} {preprocessing.interpolation}",
-        *dataset.manifest["sha256"],
-    )
+    size, interpolation = preprocessing.size, preprocessing.interpolation
+    decoding = f"{VERSION} Pillow {PIL.__version__} {size} {interpolation}"
+    return decoding, *dataset.manifest["sha256"]
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Turn uint8 pixels (N, 3, S, S) into a float32 batch, channels last in memory."""
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1) * 255
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1) * 255
+    mean, std = (_channels(v, pixels) * 255 for v in (preprocessing.mean, preprocessing.std))
     batch = pixels.float().sub_(mean).div_(std)
     return batch.contiguous(memory_format=torch.channels_last)
+
+
+def to_uint8(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Undo the normalisation of a batch, to show it."""
+    mean, std = (_channels(v, batch) for v in (preprocessing.mean, preprocessing.std))
+    return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def augment(
@@ -71,28 +77,16 @@ def augment(
     Mirroring, ``shape`` and ``colour`` draw from ``generator`` itself, which lies on the CPU. Every
     further change has a generator of its own, so that it leaves all other draws as they are.
     """
-    for name, strength in (("shape", recipe.augment), *recipe.extra):
-        if not 0 <= strength <= 1 or name not in AUGMENTATIONS:
-            known = ", ".join(AUGMENTATIONS)
-            raise BatikError(
-                f"A change is one of {known} by a strength 0 to 1, not {name} {strength}."
-            )
-    own = {name: _generator(name, generator) for name, _ in recipe.extra}
+    state = zlib.crc32(generator.get_state().numpy())
     mirrored = torch.rand(len(pixels), generator=generator) < recipe.flip
     mirrored = mirrored.to(pixels.device).view(-1, 1, 1, 1)
     pixels = torch.where(mirrored, pixels.flip(-1), pixels).float()
-    if recipe.augment:
-        for name in ("shape", "colour"):
-            pixels = AUGMENTATIONS[name](pixels, recipe.augment, generator)
+    for name in ("shape", "colour") if recipe.augment else ():
+        pixels = AUGMENTATIONS[name](pixels, recipe.augment, generator)
     for name, strength in recipe.extra:
-        pixels = AUGMENTATIONS[name](pixels, strength, own[name])
+        own = torch.Generator().manual_seed(zlib.crc32(name.encode(), state))
+        pixels = AUGMENTATIONS[name](pixels, strength, own)
     return normalise(pixels, preprocessing)
-
-
-def _generator(name: str, generator: torch.Generator) -> torch.Generator:
-    # depends on the name and on the other generator, which stays as it is
-    state = zlib.crc32(name.encode(), zlib.crc32(generator.get_state().numpy()))
-    return torch.Generator().manual_seed(state)
 
 
 def change_shape(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -109,7 +103,6 @@ def change_shape(pixels: Tensor, strength: float, generator: torch.Generator) ->
     area = 1 - 0.7 * strength * chance[:, 0]
     stretch = (4 / 3) ** (spread[:, 1] * strength / 2)
     half = torch.stack([area.sqrt() * stretch, area.sqrt() / stretch], 1).clamp(max=1)
-    centre = (1 - half) * spread[:, 2:4]
     angle = torch.deg2rad(15 * strength * spread[:, 4])
     cos, sin = angle.cos(), angle.sin()
     upside_down = torch.where(chance[:, 5] < strength / 2, -1.0, 1.0)
@@ -117,11 +110,10 @@ def change_shape(pixels: Tensor, strength: float, generator: torch.Generator) ->
     # output coordinates (x, y, 1) to input coordinates: turn and mirror, then scale and shift
     turn = torch.stack([cos, -sin, sin * upside_down, cos * upside_down], 1).view(n, 2, 2)
     turn = torch.where(quarter, turn.flip(2), turn)
-    maps = torch.zeros(n, 3, 3, device=pixels.device)
+    maps = torch.ones(n, 3, 3, device=pixels.device)
     maps[:, :2, :2] = half.unsqueeze(2) * turn
-    maps[:, :2, 2] = centre
+    maps[:, :2, 2] = (1 - half) * spread[:, 2:4]
     maps[:, 2, :2] = 0.2 * strength * spread[:, 7:9]
-    maps[:, 2, 2] = 1
     steps = (torch.arange(side, device=pixels.device) * 2 + 1) / side - 1
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     points = torch.stack([x, y, torch.ones_like(x)], -1).view(1, -1, 3) @ maps.transpose(1, 2)
@@ -135,11 +127,9 @@ def change_colour(pixels: Tensor, strength: float, generator: torch.Generator) -
     spread = strength * (2 * torch.rand(n, 4, generator=generator).to(pixels.device) - 1)
     brightness, contrast, saturation = (1 + 0.4 * spread[:, :3]).unbind(1)
     hue = torch.deg2rad(18 * spread[:, 3])
-    chroma = torch.zeros(n, 3, 3, device=pixels.device)
-    chroma[:, 0, 0] = 1
-    chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * hue.cos()
-    chroma[:, 2, 1] = saturation * hue.sin()
-    chroma[:, 1, 2] = -chroma[:, 2, 1]
+    cos, sin = saturation * hue.cos(), saturation * hue.sin()
+    one, nil = torch.ones_like(hue), torch.zeros_like(hue)
+    chroma = torch.stack([one, nil, nil, nil, cos, -sin, nil, sin, cos], 1).view(n, 3, 3)
     yiq = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
     yiq = torch.tensor(yiq, device=pixels.device)
     gain = (brightness * contrast).view(n, 1, 1)
@@ -157,7 +147,6 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "shape": change_shape,
     "colour": change_colour,
 }
-
 
 #: Directions of the Gabor filters, local binary patterns; wavelength, window and side (px).
 DIRECTIONS, PATTERNS, WAVE, WINDOW, FILTER_SIDE = 6, 10, 4.5, 2.0, 9
@@ -191,10 +180,3 @@ def local_patterns(maps: Tensor) -> Tensor:
     count = brighter.sum(0, dtype=torch.uint8)
     pattern = torch.where(changes <= 2, count, PATTERNS - 1).flatten(2)
     return torch.cat([(pattern == k).float().mean(2) for k in range(PATTERNS)], 1)
-
-
-def to_uint8(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Undo the normalisation of a batch, to show it."""
-    mean = torch.tensor(preprocessing.mean).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std).view(1, 3, 1, 1)
-    return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import standin
+import torch
 from PIL import Image
 from torch import nn
 
-from batik_utils import data, models, recipes
+from batik_utils import data, experiments, models, recipes
 from batik_utils.app import predict
 from batik_utils.errors import PROJECT
 from batik_utils.images import cache as array_cache
@@ -23,6 +24,9 @@ from batik_utils.recipes import Recipe
 ROOT = PROJECT
 REAL = ROOT.parent / "shared" / "data" / "indonesian-batik-motifs"
 THREE = {"batik-betawi": 8, "batik-sidoluhur": 8, "batik-tambal": 8}
+
+# toy networks are slower on several threads, and one gives the same digits everywhere
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items) -> None:
@@ -121,6 +125,17 @@ def toy(monkeypatch) -> Recipe:
     recipe = Recipe("toy", "ours", "toy", head="linear", epochs=2, batch_size=8, learning_rate=0.01)
     monkeypatch.setitem(recipes.RECIPES, "toy", recipe)
     return recipe
+
+
+@pytest.fixture
+def make(without_batik_settings, small_dataset, tmp_path) -> Callable[..., experiments.Setup]:
+    """Return a function to set-ups of the same pictures in results folders of their own."""
+
+    def setup(folder: str = "results", split: str = "stratified-0", **settings):
+        where = {"results": tmp_path / folder, "device": "cpu"}
+        return experiments.prepare(small_dataset, split, **where, **settings)
+
+    return setup
 
 
 @pytest.fixture(scope="session")

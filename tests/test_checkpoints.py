@@ -28,21 +28,12 @@ from batik_utils.checkpoints import (
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
 
-# --- result files -----------------------------------------------------------------------------
-
 DIGEST = "d" * 64
 
 
 def run_of(name: str, **changes) -> tuple[dict, pd.DataFrame, pd.DataFrame]:
-    row = dict.fromkeys(RUN_COLUMNS, 1) | {
-        "run": name,
-        "recipe": "toy",
-        "weights": "random",
-        "accuracy": 13 / 15,
-        "torch": "2.10",
-        "git": "79e16dc",
-        "dataset": DIGEST,
-    }
+    row = dict.fromkeys(RUN_COLUMNS, 1) | {"run": name, "recipe": "toy", "weights": "random"}
+    row |= {"accuracy": 13 / 15, "torch": "2.10", "git": "79e16dc", "dataset": DIGEST}
     predictions = pd.DataFrame(
         {
             "path": ["batik-betawi/1.jpg", 'odd, "quoted" é/2.jpg'],
@@ -64,8 +55,8 @@ def store(tmp_path) -> Store:
 def test_nothing_is_there_and_nothing_made_before_the_first_run(store):
     for name in ("runs", "predictions", "history", "not_run"):
         assert store.read(name).empty
-    assert tuple(store.read("runs").columns) == RUN_COLUMNS
     assert not store.finished(DIGEST, ["toy-s0"])
+    store.note_not_run("toy")
     assert not store.folder.exists()
 
 
@@ -74,15 +65,13 @@ def test_a_run_is_read_as_it_was_written(store):
     store.add(row, predictions, history)
     runs = store.read("runs")
     assert tuple(runs.columns) == RUN_COLUMNS
-    for name, value in runs.iloc[0].items():
-        wanted = pytest.approx(row[name], rel=1e-5) if name == "accuracy" else str(row[name])
-        assert (value if name == "accuracy" else str(value)) == wanted
+    written = runs.iloc[0].to_dict()
+    assert written.pop("accuracy") == pytest.approx(row.pop("accuracy"), rel=1e-5)
+    assert {k: str(v) for k, v in written.items()} == {k: str(v) for k, v in row.items()}
     for name, table in (("predictions", predictions), ("history", history)):
-        written = store.read(name)
-        assert set(written["run"]) == {"toy-s0"}
-        pd.testing.assert_frame_equal(
-            written.drop(columns="run"), table, rtol=1e-5, check_dtype=False
-        )
+        found = store.read(name)
+        assert set(found.pop("run")) == {"toy-s0"}
+        pd.testing.assert_frame_equal(found, table, rtol=1e-5, check_dtype=False)
     assert store.finished(DIGEST, ["toy-s0", "toy-s1"]) == {"toy-s0"}
     assert {p.suffix for p in store.folder.iterdir()} <= {".csv", ""}
     # and is no run of other pictures
@@ -115,15 +104,15 @@ def test_a_repeated_run_takes_its_old_rows_place_and_numbers_do_not_wear_down(st
 
 def test_a_run_interrupted_while_writing_is_not_finished(store, monkeypatch):
     """The row in runs.csv comes last; what is left of the others makes way."""
-    real = Store._put
+    real = checkpoints.replacing
 
-    def interrupted(self, name, table):
-        if name == "runs":
+    def interrupted(path):
+        if path.name == "runs.csv":
             raise KeyboardInterrupt
-        real(self, name, table)
+        return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "_put", interrupted)
+        patch.setattr(checkpoints, "replacing", interrupted)
         with pytest.raises(KeyboardInterrupt):
             store.add(*run_of("toy-s0"))
     assert len(store.read("predictions")) == 2
@@ -160,6 +149,15 @@ def test_several_processes_on_a_fresh_folder_lose_nothing(store):
     assert {p.name for p in store.folder.iterdir()} <= {
         *("runs.csv", "predictions.csv", "history.csv", "not_run.csv", ".lock")
     }
+
+
+def test_recipes_not_run_are_noted_once_and_forgotten(store):
+    for name, remedy in (("toy", "pip install nothing"), ("other", "x"), ("toy", "or, not")):
+        store.note_not_run(name, "no weights", remedy)
+    table = store.read("not_run").set_index("recipe")
+    assert table["remedy"].to_dict() == {"other": "x", "toy": "or, not"}
+    store.note_not_run("toy")
+    assert list(store.read("not_run")["recipe"]) == ["other"]
 
 
 # --- a disk that does not write ---------------------------------------------------------------
@@ -224,21 +222,6 @@ def test_a_drive_without_locks_and_flushes_still_takes_runs(store, monkeypatch, 
     assert store.finished(DIGEST, ["toy-s0"])
 
 
-def test_recipes_not_run_are_noted_once_and_forgotten(store):
-    store.note_not_run("toy")
-    assert not store.folder.exists()
-    store.note_not_run("toy", "no weights", "pip install nothing")
-    store.note_not_run("other", "no weights", "x")
-    store.note_not_run("toy", "no weights", "pip install something, or not")
-    table = store.read("not_run")
-    assert table.set_index("recipe")["remedy"].to_dict() == {
-        "other": "x",
-        "toy": "pip install something, or not",
-    }
-    store.note_not_run("toy")
-    assert list(store.read("not_run")["recipe"]) == ["other"]
-
-
 # --- checkpoints ------------------------------------------------------------------------------
 
 CLASSES = ("betawi", "sidoluhur", "tambal")
@@ -253,9 +236,7 @@ def model(toy):
 
 @pytest.fixture
 def saved(tmp_path, model, toy) -> Path:
-    return checkpoints.save(
-        tmp_path / "toy.pt", Checkpoint(model, toy, CLASSES, SETTINGS, "d" * 64)
-    )
+    return checkpoints.save(tmp_path / "toy.pt", Checkpoint(model, toy, CLASSES, SETTINGS, DIGEST))
 
 
 def rewritten(path: Path, **changes) -> Path:
@@ -269,20 +250,14 @@ def test_there_and_back(saved, model, toy):
     pixels = torch.randint(0, 256, (5, 3, 16, 16), dtype=torch.uint8)
     before = training.predict(model, SETTINGS, pixels)
     assert np.array_equal(training.predict(loaded.model, loaded.preprocessing, pixels), before)
-    assert loaded.recipe == toy
-    assert loaded.classes == CLASSES
-    assert loaded.preprocessing == SETTINGS
-    assert loaded.dataset == "d" * 64
-    assert loaded.versions["torch"] == torch.__version__
-    content = torch.load(saved, weights_only=True)
-    assert all(isinstance(value, torch.Tensor) for value in content["state"].values())
+    described = (loaded.recipe, loaded.classes, loaded.preprocessing, loaded.dataset)
+    assert described == (toy, CLASSES, SETTINGS, DIGEST)
 
 
 def test_a_missing_file_and_a_folder(tmp_path):
     for path in (tmp_path / "none.pt", tmp_path):
         with pytest.raises(CheckpointError, match="No checkpoint at"):
             checkpoints.load(path)
-    assert issubclass(CheckpointError, BatikError)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -308,8 +283,7 @@ def test_damaged_bytes_give_a_network_or_a_refusal_and_nothing_else(saved):
         saved.write_bytes(content)
         try:
             checkpoints.load(saved)
-        except CheckpointError as error:
-            assert str(error)
+        except CheckpointError:
             refused += 1
     assert refused > 100
 
@@ -317,12 +291,8 @@ def test_damaged_bytes_give_a_network_or_a_refusal_and_nothing_else(saved):
 @pytest.mark.parametrize(
     "content",
     [
-        [1, 2, 3],
-        "text",
-        {"a": 1},
+        *([1, 2, 3], "text", {"a": 1}, torch.zeros(3), torch.nn.Linear(2, 2).state_dict()),
         {"state_dict": {"fc.weight": torch.zeros(2, 2)}, "epoch": 3},
-        torch.zeros(3),
-        torch.nn.Linear(2, 2).state_dict(),
     ],
 )
 def test_a_file_of_another_project_is_refused(tmp_path, content):
@@ -332,12 +302,11 @@ def test_a_file_of_another_project_is_refused(tmp_path, content):
         checkpoints.load(path)
 
 
-def test_an_older_checkpoint_must_be_trained_again(saved, toy):
-    older = {"format": "batik-checkpoint-1"}, {"recipe": asdict(toy) | {"note": ""}}
-    for changes in older:
-        with pytest.raises(OutdatedCheckpoint, match=r"toy\.pt.* train again"):
-            checkpoints.load(rewritten(saved, **changes))
-        rewritten(saved, format="batik-checkpoint-2")
+@pytest.mark.parametrize("older", ["format", "recipe"])
+def test_an_older_checkpoint_must_be_trained_again(saved, toy, older):
+    changes = {"format": "batik-checkpoint-1", "recipe": asdict(toy) | {"note": ""}}
+    with pytest.raises(OutdatedCheckpoint, match=r"toy\.pt.* train again"):
+        checkpoints.load(rewritten(saved, **{older: changes[older]}))
 
 
 @pytest.mark.parametrize(
@@ -380,8 +349,7 @@ def test_code_in_a_file_is_not_run(saved, tmp_path, hidden_in):
     elif hidden_in == "torch file":
         torch.save(trap, saved)
     else:
-        value = {"x": trap} if hidden_in != "classes" else [trap]
-        rewritten(saved, **{hidden_in: value})
+        rewritten(saved, **{hidden_in: [trap] if hidden_in == "classes" else {"x": trap}})
     with pytest.raises(CheckpointError, match="refused"):
         checkpoints.load(saved)
     assert not target.exists()

@@ -29,24 +29,22 @@ from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images.resize import Preprocessing
 from batik_utils.weights import Weights, WeightsFile, WeightsNotFound
 
-pytestmark = pytest.mark.usefixtures("without_batik_settings")
 #: What differs between two runs of the same thing.
 TIMES = ["train_seconds", "train_images_per_second", "started"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture
+def setup(make, toy) -> experiments.Setup:
+    return make()
 
 
 @pytest.fixture
-def setup(small_dataset, tmp_path, toy) -> experiments.Setup:
-    return experiments.prepare(
-        small_dataset, "stratified-0", results=tmp_path / "results", device="cpu"
-    )
+def folded(make, small_dataset, tmp_path, toy) -> experiments.Setup:
+    paths = small_dataset.manifest["path"]
+    groups = pd.DataFrame({"path": paths, "group": paths})
+    where = tmp_path / "results" / small_dataset.name / "duplicate_groups.csv"
+    data.write_table(groups, where)
+    return make(split="cv", folds=4, repeats=2)
 
 
 @pytest.fixture
@@ -63,14 +61,6 @@ def add(monkeypatch, toy):
 
 def grid(setup, names="toy", seeds=1, **settings) -> experiments.Outcome:
     return experiments.run_grid(setup, names, seeds, **settings)
-
-
-def tables(setup) -> list[pd.DataFrame]:
-    runs, *others = (setup.store.read(n) for n in ("runs", "predictions", "history"))
-    return [runs.drop(columns=TIMES), *others]
-
-
-# --- preparation ------------------------------------------------------------------------------
 
 
 def test_results_of_other_pictures_are_refused(setup, small_dataset, tmp_path):
@@ -111,37 +101,36 @@ def test_the_three_files_agree_with_one_another(setup, small_dataset):
         mine = predictions[predictions["run"] == row.run]
         assert list(mine["path"]) == list(test["path"])
         assert list(mine["label"]) == list(test["motif"])
-        probabilities = mine[[f"p_{motif}" for motif in small_dataset.classes]].to_numpy()
-        assert [small_dataset.classes[k] for k in probabilities.argmax(1)] == list(
-            mine["predicted"]
-        )
-        probabilities /= probabilities.sum(1, keepdims=True)  # they were written with six digits
+        shares = mine[[f"p_{motif}" for motif in small_dataset.classes]].to_numpy()
+        named = [small_dataset.classes[k] for k in shares.argmax(1)]
+        assert named == list(mine["predicted"])
+        shares /= shares.sum(1, keepdims=True)  # they were written with six digits
         labels = [small_dataset.classes.index(motif) for motif in mine["label"]]
-        for name, value in metrics.scores(labels, probabilities).items():
+        for name, value in metrics.scores(labels, shares).items():
             assert getattr(row, name) == pytest.approx(value, rel=1e-4)
         assert list(history.loc[history["run"] == row.run, "epoch"]) == [1, 2]
-    assert len(metrics.summarise(runs, predictions)) == 1
+    found, _ = experiments.results_of(setup, "toy")
+    pd.testing.assert_frame_equal(found, runs)
+    with pytest.raises(BatikError, match="No finished run of majority"):
+        experiments.results_of(setup, "majority")
 
 
 def test_a_second_stage_is_the_same_run_at_another_size(setup, add):
     staged = add("staged", fine_tune_size=24, fine_tune_epochs=3)
-    torch.manual_seed(0)
     sizes = []
 
     def fit(model, recipe, train, validation, **settings):
-        before = copy.deepcopy(model)
+        before = copy.deepcopy(model.backbone)
         history = training.fit(model, recipe, train, validation, **settings)
-        moved = not torch.equal(before.backbone[0].weight, model.backbone[0].weight)
-        statistics = not torch.equal(
-            before.backbone[1].running_mean, model.backbone[1].running_mean
-        )
+        moved = not torch.equal(before[0].weight, model.backbone[0].weight)
+        statistics = not torch.equal(before[1].running_mean, model.backbone[1].running_mean)
         sizes.append((train.inputs.shape[-1], moved, statistics))
         return history
 
-    model, history, finished = experiments.train(setup, staged, 0, fit=fit)
+    model, finished = experiments.train(setup, staged, 0, fit=fit)
     # at 24 px the head and the batch-norm statistics learn, and nothing else
     assert sizes == [(16, True, True), (24, False, True)]
-    assert list(history["epoch"]) == [1, 2, 3, 4, 5]
+    assert list(finished.history["epoch"]) == [1, 2, 3, 4, 5]
     assert model.frozen == "parameters" and finished.row["epochs"] == 2
 
 
@@ -157,7 +146,7 @@ def test_runs_found_are_reused_and_not_trained_again(setup, monkeypatch):
     assert {p.name: p.read_bytes() for p in setup.store.folder.glob("*.csv")} == before
 
 
-def test_an_interrupted_grid_goes_on_where_it_stopped(setup, add, monkeypatch, tmp_path):
+def test_an_interrupted_grid_goes_on_where_it_stopped(setup, make, add, monkeypatch):
     add("toy2", dropout=0.3)
     built = []
 
@@ -178,9 +167,12 @@ def test_an_interrupted_grid_goes_on_where_it_stopped(setup, add, monkeypatch, t
     assert list(outcome.reused) == finished
     assert list(outcome.trained) == ["toy2-e2-f0-s1", "toy-e2-f0-s2", "toy2-e2-f0-s2"]
     # the rows of a grid that was never interrupted
-    whole = experiments.prepare(setup.dataset, "stratified-0", results=tmp_path / "whole")
+    whole = make("whole")
     grid(whole, "toy,toy2", seeds=3)
-    for one, other in zip(tables(setup), tables(whole), strict=True):
+    for name in ("runs", "predictions", "history"):
+        one, other = (
+            s.store.read(name).drop(columns=TIMES, errors="ignore") for s in (setup, whole)
+        )
         pd.testing.assert_frame_equal(one, other)
 
 
@@ -207,18 +199,13 @@ def test_a_map_computes_and_on_run_is_told_of_what_is_written(setup):
     assert [recipe.name for recipe, *_ in told] == ["majority", "toy"] * 2
 
 
-@pytest.fixture
-def without_weights(monkeypatch, add) -> recipes.Recipe:
-    """A recipe whose weights are nowhere to be had."""
+def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
+    setup, add, caplog, monkeypatch
+):
     file = WeightsFile("none.pth", "0" * 64, "timm", "nobody", package="no-such-package-at-all")
     entry = Weights("none", Preprocessing(size=16), (file,))
     monkeypatch.setitem(weights.WEIGHTS, "none", entry)
-    return add("pretrained", weights="none")
-
-
-def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
-    setup, without_weights, caplog, monkeypatch
-):
+    recipe = add("pretrained", weights="none")
     with caplog.at_level(logging.WARNING):
         outcome = grid(setup, "pretrained,toy", seeds=2)
     assert outcome.trained == ("toy-e2-f0-s0", "toy-e2-f0-s1")
@@ -229,9 +216,9 @@ def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
     assert (note["recipe"], note["remedy"]) == ("pretrained", outcome.not_run["pretrained"])
     # never random weights in their place
     with pytest.raises(WeightsNotFound):
-        experiments.train(setup, without_weights, 0)
+        experiments.train(setup, recipe, 0)
     # once they can be had, the note goes
-    monkeypatch.setitem(recipes.RECIPES, "pretrained", replace(without_weights, weights=""))
+    monkeypatch.setitem(recipes.RECIPES, "pretrained", replace(recipe, weights=""))
     assert len(grid(setup, "pretrained,toy", seeds=2).trained) == 2
     assert setup.store.read("not_run").empty
 
@@ -245,6 +232,29 @@ def test_a_wrong_grid_is_refused_before_anything_is_trained(setup, settings):
     with pytest.raises(BatikError):
         grid(setup, **settings)
     assert not (setup.store.folder / "runs.csv").exists()
+
+
+def test_two_motifs_of_ten_pictures_train_whatever_they_are_called(
+    picture_tree, tmp_path, add, monkeypatch
+):
+    """From the folder to the summary, and nobody outside this machine is asked for anything."""
+
+    def outside(*given):
+        raise AssertionError(given)
+
+    monkeypatch.setattr(socket, "getaddrinfo", outside)
+    monkeypatch.setattr(socket.socket, "connect", outside)
+    add("normed", head="modified", batch_size=5)  # 16 pictures to learn from: the last is alone
+    dataset = data.load("folder", picture_tree({"true": 10, "false": 10}), "all")
+    setup = experiments.prepare(dataset, "stratified-0", results=tmp_path / "results")
+    outcome = grid(setup, "toy,normed,baseline", seeds=1)
+    assert len(outcome.trained) == 6 and not outcome.failed
+    runs, predictions = experiments.results_of(setup, "toy,normed,baseline")
+    assert set(predictions["label"]) == {"true", "false"}
+    assert len(metrics.summarise(runs, predictions)) == 6
+    mine = predictions[predictions["run"] == "toy-e2-f0-s0"]
+    counts = metrics.confusion(mine["label"], mine["predicted"], dataset.classes)
+    assert counts.to_numpy().sum() == 2
 
 
 # --- one network to look at -------------------------------------------------------------------
@@ -269,9 +279,7 @@ def test_a_network_is_trained_once_and_then_loaded(setup, monkeypatch):
     assert {p: p.read_bytes() for p in setup.store.folder.glob("*.csv")} == files
 
 
-def test_a_network_of_other_pictures_is_refused_and_an_outdated_one_trained_again(
-    setup, toy, caplog
-):
+def test_a_network_of_other_pictures_is_refused_and_an_outdated_one_trained_again(setup, caplog):
     saved, _ = experiments.train_or_load(setup, "toy")
     path = setup.store.folder / "checkpoints" / "toy-e2-f0-s0.pt"
     checkpoints.save(path, replace(saved, dataset="e" * 64))
@@ -294,45 +302,7 @@ def test_a_full_disk_costs_no_trained_network(setup, monkeypatch, caplog):
     assert "The disk is full." in caplog.text
 
 
-def test_two_motifs_of_ten_pictures_train_whatever_they_are_called(
-    picture_tree, tmp_path, toy, add, monkeypatch
-):
-    """From the folder to the summary, and nobody outside this machine is asked for anything."""
-
-    def outside(*given):
-        raise AssertionError(given)
-
-    monkeypatch.setattr(socket, "getaddrinfo", outside)
-    monkeypatch.setattr(socket.socket, "connect", outside)
-    add("normed", head="modified", batch_size=5)  # 16 pictures to learn from: the last is alone
-    root = picture_tree({"true": 10, "false": 10})
-    dataset = data.load("folder", root, "all")
-    setup = experiments.prepare(dataset, "stratified-0", results=tmp_path / "results")
-    outcome = grid(setup, "toy,normed,baseline", seeds=1)
-    assert len(outcome.trained) == 6 and not outcome.failed
-    runs, predictions = experiments.results_of(setup, "toy,normed,baseline")
-    assert set(predictions["label"]) == {"true", "false"}
-    assert len(metrics.summarise(runs, predictions)) == 6
-    mine = predictions[predictions["run"] == "toy-e2-f0-s0"]
-    assert (
-        metrics.confusion(mine["label"], mine["predicted"], dataset.classes).to_numpy().sum() == 2
-    )
-
-
 # --- folds ------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def folded(small_dataset, tmp_path, toy) -> experiments.Setup:
-    results = tmp_path / "results" / small_dataset.name
-    results.mkdir(parents=True)
-    paths = small_dataset.manifest["path"]
-    pd.DataFrame({"path": paths, "group": paths}).to_csv(
-        results / "duplicate_groups.csv", index=False
-    )
-    return experiments.prepare(
-        small_dataset, "cv", results=tmp_path / "results", device="cpu", folds=4, repeats=2
-    )
 
 
 def test_a_grid_of_folds_tests_every_picture_once_a_repeat_and_resumes(folded, small_dataset):
@@ -375,15 +345,12 @@ def test_a_fixed_backbone_runs_once_for_all_folds(folded, add, monkeypatch, chan
     # as after loading weights: the same backbone in each run, whatever the seed
     same = models.build_untrained(fixed, 3)
     monkeypatch.setattr(models, "build", lambda *_: (copy.deepcopy(same), "same"))
-    calls = []
-    original = training.views_of
-    monkeypatch.setattr(
-        training, "views_of", lambda *given: calls.append(given[3]) or original(*given)
-    )
+    calls, original = [], training.views_of
+    spy = lambda *given: calls.append(training.is_augmented(given[3])) or original(*given)  # noqa: E731
+    monkeypatch.setattr(training, "views_of", spy)
     grid(folded, "fixed", seeds=2)
     # augmented views are drawn by the seed; those of test pictures by none
-    assert len([c for c in calls if training.is_augmented(c)]) == (2 if change else 0)
-    assert len([c for c in calls if not training.is_augmented(c)]) == 1
+    assert sorted(calls) == [False] + [True, True] * bool(change)
     # nor in the next process
     calls.clear()
     folded.store.folder.joinpath("runs.csv").unlink()
@@ -396,7 +363,7 @@ def test_a_fixed_backbone_runs_once_for_all_folds(folded, add, monkeypatch, chan
 def test_answers_from_features_are_those_of_pixels(request, add, split, augment):
     fixed = add("fixed", frozen="backbone", augment=augment)
     here = request.getfixturevalue(split).at(0, 2)
-    model, history, finished = experiments.train(here, fixed, 1)
+    model, finished = experiments.train(here, fixed, 1)
     seen = models.preprocessing_of(fixed)
     slow = training.predict(model, seen, here.examples("test", seen).pixels)
     fast = finished.predictions[[f"p_{m}" for m in here.dataset.classes]]
@@ -408,13 +375,13 @@ def test_answers_from_features_are_those_of_pixels(request, add, split, augment)
         model, _ = models.build(fixed, 3)
         batches = training.batches(here.examples("train", seen), fixed, seen, generator)
         alone = training.fit(model, fixed, batches)
-    np.testing.assert_allclose(history["train_loss"], alone["train_loss"], rtol=1e-4)
+    np.testing.assert_allclose(finished.history["train_loss"], alone["train_loss"], rtol=1e-4)
 
 
 def test_a_ridge_fits_the_head_in_closed_form_and_nothing_else(setup, add, monkeypatch):
     monkeypatch.setitem(models.HEADS, "one", lambda f, k, p: nn.Linear(f, k))
     ridge = add("ridge", frozen="backbone", ridge=0.5, augment=0.4, head="one")
-    model, history, _ = experiments.train(setup, ridge, 0)
+    model, finished = experiments.train(setup, ridge, 0)
     seen = models.preprocessing_of(ridge)
     with training.seeded(0) as generator:
         other, _ = models.build(ridge, 3)
@@ -422,6 +389,6 @@ def test_a_ridge_fits_the_head_in_closed_form_and_nothing_else(setup, add, monke
         views = training.views_of(other, seen, pixels, ridge, generator)
     assert views.shape == (1 + training.CHANGED_COPIES, 18, 16)
     loss, _ = baselines.fit_head(other.head, 0.5, views, labels)
-    assert history["train_loss"].tolist() == pytest.approx([loss])
+    assert finished.history["train_loss"].tolist() == pytest.approx([loss])
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two)

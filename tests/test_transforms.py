@@ -19,11 +19,10 @@ PLAIN = Recipe("any", "ours", "toy", flip=0.0)
 NO_CHANGE = Preprocessing(size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def augmented(pixels=CLOTH, seed=0, seen=NO_CHANGE, **change) -> torch.Tensor:
+def augmented(pixels=CLOTH, seed=0, **change) -> torch.Tensor:
     """Return pixels (0 to 255) after augmentation, by default without the mirror."""
-    recipe = replace(PLAIN, **change)
     generator = torch.Generator().manual_seed(seed)
-    return transforms.augment(pixels, seen, recipe, generator) * 255
+    return transforms.augment(pixels, NO_CHANGE, replace(PLAIN, **change), generator) * 255
 
 
 @pytest.mark.parametrize(("size", "interpolation"), [(16, "bilinear"), (40, "bicubic")])
@@ -39,6 +38,13 @@ def test_pixels_are_those_of_torchvision(small_dataset, size, interpolation):
         assert torch.equal(pixels[index], functional.pil_to_tensor(small))
 
 
+def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
+    lost = small_dataset.paths[5]
+    lost.unlink()
+    with pytest.raises(BatikError, match=lost.name):
+        transforms.load_pixels(small_dataset, IMAGENET)
+
+
 def test_values_are_normalised_as_torchvision_does_and_back():
     settings = Preprocessing(8, (0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
     before = PIXELS.clone()
@@ -51,23 +57,13 @@ def test_values_are_normalised_as_torchvision_does_and_back():
 
 
 def test_half_of_the_pictures_are_mirrored_and_the_rest_left():
-    plain, mirrored = (transforms.normalise(p, IMAGENET) for p in (PIXELS, PIXELS.flip(-1)))
     found = {}
     for flip in (0.0, 0.5, 1.0):
-        generator = torch.Generator().manual_seed(0)
-        batch = transforms.augment(PIXELS, IMAGENET, replace(PLAIN, flip=flip), generator)
-        is_plain = (batch == plain).flatten(1).all(1)
-        found[flip] = (batch == mirrored).flatten(1).all(1)
-        assert (is_plain ^ found[flip]).all()
+        batch = augmented(PIXELS, flip=flip).round()
+        found[flip] = (batch == PIXELS.flip(-1)).flatten(1).all(1)
+        assert ((batch == PIXELS).flatten(1).all(1) ^ found[flip]).all()
     assert not found[0.0].any() and found[1.0].all()
     assert 16 < found[0.5].sum() < 48
-
-
-def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
-    lost = small_dataset.paths[5]
-    lost.unlink()
-    with pytest.raises(BatikError, match=lost.name):
-        transforms.load_pixels(small_dataset, IMAGENET)
 
 
 # --- random draws -----------------------------------------------------------------------------
@@ -76,13 +72,10 @@ def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
 def test_the_draws_of_committed_results():
     """Mirror, then shape, then colour, from one generator: what was trained depends on it."""
     generator, expected = (torch.Generator().manual_seed(3) for _ in range(2))
-    recipe = replace(PLAIN, augment=0.5)
-    transforms.augment(CLOTH, NO_CHANGE, recipe, generator)
-    for shape in ((40,), (40, 9), (40, 4)):
-        torch.rand(shape, generator=expected)
-    assert torch.equal(generator.get_state(), expected.get_state())
+    transforms.augment(CLOTH, NO_CHANGE, replace(PLAIN, augment=0.5), generator)
     transforms.augment(CLOTH, NO_CHANGE, PLAIN, generator)
-    torch.rand(40, generator=expected)
+    for shape in ((40,), (40, 9), (40, 4), (40,)):
+        torch.rand(shape, generator=expected)
     assert torch.equal(generator.get_state(), expected.get_state())
 
 
@@ -116,19 +109,6 @@ def test_changes_depend_on_the_generator_alone_and_differ_by_picture():
     assert not torch.equal(one, augmented(augment=0.5, seed=1))
     same_picture = augmented(CLOTH[:1].expand(20, -1, -1, -1), augment=0.5)
     assert len(same_picture.flatten(1).unique(dim=0)) == 20
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *({"augment": -0.1}, {"augment": 1.1}, {"augment": float("nan")}),
-        *({"extra": (("colour", 2.0),)}, {"extra": (("fog", 0.5),)}),
-    ],
-    ids=str,
-)
-def test_a_change_that_cannot_be_is_refused(change):
-    with pytest.raises(BatikError, match=r"strength"):
-        augmented(**change)
 
 
 # --- what the changes do to cloth -------------------------------------------------------------

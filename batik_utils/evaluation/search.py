@@ -115,7 +115,7 @@ def _score(trial: optuna.Trial, setup: Setup, recipe: Recipe, seed: int) -> floa
     folds = []
     for number in range(setup.n_folds):
         # the same random numbers in every trial, so that the values alone make the difference
-        row = experiments.train(setup.at(0, number), recipe, _seed(seed, number))[2].row
+        row = experiments.train(setup.at(0, number), recipe, _seed(seed, number))[1].row
         folds.append((row["nll"], row["accuracy"], row["n_test"]))
         losses, right, sizes = zip(*folds, strict=True)
         trial.set_user_attr("accuracy", float(np.average(right, weights=sizes)))

@@ -4,14 +4,12 @@ import shutil
 
 import pytest
 
-from batik_utils import data, experiments, models
+from batik_utils import data, models
 from batik_utils.evaluation import cost
 
-pytestmark = pytest.mark.usefixtures("without_batik_settings")
 
-
-def test_a_row_a_recipe_beside_earlier_rows(small_dataset, tmp_path, toy, model_folder):
-    setup = experiments.prepare(small_dataset, "stratified-0", results=tmp_path, device="cpu")
+def test_a_row_a_recipe_beside_earlier_rows(make, toy, model_folder):
+    setup = make()
     first = cost.measure(setup, "toy,majority", repetitions=2).set_index("recipe")
     assert (first["latency_ms"] > 0).all()
     state = models.build_untrained(toy, 3).state_dict()

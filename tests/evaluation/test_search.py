@@ -13,8 +13,6 @@ from batik_utils.checkpoints import Finished
 from batik_utils.errors import BatikError
 from batik_utils.evaluation import search
 
-pytestmark = pytest.mark.usefixtures("without_batik_settings")
-
 SHORT = {
     "epochs": Int(1, 3),
     "learning_rate": Float(1e-4, 1e-1, log=True),
@@ -25,14 +23,12 @@ SHORT = {
 
 
 @pytest.fixture
-def make(small_dataset, tmp_path, toy, monkeypatch):
-    """Set-ups of the same pictures in results folders of their own."""
+def make(make, toy, monkeypatch):
+    """Set-ups in results folders of their own, and short searches."""
     for kind in search.SPACES:
         monkeypatch.setitem(search.SPACES, kind, SHORT)
     monkeypatch.setitem(recipes.RECIPES, "probe", replace(toy, name="probe", frozen="backbone"))
-    return lambda folder="results": experiments.prepare(
-        small_dataset, "stratified-0", results=tmp_path / folder, device="cpu"
-    )
+    return make
 
 
 def run(setup, name="toy", trials=3, **settings) -> pd.DataFrame:
@@ -49,7 +45,7 @@ def in_place_of_training(answer, monkeypatch):
     def train(setup, recipe, seed):
         loss, accuracy = answer(setup)
         row = {"nll": loss, "accuracy": accuracy, "n_test": len(setup.rows("test"))}
-        return None, None, Finished(row, None, None)
+        return None, Finished(row, None, None)
 
     monkeypatch.setattr(experiments, "train", train)
 
