@@ -25,13 +25,12 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "a.txt").write_text("one")
-    (tmp_path / "a.txt").symlink_to(tmp_path / "real" / "a.txt")
+    (tmp_path / "real.txt").write_text("one")
+    (tmp_path / "a.txt").symlink_to(tmp_path / "real.txt")
     with replacing(tmp_path / "a.txt") as partial:
         partial.write_text("two")
     assert (tmp_path / "a.txt").is_symlink()
-    assert (tmp_path / "real" / "a.txt").read_text() == "two"
+    assert (tmp_path / "real.txt").read_text() == "two"
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EIO])
@@ -118,22 +117,10 @@ def test_a_drive_without_locks_is_no_obstacle(code, monkeypatch, tmp_path):
         pass
 
 
-@pytest.mark.parametrize(
-    ("value", "on"),
-    [
-        ("", False),
-        ("0", False),
-        ("false", False),
-        ("No", False),
-        (" off ", False),
-        ("1", True),
-        ("true", True),
-        ("yes", True),
-    ],
-)
-def test_a_switch_can_be_off(monkeypatch, value, on):
+@pytest.mark.parametrize("value", ["", "0", "false", "No", " off ", "1", "true", "yes"])
+def test_a_switch_can_be_off(monkeypatch, value):
     monkeypatch.setenv("BATIK_OFFLINE", value)
-    assert errors.switched_on("BATIK_OFFLINE") is on
+    assert errors.switched_on("BATIK_OFFLINE") == (value in ("1", "true", "yes"))
 
 
 def test_a_missing_package_is_named_with_what_installs_it():

@@ -125,9 +125,8 @@ def _make_slowly(folder, made):
 def test_two_processes_at_once_make_it_once():
     context = multiprocessing.get_context("fork")
     made = context.Value("i", 0)
-    both = [
-        context.Process(target=_make_slowly, args=(array_cache.folder(), made)) for _ in range(2)
-    ]
+    arguments = (array_cache.folder(), made)
+    both = [context.Process(target=_make_slowly, args=arguments) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:
