@@ -13,15 +13,35 @@ from batik_utils.images import files
 CLOTH = synthetic.draw("tambal", 0, (96, 64))
 
 
-#: Files of other kinds that have a name of their own in the refusal.
+#: Files of other kinds: a part of the name that the refusal gives them, and how they begin.
 OTHERS = {
-    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99),
-    "JPEG XL": b"\xff\x0a" + bytes(99),
-    "Photoshop": b"8BPS\0\1" + bytes(99),
-    "raw photo": b"FUJIFILMCCD-RAW " + bytes(99),
-    "video": b"\0\0\0\x18ftypmp42" + bytes(99),
-    "archive": b"PK\x03\x04" + bytes(200),
+    "HEIC photo": b"\0\0\0\x18ftypheic",
+    "HEIC photo of a phone": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic",
+    "HEIC": b"\0\0\0\x18ftypheif",
+    "JPEG 2000": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "JPEG XL": b"\xff\x0a",
+    "Photoshop": b"8BPS\0\1",
+    "raw photo": b"FUJIFILMCCD-RAW ",
+    "raw photo of a camera": b"II*\0\x10\0\0\0CR\2\0",
+    "raw": b"II*\0\x08\0\0\0\1\0\x12\xc6\1\0\4\0\0\0\1\4\0\0",  # DNG of a phone
+    "video": b"\0\0\0\x18ftypmp42",
+    "video;": b"\0\0\0\x14ftypqt  ",
+    "iPhone": b"\x89PNG\r\n\x1a\n\0\0\0\4CgBI",
+    "archive": b"PK\x03\x04",
+    "archive; unpack": b"1.jpg" + bytes(252) + b"ustar",
     "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+    "HTML": b"\n\n <!DOCTYPE html><html><body>404</body></html>",
+    "HTML page": b"<?xml version='1.0'?> <!DOCTYPE html>",
+    "SVG": b'<?xml version="1.0"?><svg onload="alert(1)" xmlns="http://www.w3.org/2000/svg"/>',
+    "PDF": b"%PDF-1.7\n1 0 obj\n",
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n",  # which Ghostscript would run
+    "Windows icon": b"\0\0\1\0",
+    "PNM": b"P6 9 9 255 ",
+    "shortcut": b"L\0\0\0\1\x14\2\0",
+    "rare kind": b"DDS |",
+    "text": b"this is no picture, ",
+    "text; download": "403".encode("utf-16"),
+    "not an image": b"\x7fELF",
 }
 SCANS = b"\xff\xda" * 20_000
 
@@ -52,6 +72,14 @@ def with_chunk(name: bytes, content: bytes, *, wrong: bool = False) -> bytes:
     """Return the cloth as PNG with one more chunk, at wish with a wrong checksum."""
     whole, more = encode(CLOTH, "PNG"), chunk(name, content)
     return whole[:33] + (more[:-4] + b"abcd" if wrong else more) + whole[33:]
+
+
+def with_note(kind: int, content: bytes) -> bytes:
+    """Return the cloth as JPEG with one more segment."""
+    whole = encode(CLOTH, "JPEG")
+    return (
+        whole[:2] + bytes([0xFF, kind]) + struct.pack(">H", len(content) + 2) + content + whole[2:]
+    )
 
 
 def scan_bomb(scans: int, side: int = 4000) -> bytes:
@@ -105,18 +133,38 @@ def good() -> dict[str, bytes]:
             96, 64, b"".join(b"\0" + row.tobytes() for row in _wide_rows()), depth=16
         ),
         "PNG with long texts": with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2_000_000))),
-        "PNG with a wrong checksum of its resolution": with_chunk(b"pHYs", bytes(9), wrong=True),
-        "PNG with a wrong checksum of its EXIF": with_chunk(b"eXIf", b"MM\0*", wrong=True),
-        "PNG with a short resolution": with_chunk(b"pHYs", bytes(2)),
-        "PNG with a short gamma": with_chunk(b"gAMA", bytes(2)),
-        "PNG with a broken colour profile": with_chunk(b"iCCP", b"a\0\0garbage", wrong=True),
-        "PNG with a broken animation": with_chunk(b"acTL", b""),
+        **{
+            f"PNG with a broken {name}": with_chunk(name.encode(), content, wrong=wrong)
+            for name, content, wrong in (
+                ("pHYs", bytes(9), True),
+                ("eXIf", b"MM\0*", True),
+                ("gAMA", bytes(2), False),
+                ("iCCP", b"a\0\0garbage", True),
+                ("tRNS", b"", False),
+                ("acTL", b"", False),
+                ("caBX", bytes(9), True),
+            )
+        },
         "PNG with a broken chunk at its end": encode(CLOTH, "PNG")[:-12] + b"\x7f\0\0\0tEXtxx",
+        **{
+            f"JPEG with a broken {name}": with_note(kind, content)
+            for name, kind, content in (
+                ("JFIF", 0xE0, b"JFIF\0"),
+                ("EXIF", 0xE1, b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
+                ("profile", 0xE2, b"ICC_PROFILE\0"),
+                ("list of images", 0xE2, b"MPF\0II*\0\x08\0\0\0\xff\xff"),
+                ("Photoshop note", 0xED, b"Photoshop 3.0\08BIM\4\4"),
+                ("Adobe note", 0xEE, b"Adobe\0"),
+                ("comment", 0xFE, b""),
+            )
+        },
         "PNG of 1 bit": encode(CLOTH.convert("1"), "PNG"),
         "PNG grey with transparency": encode(_rgba().convert("LA"), "PNG"),
         "animated PNG": encode(CLOTH, "PNG", save_all=True, append_images=frames[1:]),
         "WebP": encode(CLOTH, "WEBP"),
         "WebP with transparency": encode(_rgba(), "WEBP", lossless=True),
+        "WebP cut off in its EXIF": encode(CLOTH, "WEBP", exif=b"Exif\0\0nonsense")[:-9],
+        "WebP of a wrong length": b"RIFF\x10\0\0\0" + encode(CLOTH, "WEBP")[8:],
         "animated WebP": encode(CLOTH, "WEBP", save_all=True, append_images=frames[1:]),
         "GIF": encode(CLOTH, "GIF"),
         "animated GIF": encode(CLOTH, "GIF", save_all=True, append_images=frames[1:]),
@@ -138,28 +186,16 @@ def good() -> dict[str, bytes]:
 def bad() -> dict[str, tuple[bytes, str]]:
     """Return what must be refused, by name, with the kind of refusal."""
     jpeg, image = encode(CLOTH, "JPEG"), encode(CLOTH, "PNG")
-    html = b"<!DOCTYPE html><html><body>404</body></html>"
-    svg = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>'
-    script = b'<?xml version="1.0"?><svg onload="alert(1)" xmlns="http://www.w3.org/2000/svg"/>'
     tiny = Image.new("RGB", (1, 1), "red")
     return {
         "an empty file": (b"", "empty"),
         "one byte": (b"\xff", "format"),
         "only zeros": (bytes(5000), "format"),
-        "HTML": (html, "format"),
-        "HTML after blank lines": (b"\n\n " + html, "format"),
-        "SVG": (svg, "format"),
-        "SVG with a script": (script, "format"),
-        "PDF": (b"%PDF-1.7\n1 0 obj\n", "format"),
-        "a program": (b"\x7fELF" + bytes(200), "format"),
-        "plain text": (b"this is no picture, " * 20, "format"),
-        "EPS, which Ghostscript would run": (b"%!PS-Adobe-3.0 EPSF-3.0\n", "format"),
-        "ICO": (encode(CLOTH, "ICO", sizes=[(32, 32)]), "format"),
-        "PPM": (encode(CLOTH, "PPM"), "format"),
         "TGA": (encode(CLOTH, "TGA"), "format"),
-        **{name: (content, "format") for name, content in OTHERS.items()},
-        "HEIC": (b"\0\0\0\x18ftypheic" + bytes(99), "heic"),
-        "HEIC of another brand": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), "heic"),
+        **{
+            name: (begin + bytes(99), "heic" if "HEIC" in name else "format")
+            for name, begin in OTHERS.items()
+        },
         "half a JPEG": (jpeg[: len(jpeg) // 2], "damaged"),
         "a JPEG without its end": (jpeg[: len(jpeg) * 9 // 10], "damaged"),
         "a JPEG without its last three bytes": (jpeg[:-3], "damaged"),

@@ -39,29 +39,41 @@ _SYSTEM = re.compile(
     re.IGNORECASE,
 )
 
-_SAVE = "save it as JPEG or PNG"
-# how other files begin (regular expression, first 4,096 bytes), what they are, and what to do
+# how other files begin (regular expression, first 4,096 bytes), what they are, and what to do if it
+# is not to save them as JPEG or PNG
 _OTHERS = (
-    (rb"....ftyp(hei[cmsxf]|hev[cmsx]|mif[12]|msf1)", "HEIC photo of a phone", "save it as JPEG"),
-    (rb"....ftypavi[fs]", "AVIF image, which this version of Pillow does not read", _SAVE),
-    (rb"....ftypcrx|FUJIFILM|II[U*R][\0OS]|MM\0\*|FOVb", "raw photo of a camera", _SAVE),
-    (rb"....JXL |\xff\x0a|....ftypjxl", "JPEG XL image", _SAVE),
-    (rb"....jP  |\xff\x4f\xff\x51|....ftypjp2", "JPEG 2000 image", _SAVE),
-    (rb"....(ftyp|moov|mdat|wide)|RIFF....AVI |\x1aE\xdf\xa3|0&\xb2u", "video", "save a still"),
-    (rb"\x89PNG", "PNG that an iPhone's program was built with", _SAVE),
-    (rb"8BP[SB]", "Photoshop document", _SAVE),
-    (rb"gimp xcf", "GIMP document", _SAVE),
-    (rb"\x00\x00[\x01\x02]\x00", "Windows icon", _SAVE),
-    (rb"P[1-7]\s", "PNM image", _SAVE),
-    (rb"%PDF", "PDF document", "save its image as JPEG or PNG"),
-    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript document", _SAVE),
-    (rb"(?i)\s*(<!--.*?)?(<!doctype html|<html)", "HTML page", "download the image itself"),
-    (rb"(?i)\s*(<\?xml|<svg)", "SVG or XML text", _SAVE),
-    (rb"PK[\x03\x05][\x04\x06]|Rar!|7z\xbc\xaf|\x1f\x8b", "archive", "unpack it"),
-    (rb"version https://git-lfs", "Git LFS pointer", "run 'git lfs pull'"),
-    (rb"bplist00", "placeholder of a cloud drive", "download the image itself"),
+    (rb"....ftyp(hei[cmsxf]|hev[cmsx]|avc[is]|mi[af][f12]|msf1)", "HEIC photo of a phone"),
+    (rb"....ftypavi[fs]", "AVIF image, which this version of Pillow does not read"),
+    (rb"....ftypcrx|FUJIFILM|II[U*R][\0OS]|MM\0\*|FOVb", "raw photo of a camera"),
+    (rb"....JXL |\xff\x0a|....ftypjxl", "JPEG XL image"),
+    (rb"....jP  |\xff\x4f\xff\x51|....ftypjp2", "JPEG 2000 image"),
+    (rb"....(ftyp|moov|mdat|wide)|RIFF....AVI |\x1aE\xdf\xa3|0&\xb2u|\0\0\x01[\xba\xb3]", "video"),
+    (rb"\x89PNG", "PNG that an iPhone's program was built with"),
+    (rb"8BP[SB]", "Photoshop document"),
+    (rb"gimp xcf", "GIMP document"),
+    (rb"\0\0[\x01\x02]\0", "Windows icon"),
+    (rb"P[1-7]\s", "PNM image"),
+    (
+        rb"v/1\x01|#\?RAD|DDS |qoif|BPG\xfb|II\xbc|icns|\xd7\xcd\xc6|.{128}DICM",
+        "rare kind of image",
+    ),
+    (rb"%PDF", "PDF document"),
+    (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript document"),
+    (
+        rb"(?i)\s*(<!--.*?)?(<\?xml[^>]*>\s*)?(<!doctype html|<html|<head|<body)",
+        "HTML page; download the image itself",
+    ),
+    (rb"(?i)\s*(<\?xml|<svg)", "SVG or XML text"),
+    (
+        rb"PK[\x03\x05][\x04\x06]|Rar!|7z\xbc|\x1f\x8b|BZh\d|\xfd7zX|\x28\xb5\x2f\xfd|.{257}ustar",
+        "archive; unpack it",
+    ),
+    (rb"version https://git-lfs", "Git LFS pointer; run 'git lfs pull'"),
+    (rb"bplist00", "placeholder of a cloud drive; download the image itself"),
+    (rb"L\0\0\0\x01\x14\x02\0", "shortcut of Windows; copy the file that it points to"),
+    (rb"[\t\r\n -~]{20}|\xff\xfe|\xfe\xff", "text; download the image itself"),
 )
-_OTHERS = [(re.compile(start, re.DOTALL), name, remedy) for start, name, remedy in _OTHERS]
+_OTHERS = [(re.compile(start, re.DOTALL), text) for start, text in _OTHERS]
 # how an image of our formats begins; a raw photo is a TIFF with an entry of its own
 _OWN = {
     "JPEG": rb"\xff\xd8\xff",
@@ -74,6 +86,9 @@ _OWN = {
 }
 _OWN = {name: re.compile(start, re.DOTALL) for name, start in _OWN.items()}
 
+# notes of a JPEG: those that colours and orientation depend on, if they are whole
+_NOTES = dict.fromkeys([*range(0xE0, 0xF0), 0xFE], rb"(?!)")
+_NOTES |= {0xE0: rb"JFIF\0.{9}", 0xE1: rb"Exif\0\0", 0xEE: rb"Adobe.{7}"}
 # what undoes the EXIF orientations 2 to 8
 _TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
 _TURNS = {k: Image.Transpose[name] for k, name in enumerate(_TURNS.split(), 2)}
@@ -174,17 +189,18 @@ def _decode(
         raise ImageError("empty file", "empty")
     _check_bytes(len(data))
     try:
-        image = _identify(_lean_png(data))
-        kind, (width, height) = image.format.replace("MPO", "JPEG"), image.size
-        scans, ends = _scans(data) if kind == "JPEG" else (1, True)
+        own, scans, whole = _own(data), 1, True
+        lean = {"PNG": _lean_png, "WEBP": _lean_webp}.get(own, bytes)(data)
+        if own == "JPEG":
+            lean, scans, whole = _lean_jpeg(data)
+        image = Image.open(io.BytesIO(lean), formats=FORMATS)
+        kind, (width, height) = image.format, image.size
         if width * height > MAX_PIXELS:
             over = f"over the limit of {MAX_PIXELS:,} pixels"
             raise ImageError(f"{width} × {height} px, {over}", "pixels")
         if width * height * scans > MAX_SCANNED_PIXELS:
             raise ImageError(f"{width} × {height} px in {scans} scans, too slow", "pixels")
-        if kind == "JPEG":
-            image = _load_jpeg(data, at_least, ends)
-        image.load()
+        image = _load(lean, at_least, whole)
         return _to_rgb(_upright(image)), (kind, width, height)
     except UnidentifiedImageError:
         raise _refusal(data) from None
@@ -195,18 +211,12 @@ def _decode(
         raise _refusal(data, f": {error}") from error
 
 
-def _identify(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=FORMATS)
-
-
 def _lean_png(data: bytes) -> bytes:
     """Leave out what a PNG's pixels do not need: texts, profiles, frames after the first.
 
     Pillow refuses a whole image for a wrong checksum or size in such a chunk.
     """
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data
-    kept, place = [data[:8]], 8
+    kept, place, colours = [data[:8]], 8, 0
     while place + 8 <= len(data):
         size, name = struct.unpack_from(">I4s", data, place)
         end = place + 12 + size
@@ -214,35 +224,56 @@ def _lean_png(data: bytes) -> bytes:
         if name in (b"tRNS", b"eXIf") and end <= len(data):
             checksum = int.from_bytes(data[end - 4 : end], "big")
             needed = zlib.crc32(data[place + 4 : end - 4]) == checksum
+        if name == b"tRNS":  # by colour type: grey, RGB, palette
+            needed &= {0: size == 2, 2: size == 6, 3: size <= colours}.get(data[25], False)
         if needed:
             kept.append(data[place:end])
         if name == b"IEND":
             break
+        colours = size // 3 if name == b"PLTE" else colours
         place = end
     return b"".join(kept)
 
 
-def _scans(data: bytes) -> tuple[int, bool]:
-    """Return the number of scans of a JPEG up to its end, and whether there is an end.
+def _lean_webp(data: bytes) -> bytes:
+    """Leave out what a WebP's pixels and orientation do not need, and mend its length."""
+    kept, place = [b"WEBP"], 12
+    while place + 8 <= len(data):
+        name, size = struct.unpack_from("<4sI", data, place)
+        end = place + 8 + size + size % 2
+        if name[:2] in (b"VP", b"AL", b"AN") or (name == b"EXIF" and end <= len(data)):
+            kept.append(data[place:end])
+        place = end
+    content = b"".join(kept)
+    return b"RIFF" + struct.pack("<I", len(content)) + content
 
-    Thumbnails in its notes and a video or second image behind it have markers of their own.
+
+def _lean_jpeg(data: bytes) -> tuple[bytes, int, bool]:
+    """Return a JPEG without its notes, the number of its scans, and whether it has an end.
+
+    Thumbnails in the notes and a video or second image behind the end have markers of their own,
+    and Pillow refuses a whole image for a short note. What its colours depend on is kept.
     """
     # inside coded data a byte FF is followed by 00 or a restart marker
     marker = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-    scans, place = 0, 2
+    kept, begin, place, scans = [], 0, 2, 0
     while found := marker.search(data, place):
         kind, place = found[1][0], found.end()
         if kind == 0xD9:
-            return scans, True
+            return b"".join([*kept, data[begin:place]]), scans, True
         scans += kind == 0xDA
         if kind not in (0x01, 0xD8):  # these two have no content
             place += int.from_bytes(data[place : place + 2], "big")
-    return scans, False
+        note = data[found.end() + 2 : place]
+        if not scans and kind in _NOTES and not re.match(_NOTES[kind], note, re.DOTALL):
+            kept.append(data[begin : found.start()])
+            begin = place
+    return b"".join([*kept, data[begin:]]), scans, False
 
 
-def _load_jpeg(data: bytes, at_least: int | None, ends: bool) -> Image.Image:
+def _load(data: bytes, at_least: int | None, whole: bool) -> Image.Image:
     def load(data: bytes) -> Image.Image:
-        image = _identify(data)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
         if at_least:
             image.draft("RGB", (at_least, at_least))
         image.load()
@@ -251,7 +282,7 @@ def _load_jpeg(data: bytes, at_least: int | None, ends: bool) -> Image.Image:
     try:
         return load(data)
     except OSError:
-        if ends:
+        if whole:
             raise
         # Only the end marker may be missing: then whatever stands in its place changes no pixel.
         cut = data.rstrip(b"\xff")
@@ -270,9 +301,10 @@ def _refusal(data: bytes, detail: str = "") -> ImageError:
     if name := _own(data):
         return ImageError(f"damaged or truncated {name}{detail}", "damaged")
     text = data[:4096].removeprefix(b"\xef\xbb\xbf")
-    for start, name, remedy in _OTHERS:
+    for start, name in _OTHERS:
         if start.match(text):
-            return ImageError(f"{name}; {remedy}", "heic" if "HEIC" in name else "format")
+            remedy = "" if ";" in name else "; save it as JPEG or PNG"
+            return ImageError(name + remedy, "heic" if "HEIC" in name else "format")
     if detail:
         return ImageError(f"damaged or truncated{detail}", "damaged")
     return ImageError(f"not an image (none of {', '.join(FORMATS)})", "format")

@@ -76,12 +76,12 @@ def test_a_jpeg_that_lacks_its_end_alone_is_whole(progressive, missing):
     assert difference(open_image(whole[:-missing]), open_image(whole)) == 0
 
 
-def test_what_a_png_is_told_besides_changes_no_pixel():
-    wanted = open_image(GOOD["PNG"])
-    names = [name for name in GOOD if re.match("PNG with a (wrong|short|broken)", name)]
-    assert len(names) >= 5
-    for name in names:
-        assert difference(open_image(GOOD[name]), wanted) == 0
+BROKEN_NOTES = [name for name in GOOD if re.match(r"\w+ (with a broken|cut|of a wrong)", name)]
+
+
+@pytest.mark.parametrize("name", BROKEN_NOTES)
+def test_what_a_file_tells_besides_changes_no_pixel(name):
+    assert difference(open_image(GOOD[name]), open_image(GOOD[name.split()[0]])) == 0
 
 
 def clear(mode: str) -> Image.Image:
@@ -180,7 +180,7 @@ def test_what_is_no_whole_image_is_refused_with_the_reason(name):
         assert refused.value.kind == kind
 
 
-@pytest.mark.parametrize("name", [*picture_zoo.OTHERS, "HEIC", "HTML", "SVG", "PDF"])
+@pytest.mark.parametrize("name", picture_zoo.OTHERS)
 def test_a_known_kind_is_named(name):
     with pytest.raises(ImageError, match=name):
         open_image(picture_zoo.bad()[name][0])
