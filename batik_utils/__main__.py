@@ -230,7 +230,7 @@ def _export(options: argparse.Namespace) -> None:
         elif name == "space":
             _say(space.export(output, model))
         else:
-            _say(*export.write(output, name, model))
+            _say(export.write(output, name, model))
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -1,15 +1,9 @@
-r"""Making of the deployed model: test the whole procedure, then learn from all pictures.
+"""Making of the deployed model: test the whole procedure, then learn from all pictures.
 
-Run it::
-
-    python -m batik_utils build --data folder --root path/to/indonesian-batik-motifs \
-        --others path/to/not-batik --independent path/to/independent
-
-It writes ``<results>/<data set>/model/`` (the model and what belongs to it), and
-``<results>/<data set>/cv/final/`` (its cross-validation, in the form of all recipes; how refusal
-and evidence were tested). ``--classes all`` makes one of all motifs, other folders one of theirs.
-``--evaluate`` also compares ways to classify (``ablation.csv``) and, with ``--independent``, all
-recipes on photographs of other collections (``results/independent/``).
+``build`` writes ``<results>/<data set>/model/`` and ``.../cv/final/`` (its cross-validation, in the
+form of all recipes; how refusal and evidence were tested). ``build --evaluate`` compares designs
+(``cv/final/ablation.csv``) and, with ``--independent``, recipes on photographs of other collections
+(``results/independent/``) instead.
 """
 
 import hashlib
@@ -58,18 +52,11 @@ def run(
     independent: Path | None = None,
     evaluate_only: bool = False,
 ) -> Path:
-    """Test the procedure by cross-validation, make the model, and test it elsewhere.
+    """Test the procedure by cross-validation, make the model, and return its folder.
 
     Other motifs below the root of ``dataset`` are counter-examples; ``others`` are more of them, in
     folders ``songket``, ``textures``, ``photographs``. ``independent`` holds photographs of other
     collections with a ``manifest.csv``. ``evaluate_only`` writes no model, but the comparisons.
-
-    Returns the folder of the model (``output``, or ``<results>/<data set>/model``), or of the
-    cross-validation.
-
-    Raises:
-        BatikError: a file that is needed is missing or belongs to other pictures.
-        weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     started, home = datetime.now(timezone.utc), results / dataset.name
     groups_file = audit.groups_of(dataset, results)
@@ -104,7 +91,7 @@ def run(
         data.write_table(table, home / "cv" / FINAL / f"{name}.csv")
     if not evaluate_only:
         return write_model(output or home / "model", dataset, final, choice, found)
-    write_json(home / "cv" / FINAL / "metrics.json", found)
+    _write(home / "cv" / FINAL / "metrics.json", found)
     copiers = [copier(k) for k in range(1, COPIES + 1)]
     arguments = (dataset, samples.groups, fold_of, outside, copiers, weights_directory)
     data.write_table(compare.ablation(*arguments), home / "cv" / FINAL / "ablation.csv")
@@ -147,9 +134,6 @@ def counter_examples(dataset: Dataset, groups_file: Path, folder: Path | None) -
 
     A picture of another motif that is a near-duplicate of one of the motifs is left out. The class
     of a picture of ``--others`` is its file name without the number: ``banded_0012.jpg``.
-
-    Raises:
-        BatikError: ``folder`` holds none of the folders of `refusal.KINDS`.
     """
     groups = data.read_table(groups_file, ("path", "motif", "group"))
     ours = groups["motif"].isin(dataset.classes)
@@ -166,10 +150,7 @@ def counter_examples(dataset: Dataset, groups_file: Path, folder: Path | None) -
 
 
 def independent_pictures(folder: Path | None, classes: Sequence[str]) -> pd.DataFrame:
-    """Return the photographs of other collections that a folder's ``manifest.csv`` names.
-
-    ``path`` is absolute, ``repository`` and ``repository_path`` say where a photograph comes from.
-    """
+    """Return the photographs of other collections that a folder's ``manifest.csv`` names."""
     columns = ["path", "motif", "label", "sha256", "repository", "repository_path"]
     if folder is None:
         return pd.DataFrame(columns=columns)
@@ -186,29 +167,24 @@ def _runs(
     network: features.Features,
     started: datetime,
 ) -> dict[str, pd.DataFrame]:
-    """Return the cross-validation as rows of ``runs.csv`` and ``predictions.csv``."""
+    """Return ``runs.csv`` and ``predictions.csv`` of the cross-validation."""
     params = sum(p.numel() for p in network.parameters())
     facts = {"weights": " + ".join(network.provenance), "params": params, "device": "cpu"}
     recipe = SimpleNamespace(name=FINAL, family="ours", epochs=0)
     seconds = (datetime.now(timezone.utc) - started).total_seconds() / len(nested.choices)
-    runs, parts = [], []
-    for row in nested.choices.itertuples():
-        here = setup.at(row.repeat, row.fold)
-        probabilities = softmax(nested.logits[row.repeat, here.rows("test")], axis=1)
-        arguments = (row.repeat, probabilities, pd.DataFrame(), started, seconds, facts)
-        run = checkpoints.finish(here, recipe, *arguments)
-        runs.append({column: run.row[column] for column in checkpoints.RUN_COLUMNS})
-        run.predictions.insert(0, "run", run.row["run"])
-        parts.append(run.predictions)
-    return {"runs": pd.DataFrame(runs), "predictions": pd.concat(parts, ignore_index=True)}
+    rows, parts = [], []
+    for choice in nested.choices.itertuples():
+        here = setup.at(choice.repeat, choice.fold)
+        probabilities = softmax(nested.logits[choice.repeat, here.rows("test")], axis=1)
+        arguments = (choice.repeat, probabilities, pd.DataFrame(), started, seconds, facts)
+        row, predictions, _ = checkpoints.finish(here, recipe, *arguments)
+        rows.append(row)
+        parts.append(predictions.assign(run=row["run"])[["run", *predictions]])
+    return {"runs": pd.DataFrame(rows)[[*checkpoints.RUN_COLUMNS]], "predictions": pd.concat(parts)}
 
 
 def write_model(
-    folder: Path,
-    dataset: Dataset,
-    network: FinalNetwork,
-    choice: selection.Choice,
-    found: dict,
+    folder: Path, dataset: Dataset, network: FinalNetwork, choice: selection.Choice, found: dict
 ) -> Path:
     """Write the model folder; ``found`` is what ``metrics.json`` holds beside the model's facts."""
     path = export.to_onnx(network, folder / "model.onnx", {"dataset": dataset.digest})
@@ -224,11 +200,11 @@ def write_model(
         "largest_difference_to_torch": export.check(path, network, np.stack(pixels)),
         "weights": list(network.network.provenance),
     }
-    framing = {"size": SIZE, "fit": "squash", "interpolation": features.INTERPOLATION}
-    classes = {"classes": list(dataset.classes)}
-    write_json(folder / "labels.json", classes | words | {"opset": export.OPSET})
-    write_json(folder / "preprocessing.json", framing | {"colour": "RGB"})
-    write_json(folder / "metrics.json", found)
+    seen = {"size": SIZE, "fit": "squash", "interpolation": features.INTERPOLATION, "colour": "RGB"}
+    labels = {"classes": list(dataset.classes)} | words | {"opset": export.OPSET}
+    _write(folder / "labels.json", labels)
+    _write(folder / "preprocessing.json", seen)
+    _write(folder / "metrics.json", found)
     _write(folder / "MODEL_CARD.md", card.text(found, dataset.classes))
     names = sorted(p.name for p in folder.iterdir() if p.is_file() and p.name != "SHA256SUMS")
     sums = [f"{hashlib.sha256((folder / n).read_bytes()).hexdigest()}  {n}\n" for n in names]
@@ -236,11 +212,8 @@ def write_model(
     return folder
 
 
-def write_json(path: Path, values: dict) -> None:
-    """Write plain values, readable."""
-    _write(path, json.dumps(values, indent=2, ensure_ascii=False, default=float) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | dict) -> None:
+    if isinstance(content, dict):
+        content = json.dumps(content, indent=2, ensure_ascii=False, default=float) + "\n"
     with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(content, encoding="utf-8")

@@ -7,6 +7,7 @@ photographs of other collections do not. Written by ``build --evaluate``.
 import hashlib
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +44,6 @@ DESIGNS = (
     ("608 px", BRANCHES, 608, "copy", True),
     ("EfficientNet-Lite0 alone", BRANCHES[:1], 448, "copy", True),
 )
-#: Of the designs.
-RIDGE = 1.0
 
 
 def ablation(
@@ -58,12 +57,10 @@ def ablation(
     """Return accuracy inside (by picture, by group) and outside, and time, of the `DESIGNS`.
 
     The head is fixed, features are scaled by the pictures themselves. ``groups`` (N,) are those of
-    near-duplicates, ``fold_of`` (N, R) the fold in which each is tested; ``changed`` makes each
-    round of changed copies; ``outside`` are photographs of other collections: ``path, motif,
-    label``.
+    near-duplicates, ``fold_of`` (N, R) the folds in which pictures are tested, ``outside``
+    photographs of other collections; ``changed`` makes each round of changed copies.
     """
-    names, sizes = np.unique(groups, return_counts=True)
-    largest, labels = groups == names[sizes.argmax()], np.array(dataset.labels)
+    largest, labels = groups == pd.Series(groups).mode()[0], np.array(dataset.labels)
     clear, rows = outside["label"].to_numpy() == "clear", []
     truth = outside["motif"].map(dataset.classes.index).to_numpy(int)
     for name, branches, size, copies, rooted in DESIGNS:
@@ -71,13 +68,16 @@ def ablation(
         rounds = {"none": [], "copy": changed, "turned": TURNED}[copies]
         changes = [(None, ""), *((change, f"{copies} {k}") for k, change in enumerate(rounds, 1))]
         found = [features.compute(network, dataset.paths, size, *change) for change in changes]
-        found.append(features.compute(network, [*outside["path"]], size) if len(truth) else [])
+        found.append(
+            features.compute(network, outside["path"], size) if len(truth) else found[0][:0]
+        )
         *pictures, others = found if rooted else [x * np.abs(x) for x in found]
         samples = FeatureSet.of(pictures, labels, groups, pictures[0][:0], np.array([]))
-        shares, right = _in_folds(samples, fold_of), np.full(0, np.nan)
-        if len(truth):
-            fitted = samples.fit_motifs(np.arange(len(labels)), RIDGE)
-            right = fitted.logits(samples.scaler(others)).argmax(1) == truth
+        shares, fitted = (
+            _in_folds(samples, fold_of),
+            samples.fit_motifs(np.arange(len(labels)), 1.0),
+        )
+        right = fitted.logits(samples.scaler(others)).argmax(1) == truth
         rows.append(
             {
                 "design": name,
@@ -100,22 +100,18 @@ def _in_folds(samples: FeatureSet, fold_of: np.ndarray) -> np.ndarray:
     for repeat, folds in enumerate(fold_of.T):
         for fold in np.unique(folds):
             tested = np.flatnonzero(folds == fold)
-            fitted = samples.fit_motifs(np.flatnonzero(folds != fold), RIDGE)
+            fitted = samples.fit_motifs(np.flatnonzero(folds != fold), 1.0)
             predicted = fitted.logits(samples.scaled[tested]).argmax(1)
             right[tested, repeat] = predicted == samples.labels[tested]
     return right.mean(1)
 
 
-def _milliseconds(network: features.Features, size: int, runs: int = 5) -> float:
-    """Return the processor time of one picture in torch on one thread, median of some runs."""
-    pixels, found = torch.zeros(1, size, size, 3, dtype=torch.uint8), []
+def _milliseconds(network: features.Features, size: int) -> float:
+    """Return the processor time of one picture in torch on one thread, median of five runs."""
+    pixels = torch.zeros(1, size, size, 3, dtype=torch.uint8)
     with torch.inference_mode():
-        network(pixels)
-        for _ in range(runs):
-            start = time.process_time()
-            network(pixels)
-            found.append(1000 * (time.process_time() - start))
-    return float(np.median(found))
+        found = timeit.repeat(lambda: network(pixels), timer=time.process_time, repeat=6, number=1)
+    return 1000 * float(np.median(found[1:]))
 
 
 def write_independent(

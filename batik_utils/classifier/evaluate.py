@@ -1,8 +1,5 @@
 """Tests of the deployed classifier on pictures that it did not learn from.
 
-    >>> tested = evaluate.refused(samples, others, fold_of, nested.choices)
-    >>> words = evaluate.choose_words(tested)
-
 Accuracy comes from `selection.nested`. Refusal is tested fold by fold: the pictures of the motifs
 in the fold, a fifth of the other motifs, and half of the classes of every other kind are left out
 together. `independent/` holds photographs of other collections, on which nothing is fitted.
@@ -51,34 +48,27 @@ def accuracy(dataset: Dataset, samples: FeatureSet, nested: Nested, doubted: set
     chance = probabilities[:, np.arange(len(labels)), labels]
     pooled = pd.DataFrame({"label": np.tile(classes[labels], len(right))})
     pooled[[f"p_{motif}" for motif in classes]] = probabilities.reshape(-1, len(classes))
-    names, sizes = np.unique(groups, return_counts=True)
-    smaller = groups != names[sizes.argmax()]
-    paths = dataset.manifest["path"]
-    clean = ~paths.isin(doubted).to_numpy()
+    largest = groups == pd.Series(groups).mode()[0]
+    clean = ~dataset.manifest["path"].isin(doubted).to_numpy()
     once = pd.Series(shares).groupby(groups).mean()
+    folds = nested.choices["fold"].nunique()
     return {
         "dataset": dataset.digest,
         "pictures": len(labels),
-        "groups": len(names),
-        "protocol": f"{nested.choices['fold'].nunique()} grouped folds x {len(right)} repeats, "
-        "nested",
+        "groups": len(once),
+        "protocol": f"{folds} grouped folds x {len(right)} repeats, nested",
         "accuracy": share(shares, groups),
         "accuracy_groups": share(once, once.index),
-        "accuracy_sd_between_repeats": float(right.mean(1).std(ddof=1)),
-        "accuracy_largest_group": {"size": int(sizes.max()), "value": shares[~smaller].mean()},
-        "accuracy_without_largest_group": share(shares[smaller], groups[smaller]),
-        "accuracy_without_doubted_labels": {
-            "pictures": int(clean.sum()),
-            **share(shares[clean], groups[clean]),
-        },
+        "accuracy_largest_group": {"size": int(largest.sum()), "value": shares[largest].mean()},
+        "accuracy_without_largest_group": share(shares[~largest], groups[~largest]),
+        "accuracy_without_doubted_labels": {"pictures": int(clean.sum())}
+        | share(shares[clean], groups[clean]),
         "recall": {
             motif: share(shares[labels == k], groups[labels == k])
             for k, motif in enumerate(classes)
         },
         "nll": float(-np.log(np.maximum(chance, 1e-12)).mean()),
         "expected_calibration_error": calibration.expected_calibration_error(pooled),
-        "chosen_in_folds": nested.choices["candidate"].value_counts().to_dict(),
-        "wrong_in_most_repeats": [*paths[shares < 0.5]],
         "git": checkpoints.git_commit(),
         "torch": torch.__version__,
         "numpy": np.__version__,
@@ -87,12 +77,10 @@ def accuracy(dataset: Dataset, samples: FeatureSet, nested: Nested, doubted: set
 
 def share(values: Sequence[float], groups: Sequence | None = None) -> dict[str, float]:
     """Return a mean with its interval: bootstrapped over groups, or Wilson's without groups."""
-    values = np.asarray(values, dtype=float)
-    if groups is None:
-        lower, upper = metrics.wilson(round(values.sum()), len(values))
-    else:
-        lower, upper = significance.group_bootstrap(values, groups)
-    return {"value": float(values.mean()), "lower": lower, "upper": upper}
+    ends = metrics.wilson(round(np.sum(values)), len(values))
+    if groups is not None:
+        ends = significance.group_bootstrap(values, groups)
+    return {"value": float(np.mean(values)), "lower": float(ends[0]), "upper": float(ends[1])}
 
 
 def answers(fitted: Refusal, scaled: np.ndarray, labels: Sequence[int]) -> pd.DataFrame:
@@ -114,9 +102,8 @@ def refused(
     """Answer about pictures while neither they nor their classes were learned from.
 
     ``others`` has one row a counter-example: ``path, kind, name, group``; ``fold_of`` and
-    ``choices`` are those of `selection.nested`. Returns columns of `answers`, and ``kind``
-    (``motifs`` for the known ones), ``index, repeat, fold``. The familiarity is calibrated on the
-    known ones of all folds.
+    ``choices`` are those of `selection.nested`. Adds ``kind`` (``motifs`` for the known ones),
+    ``index, repeat, fold`` to `answers`. Known ones of all folds calibrate the familiarity.
     """
     tables = []
     for choice in tqdm([*choices.itertuples()], desc="Refusal", disable=None):
@@ -154,8 +141,8 @@ def choose_words(tested: pd.DataFrame) -> dict[str, float]:
     """Choose the thresholds of ``labels.json`` from answers of `refused`.
 
     Among cuts at which enough answers called sure are right, and few enough counter-examples get
-    one, the pair of cuts that calls most pictures of the motifs sure wins. Where nothing but cloth
-    was learned from there is no ``cloth_threshold``.
+    one, the pair that calls most pictures of the motifs sure wins. Where nothing but cloth was
+    learned from there is no ``cloth_threshold``.
     """
     is_known = tested["kind"] == "motifs"
     known, other = tested[is_known], tested[~is_known]

@@ -1,15 +1,11 @@
 """The deployed model as a file: ONNX (what the app runs), safetensors, or torch's ``.pt``.
 
-    python -m batik_utils export --format safetensors,pt --output build/export
-    >>> probabilities, familiarity, cloth, evidence = export.read("results/kaggle/model")(pixels)
-
 The torch network is read back out of the ONNX file, so no training picture is needed. All files
 hold the same numbers by name, kernels as float16. Introduced in notebook 05.
 """
 
 import json
 import logging
-import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -40,7 +36,23 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
     import onnx
     from onnx_ir.passes import common
 
-    program = _exported(network)
+    # the exporter reports every step, and warns of its own history
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, network.size, network.size, 3, dtype=torch.uint8),),
+            input_names=["pixels"],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+    logging.disable(disabled)
     # the optimiser would merge batch norm into kernels, which are float16 numbers only as they
     # are; onnxruntime merges them itself, in float32
     _fold(program.model)
@@ -58,34 +70,12 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
     return path
 
 
-def _exported(network: FinalNetwork) -> "torch.onnx.ONNXProgram":
-    # the exporter reports every step, and warns of its own history
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.onnx.export(
-                network,
-                (torch.zeros(2, network.size, network.size, 3, dtype=torch.uint8),),
-                input_names=["pixels"],
-                output_names=OUTPUTS,
-                dynamic_shapes=({0: torch.export.Dim("N", min=1, max=4096)},),
-                opset_version=OPSET,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-            )
-    finally:
-        logging.disable(disabled)
-
-
 def _fold(model) -> None:
     """Compute what depends on no input, except what reads the network's own numbers.
 
-    The exporter leaves batch norm's reshaped constants as operators, and onnxruntime then neither
-    merges batch norm into the convolutions nor lays out the maps for them: three times as slow.
-    The network's own numbers stay as they are, so that they can be read back.
+    The exporter leaves batch norm's reshaped constants as operators, and onnxruntime then does not
+    merge batch norm into the convolutions: three times as slow. The network's own numbers stay as
+    they are, so that they can be read back.
     """
     from onnxscript import optimizer
 
@@ -113,11 +103,7 @@ def _store_half(graph) -> None:
 
 
 def check(path: Path, network: FinalNetwork, pixels: np.ndarray) -> float:
-    """Return the largest difference of the file's outputs to the network's, relative above 1.
-
-    Raises:
-        BatikError: it is above `TOLERANCE`, which is no rounding.
-    """
+    """Return the largest difference of the file's outputs to the network's, relative above 1."""
     theirs = open_session(path, 1).run(list(OUTPUTS), {"pixels": pixels})
     with torch.inference_mode():
         ours = network(torch.from_numpy(pixels))
@@ -126,19 +112,12 @@ def check(path: Path, network: FinalNetwork, pixels: np.ndarray) -> float:
         for a, b in zip(theirs, ours, strict=True)
     )
     if not difference <= TOLERANCE:  # also a NaN
-        raise BatikError(
-            f"{path} differs from the torch network by {difference:.2g}, more than {TOLERANCE:g}: "
-            f"the export is wrong."
-        )
+        raise BatikError(f"{path} differs from the torch network by {difference:.2g}: wrong export")
     return difference
 
 
 def read(folder: Path | str | None = None) -> FinalNetwork:
-    """Read the torch network back out of a model folder; None takes the committed one.
-
-    Raises:
-        BatikError: the folder is not whole, or its model is none of this version.
-    """
+    """Read the torch network back out of a model folder; None takes the committed one."""
     import onnx
     from onnx import numpy_helper
 
@@ -173,60 +152,40 @@ def save(network: FinalNetwork, path: Path) -> Path:
 
 
 def load(path: Path) -> FinalNetwork:
-    """Open a file of `save`. Nothing in it is executed: a ``.pt`` may hold plain values alone.
-
-    Raises:
-        BatikError: missing, damaged, foreign, or holding anything that could run code.
-    """
+    """Open a file of `save`. Nothing in it is executed: a ``.pt`` may hold plain values alone."""
     from safetensors import safe_open
 
     try:
         if path.suffix == ".pt":
-            with warnings.catch_warnings():
-                # what torch would warn of in a foreign pickle, the error says
-                warnings.filterwarnings("ignore", message="Detected pickle protocol")
-                facts = torch.load(path, map_location="cpu", weights_only=True)
-            state = dict(facts["state"])
+            facts = torch.load(path, map_location="cpu", weights_only=True)
+            state = facts["state"]
         else:
             with safe_open(path, framework="pt") as opened:
-                facts = opened.metadata() or {}
+                facts = opened.metadata()
                 state = {name: opened.get_tensor(name) for name in list(opened.keys())}
-        known = facts.get("format") == _FORMAT
-    except pickle.UnpicklingError as error:
-        # torch's own text advises to switch the protection off, so it is not repeated
+        if facts["format"] != _FORMAT:
+            raise ValueError(facts["format"])
+        known = json.loads(facts["network"])
+    # a damaged or foreign file may raise anything; torch's own text on pickles advises to switch
+    # the protection off, so it is not repeated
+    except Exception as error:
         raise BatikError(
-            f"{path} was refused: it holds objects that could run code, or is no model. Only open "
-            f"files saved by this project."
-        ) from error
-    except Exception as error:  # a damaged or foreign file may raise anything
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BatikError(
-            f"{path} is missing, damaged or no model ({first}): make it with 'python -m "
+            f"{path} was refused ({type(error).__name__}): it is missing, damaged, of another "
+            f"project or version, or holds objects that could run code. Make it with 'python -m "
             f"batik_utils export'."
         ) from error
-    if not known:
-        raise BatikError(f"{path} is of another project or version, not '{_FORMAT}'.")
-    return FinalNetwork.restored(json.loads(facts["network"]), state)
+    return FinalNetwork.restored(known, state)
 
 
-def write(output: Path, formats: str = "onnx", folder: Path | str | None = None) -> list[Path]:
-    """Write the deployed model in some of `FORMATS`, and check each against the ONNX file.
-
-    ``onnx`` copies the model folder; ``folder`` None takes the committed model.
-
-    Raises:
-        BatikError: an unknown format, or a file that does not answer as the model does.
-    """
-    names = [name.strip() for name in formats.split(",") if name.strip()]
-    if not names or set(names) - set(FORMATS):
-        raise BatikError(f"Unknown format '{formats}': use {', '.join(FORMATS)}.")
-    source, made = predict.Predictor.load(folder, threads=1).folder, []
-    for name in names:
-        if name == "onnx":
-            made.append(Path(shutil.copytree(source, output / "onnx", dirs_exist_ok=True)))
-            continue
-        network = read(source)
-        made.append(save(network, output / f"model.{name}"))
-        noise = np.random.default_rng(0).integers(0, 256, (2, network.size, network.size, 3))
-        check(source / "model.onnx", load(made[-1]), noise.astype(np.uint8))
-    return made
+def write(output: Path, kind: str, folder: Path | str | None = None) -> Path:
+    """Write the deployed model in one of `FORMATS`, and check it against the ONNX file."""
+    if kind not in FORMATS:
+        raise BatikError(f"Unknown format '{kind}': use web, space, {', '.join(FORMATS)}.")
+    source = predict.Predictor.load(folder, threads=1).folder
+    if kind == "onnx":
+        return Path(shutil.copytree(source, output / "onnx", dirs_exist_ok=True))
+    network = read(source)
+    path = save(network, output / f"model.{kind}")
+    noise = np.random.default_rng(0).integers(0, 256, (2, network.size, network.size, 3))
+    check(source / "model.onnx", load(path), noise.astype(np.uint8))
+    return path

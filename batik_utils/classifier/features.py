@@ -1,9 +1,5 @@
 """Texture features: mean and deviation of the maps of frozen ImageNet layers, square-rooted.
 
-    >>> network = features.build([Branch("efficientnet_lite0", (2, 4, 5))])
-    >>> network(torch.zeros(2, 448, 448, 3, dtype=torch.uint8)).shape
-    (2, 704)
-
 Batik is texture: what counts is which small patterns a cloth has and how unevenly, not where.
 Sources: Lin et al., Network in Network, 2014 (mean); Huang & Belongie, 2017 (deviation); Perronnin
 et al., 2010, and Arandjelović & Zisserman, 2012 (signed square root).
@@ -34,10 +30,9 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class Branch:
-    """One backbone (by the recipe that names its architecture and weights), read at some stages.
+    """A backbone, by its recipe, and the stages at which it is read.
 
-    ``taps`` are ascending 0-based stages: of ``blocks`` in timm's EfficientNets, of ``features`` in
-    torchvision's MobileNetV2. What comes after the last one is cut off.
+    ``taps`` ascend from 0: of ``blocks`` in timm's EfficientNets, of ``features`` in MobileNetV2.
     """
 
     recipe: str
@@ -112,10 +107,9 @@ def evidence(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     """Split linear functions of the features exactly into what each place of the picture adds.
 
     A square root of a mean is the mean of the map over that root, and the root of a deviation is
-    the mean of squared distances over its third power; so both are sums over places, and with them
-    every linear function of the features. ``weight`` is (F, K); ``bias`` (K,) is spread evenly.
-
-    Returns (N, K, S/32, S/32), whose sum over places is ``pool(maps) @ weight + bias``.
+    the mean of squared distances over its third power; so both are sums over places. ``weight`` is
+    (F, K); ``bias`` (K,) is spread evenly. The sum over places of what is returned, (N, K, S/32,
+    S/32), is ``pool(maps) @ weight + bias``.
     """
     grid = maps[-1].shape[-1]
     start, total = 0, (bias / grid**2)[None, :, None, None]
@@ -139,19 +133,14 @@ def build(
 
     Kernels are rounded to float16 (they stay float32 numbers), as they are stored in the exported
     model: so both give the same features.
-
-    Raises:
-        BatikError: unknown recipe or unfit architecture.
-        weights.WeightsNotFound: pretrained weights are nowhere to be had.
     """
     built, provenance = [], []
     for branch in branches:
         recipe = recipes.get(branch.recipe)
+        classifier, source = models.build_untrained(recipe, 2), "none"
         if filled:
             classifier, source = models.build(recipe, 2, weights_directory)
-            provenance.append(source)
-        else:
-            classifier = models.build_untrained(recipe, 2)
+        provenance.append(source)
         stages = _stages(recipe.architecture, classifier.backbone)
         built.append(Taps(stages, branch.taps, WEIGHTS[recipe.weights].preprocessing))
     network = Features(built, provenance)
@@ -162,10 +151,7 @@ def build(
 
 
 def is_stored_half(name: str, tensor: Tensor) -> bool:
-    """Return whether a tensor is stored as float16: convolution kernels, nearly all there is.
-
-    The few numbers of batch norm stay float32: they span more than float16 can.
-    """
+    """Return whether a tensor is stored as float16: kernels; batch norm spans more than it can."""
     return name.endswith("weight") and tensor.ndim == 4
 
 

@@ -1,8 +1,5 @@
 """The deployed network: pixels to probabilities, familiarity, cloth score and evidence.
 
-    >>> network = FinalNetwork(features.build(BRANCHES), BRANCHES, 448, fitted.of_raw(scaler))
-    >>> probabilities, familiarity, cloth, evidence = network(pixels)
-
 All that is learned are linear functions of frozen features, and distances to the motifs' means.
 """
 
@@ -39,11 +36,7 @@ class FinalNetwork(Refusal):
 
     @classmethod
     def restored(cls, facts: dict, state: dict[str, Tensor]) -> "FinalNetwork":
-        """Return the network of saved facts and numbers; float16 becomes float32.
-
-        Raises:
-            BatikError: the numbers do not fit the network.
-        """
+        """Return the network of saved facts and numbers; float16 becomes float32."""
         try:
             branches = [Branch(str(recipe), tuple(taps)) for recipe, taps in facts["branches"]]
             backbones = features.build(branches, filled=False)

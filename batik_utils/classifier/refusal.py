@@ -1,9 +1,5 @@
 """Refusal: is it one of the motifs, another cloth, or no cloth at all?
 
-    >>> fitted = refusal.fit(samples, pictures, others, ridge)
-    >>> probabilities, parts = fitted.answer(scaled)
-    >>> known = fitted.familiarity(parts) >= threshold
-
 The familiarity adds three parts, each over its own spread:
 
 - the *energy*, log-sum-exp of the motifs' logits (Liu et al., 2020), learned from the motifs alone;
@@ -97,16 +93,12 @@ def _log_odds(logits: Tensor, chosen: Tensor) -> Tensor:
 
 
 def fit(
-    samples: FeatureSet,
-    pictures: np.ndarray,
-    others: np.ndarray,
-    ridge: float,
-    temperature: float = 1.0,
+    samples: FeatureSet, pictures: np.ndarray, others: np.ndarray, ridge: float, temperature=1.0
 ) -> Refusal:
-    """Learn from pictures of the motifs and from counter-examples, given by index.
+    """Learn from pictures of the motifs and from counter-examples; it takes scaled features.
 
     Only the motifs' logits learn from changed copies, too: copies of the known pictures alone would
-    teach the other parts what a changed picture looks like. It takes scaled features.
+    teach the other parts what a changed picture looks like.
     """
     labels, n_motifs = samples.labels[pictures], samples.labels.max() + 1
     present = [kind for kind in KINDS if (samples.kinds[others] == kind).any()]

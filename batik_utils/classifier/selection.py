@@ -1,9 +1,5 @@
 """Choice of the head inside training pictures, tested by nested cross-validation.
 
-    >>> outcome = selection.nested(samples, folds)
-    >>> (outcome.logits[0].argmax(1) == samples.labels).mean()
-    0.91
-
 Every fold of every repeat chooses by itself, by cross-validation inside its own training pictures
 (near-duplicates on one side there, too): the best head's own outer score is the best of many draws.
 Source: Varma & Simon (2006), Bias in error estimation when using cross-validation for selection.
@@ -56,20 +52,19 @@ class FeatureSet:
     ) -> "FeatureSet":
         """Take raw features: ``pictures`` and their copies, each (N, F), and ``others`` (M, F).
 
-        Only counter-examples of the first kind (other batik) decide how features are scaled, so no
-        tested picture has a part in it, and all folds share one scale. Where there are none, the
-        pictures do.
+        Counter-examples of the first kind (other batik), which are not tested, decide how features
+        are scaled, in all folds; where there are none, the pictures do.
         """
         scaler = Scaler.of(others[kinds == kinds[0]] if len(kinds) else pictures[0])
         scaled = scaler(np.concatenate([*pictures, others]))
         return cls(labels, groups, len(pictures) - 1, kinds, scaled, scaled @ scaled.T, scaler)
 
     def rows(self, pictures: np.ndarray) -> np.ndarray:
-        """Return the rows of pictures, given by index, and of their copies."""
+        """Return the rows of pictures and of their copies."""
         return np.concatenate([pictures + len(self.labels) * k for k in range(1 + self.copies)])
 
     def other_rows(self, others: np.ndarray) -> np.ndarray:
-        """Return the rows of counter-examples, given by index."""
+        """Return the rows of counter-examples."""
         return others + (1 + self.copies) * len(self.labels)
 
     def fit(
