@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 
 from batik_utils.images import cloth as synthetic
 from batik_utils.images.motifs import MOTIFS
@@ -21,6 +21,53 @@ SIZE = 64
 SHAPE = {"size": SIZE, "fit": "squash", "interpolation": "bilinear", "colour": "RGB"}
 #: Cloth the stand-in was fitted to: these seeds of each motif are answered rightly.
 SEEDS = range(8)
+GRAPH = """
+<ir_version: 8, opset_import: ["": 17]>
+standin (uint8[N, 64, 64, 3] pixels) => (float[N, 3] probabilities, float[N] familiarity%s) {
+  whole = Cast<to = 1>(pixels)
+  unit = Div(whole, most)
+  first = Transpose<perm = [0, 3, 1, 2]>(unit)
+  square = Mul(first, first)
+  first8 = AveragePool<kernel_shape = [8, 8], strides = [8, 8]>(first)
+  square8 = AveragePool<kernel_shape = [8, 8], strides = [8, 8]>(square)
+  first_flat = Flatten(first8)
+  square_flat = Flatten(square8)
+  features = Concat<axis = 1>(first_flat, square_flat)
+  centred = Sub(features, mean)
+  scores = MatMul(centred, weights)
+  probabilities = Softmax<axis = 1>(scores)
+  inner = MatMul(centred, axes)
+  known = MatMul(inner, axes_t)
+  rest = Sub(centred, known)
+  rest2 = Mul(rest, rest)
+  length = ReduceSum<keepdims = 0>(rest2, one)
+  familiarity = Neg(length)
+%s}
+"""
+OUTPUTS = ", float[N] cloth, float[N, 3, 8, 8] evidence"
+NODES = """\
+  cloth = Identity(familiarity)
+  places = Reshape(centred, by_place)
+  products = Mul(places, weights_by_place)
+  added = ReduceSum<keepdims = 0>(products, one)
+  by_motif = Transpose<perm = [0, 2, 1]>(added)
+  mean_added = ReduceMean<axes = [1], keepdims = 1>(by_motif)
+  less_mean = Sub(by_motif, mean_added)
+  evidence = Reshape(less_mean, as_grid)
+"""
+
+#: Begins a program: it prints every address that is asked for and is not this machine's.
+GUARD = """
+import sys
+def heard(event, given):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        place = given[event == "socket.connect"]
+        host = place[0] if isinstance(place, tuple) else place
+        here = ("127.0.0.1", "0.0.0.0", "::1", "localhost", "", None)
+        if (host.decode() if isinstance(host, bytes) else host) not in here:
+            print("OUTSIDE", event, given, flush=True)
+sys.addaudithook(heard)
+"""
 
 
 def examples(size: tuple[int, int] = (200, 160)):
@@ -32,9 +79,8 @@ def examples(size: tuple[int, int] = (200, 160)):
 
 def features(pixels: np.ndarray) -> np.ndarray:
     """Mosaic of 8 x 8 means and 8 x 8 mean squares; uint8 (N, S, S, 3) to float (N, 384)."""
-    values = pixels.astype(np.float64) / 255
-    n, step = len(values), SIZE // 8
-    tiles = values.reshape(n, 8, step, 8, step, 3)
+    n, step = len(pixels), SIZE // 8
+    tiles = (pixels.astype(np.float64) / 255).reshape(n, 8, step, 8, step, 3)
     parts = [tiles.mean(axis=(2, 4)), (tiles**2).mean(axis=(2, 4))]
     # channels first, as the graph's pooling leaves them
     return np.concatenate([part.transpose(0, 3, 1, 2).reshape(n, -1) for part in parts], axis=1)
@@ -50,90 +96,27 @@ def write(folder: Path, *, old: bool = False) -> Path:
     dual = np.linalg.solve(gram + 0.03 * np.eye(len(x)), np.eye(3)[y] - 1 / 3)
     weights = (x - mean).T @ dual * 4
     # familiarity: minus the squared length of what the known cloth's main directions leave over
-    _, _, axes = np.linalg.svd(x - mean, full_matrices=False)
-    axes = axes[:16].T
+    axes = np.linalg.svd(x - mean, full_matrices=False)[2][:16].T
     rest = (x - mean) - (x - mean) @ axes @ axes.T
     threshold = -4 * float(np.square(rest).sum(axis=1).max())
-
-    def constant(name, value, kind=np.float32):
-        return numpy_helper.from_array(np.asarray(value, kind), name)
-
-    nodes = [
-        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Div", ["float", "255"], ["unit"]),
-        helper.make_node("Transpose", ["unit"], ["first"], perm=[0, 3, 1, 2]),
-        helper.make_node("Mul", ["first", "first"], ["square"]),
-    ]
-    for name in ("first", "square"):
-        step = SIZE // 8
-        nodes += [
-            helper.make_node(
-                "AveragePool", [name], [f"{name}8"], kernel_shape=[step] * 2, strides=[step] * 2
-            ),
-            helper.make_node("Flatten", [f"{name}8"], [f"{name}_flat"]),
-        ]
-    nodes += [
-        helper.make_node("Concat", ["first_flat", "square_flat"], ["features"], axis=1),
-        helper.make_node("Sub", ["features", "mean"], ["centred"]),
-        helper.make_node("MatMul", ["centred", "weights"], ["scores"]),
-        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
-        helper.make_node("MatMul", ["centred", "axes"], ["inner"]),
-        helper.make_node("MatMul", ["inner", "axes_t"], ["known"]),
-        helper.make_node("Sub", ["centred", "known"], ["rest"]),
-        helper.make_node("Mul", ["rest", "rest"], ["rest2"]),
-        helper.make_node("ReduceSum", ["rest2", "one"], ["length"], keepdims=0),
-        helper.make_node("Neg", ["length"], ["familiarity"]),
-    ]
+    constants = {"most": 255, "mean": mean, "weights": weights, "axes": axes, "axes_t": axes.T}
+    constants = {name: np.asarray(value, np.float32) for name, value in constants.items()}
+    constants["one"] = np.array([1])
+    labels = {"classes": list(MOTIFS), "familiarity_threshold": threshold, "opset": 17}
     if not old:
-        nodes += [
-            helper.make_node("Identity", ["familiarity"], ["cloth"]),
-            helper.make_node("Reshape", ["centred", "by_place"], ["places"]),
-            helper.make_node("Mul", ["places", "weights_by_place"], ["products"]),
-            helper.make_node("ReduceSum", ["products", "one"], ["added"], keepdims=0),
-            helper.make_node("Transpose", ["added"], ["by_motif"], perm=[0, 2, 1]),
-            helper.make_node("ReduceMean", ["by_motif"], ["mean_added"], axes=[1], keepdims=1),
-            helper.make_node("Sub", ["by_motif", "mean_added"], ["less_mean"]),
-            helper.make_node("Reshape", ["less_mean", "as_grid"], ["evidence"]),
-        ]
-    graph = helper.make_graph(
-        nodes,
-        "stand-in",
-        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["N", SIZE, SIZE, 3])],
-        [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("familiarity", TensorProto.FLOAT, ["N"]),
-            *(
-                []
-                if old
-                else [
-                    helper.make_tensor_value_info("cloth", TensorProto.FLOAT, ["N"]),
-                    helper.make_tensor_value_info("evidence", TensorProto.FLOAT, ["N", 3, 8, 8]),
-                ]
-            ),
-        ],
-        [
-            constant("255", 255),
-            constant("mean", mean),
-            constant("weights", weights),
-            constant("axes", axes),
-            constant("axes_t", axes.T),
-            constant("one", [1], np.int64),
-            constant("weights_by_place", weights.reshape(6, 64, 3)),
-            constant("by_place", [-1, 6, 64, 1], np.int64),
-            constant("as_grid", [-1, 3, 8, 8], np.int64),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        constants["weights_by_place"] = weights.reshape(6, 64, 3).astype(np.float32)
+        constants |= {"by_place": np.array([-1, 6, 64, 1]), "as_grid": np.array([-1, 3, 8, 8])}
+        labels |= {"cloth_threshold": 3 * threshold, "sure_from": 0.8, "probably_from": 0.6}
+        labels["sure_familiarity"] = 0.9 * threshold
+    model = parser.parse_model(GRAPH % (("", "") if old else (OUTPUTS, NODES)))
+    held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    model.graph.initializer.extend(held)
     onnx.checker.check_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")
-    labels = {"classes": list(MOTIFS), "familiarity_threshold": threshold, "opset": 17}
-    if not old:
-        labels |= {"cloth_threshold": 3 * threshold, "sure_from": 0.8, "probably_from": 0.6}
-        labels["sure_familiarity"] = 0.9 * threshold
-    (folder / "labels.json").write_text(json.dumps(labels))
-    (folder / "preprocessing.json").write_text(json.dumps(SHAPE))
-    (folder / "metrics.json").write_text(json.dumps({"note": "a stand-in for tests"}))
+    tested = {"words": {"folds": {"sure": {"right": 0.97}, "probably": {"right": None}}}}
+    for name, content in (("labels", labels), ("preprocessing", SHAPE), ("metrics", tested)):
+        (folder / f"{name}.json").write_text(json.dumps(content))
     (folder / "MODEL_CARD.md").write_text("# A stand-in for tests\n")
     seal(folder)
     return folder
@@ -141,9 +124,7 @@ def write(folder: Path, *, old: bool = False) -> Path:
 
 def seal(folder: Path) -> None:
     """Write SHA256SUMS over what lies in the folder."""
-    lines = [
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
-        for path in sorted(folder.iterdir())
-        if path.name != "SHA256SUMS"
-    ]
+    content = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    content.pop("SHA256SUMS", None)
+    lines = [f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in content.items()]
     (folder / "SHA256SUMS").write_text("".join(lines))

@@ -4,13 +4,13 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.errors import PROJECT, BatikError, expanded
 from batik_utils.images.resize import Preprocessing
 
 if TYPE_CHECKING:
@@ -21,37 +21,34 @@ if TYPE_CHECKING:
 class Rules:
     """Thresholds of ``labels.json``; the defaults are an older model's.
 
-    ``classes`` are in the order of the probabilities. Below ``familiarity`` no motif is named;
-    below ``cloth`` such a picture shows no cloth either (NaN: the model cannot tell). From
-    ``sure_from`` and ``sure_familiarity`` the motif is sure, from ``probably_from`` it is named
-    alone, else with the second.
+    ``classes`` are in the order of the probabilities. Below ``familiarity_threshold`` no motif is
+    named; below ``cloth_threshold`` such a picture shows no cloth either (NaN: the model cannot
+    tell). From ``sure_from`` and ``sure_familiarity`` the motif is sure, from ``probably_from`` it
+    is named alone, else with the second.
     """
 
     classes: tuple[str, ...]
-    familiarity: float
-    cloth: float = math.nan
+    familiarity_threshold: float
+    cloth_threshold: float = math.nan
     sure_from: float = 0.7
     sure_familiarity: float = -math.inf
     probably_from: float = 0.7
 
     @classmethod
-    def from_labels(cls, path: Path) -> "Rules":
+    def read(cls, path: Path) -> "Rules":
         """Read ``labels.json``."""
         labels = read_json(path)
-        known = ("sure_from", "sure_familiarity", "probably_from")
         try:
-            more = {name: float(labels[name]) for name in known if name in labels}
-            more["cloth"] = float(labels.get("cloth_threshold", math.nan))
-            classes = tuple(str(name) for name in labels["classes"])
-            return cls(classes, float(labels["familiarity_threshold"]), **more)
+            numbers = {one.name for one in fields(cls)[1:]} & set(labels)
+            classes = tuple(map(str, labels["classes"]))
+            return cls(classes, **{name: float(labels[name]) for name in numbers})
         except (KeyError, TypeError, ValueError) as error:
             raise BatikError(f"{path} does not say what it must ({error!r}).") from error
 
 
 def default_folder() -> Path:
     """Return ``BATIK_MODEL_DIR``, or the model that is committed with the project."""
-    named = os.environ.get("BATIK_MODEL_DIR", "")
-    return Path(named).expanduser() if named else PROJECT / "results" / "kaggle" / "model"
+    return expanded(os.environ.get("BATIK_MODEL_DIR") or PROJECT / "results" / "kaggle" / "model")
 
 
 def verify(folder: Path) -> None:
@@ -69,17 +66,15 @@ def verify(folder: Path) -> None:
     for name in {"model.onnx", "preprocessing.json", "labels.json"} - set(sums):
         raise BatikError(f"{folder / 'SHA256SUMS'} does not name {name}.")
     for name, digest in sums.items():
+        remedy = "its SHA-256 differs from SHA256SUMS: fetch the model again"
         try:
             content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() == digest.lower():
+                continue
+            if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == digest.lower():
+                remedy = "git changed its line ends: clone with 'git clone -c core.autocrlf=false'"
         except OSError as error:
-            raise BatikError(
-                f"{folder / name} cannot be read ({error.strerror}): fetch the model again."
-            ) from error
-        if hashlib.sha256(content).hexdigest() == digest.lower():
-            continue
-        remedy = "its SHA-256 differs from SHA256SUMS: fetch the model again"
-        if hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest() == digest.lower():
-            remedy = "git changed its line ends: clone with 'git clone -c core.autocrlf=false'"
+            remedy = f"{error.strerror}: fetch the model again"
         raise BatikError(f"{folder / name} is not the published file ({remedy}).")
 
 
@@ -102,18 +97,32 @@ def read_shape(path: Path) -> tuple[int, str]:
     try:
         shape = Preprocessing(size=int(values["size"]), interpolation=values["interpolation"])
     except (KeyError, TypeError, ValueError) as error:
-        raise BatikError(f"{path} is incomplete or damaged ({error!r}).") from error
+        raise BatikError(f"{path} does not say what it must ({error!r}).") from error
     return shape.size, shape.interpolation
+
+
+def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession":
+    """Open an ONNX file with ``threads`` threads a run; 0: all cores. BatikError if it is none."""
+    import onnxruntime  # its usage reports are switched off in `batik_utils`
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only
+    where = ["CPUExecutionProvider"]
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=where)
+    # onnxruntime has a dozen exception types of its own, without a common one
+    except Exception as error:
+        raise BatikError(f"{path} is no model that onnxruntime can open ({error}).") from error
 
 
 def check(session: "onnxruntime.InferenceSession", size: int, classes: int, path: Path) -> None:
     """Raise a `BatikError` where inputs, outputs or shapes are not those of such a model."""
-    names = ["probabilities", "familiarity"]
-    found = {put.name: (put.type, list(put.shape[1:])) for put in session.get_inputs()}
-    if found != {"pixels": ("tensor(uint8)", [size, size, 3])}:
-        raise BatikError(f"{path} takes {found}; expected pixels (N, {size}, {size}, 3), uint8.")
-    if missing := set(names) - {put.name for put in session.get_outputs()}:
-        raise BatikError(f"{path} does not give {', '.join(sorted(missing))}.")
-    answers = session.run(names, {"pixels": np.zeros((2, size, size, 3), np.uint8)})
-    if (shapes := [answer.shape for answer in answers]) != [(2, classes), (2,)]:
-        raise BatikError(f"{path} answers in shapes {shapes}; expected (2, {classes}) and (2,).")
+    pixels = np.zeros((1, size, size, 3), np.uint8)
+    try:
+        found = session.run(["probabilities", "familiarity"], {"pixels": pixels})
+        shapes: object = [answer.shape for answer in found]
+    except Exception as error:  # noqa: BLE001  as above
+        shapes = error
+    if shapes != [(1, classes), (1,)]:
+        raise BatikError(f"{path} does not name {classes} motifs in {size} px pictures ({shapes}).")

@@ -1,23 +1,24 @@
 """The page that visitors see, put together: texts, drawn cloth, photographs, settings.
 
 The application and the static page are the same files, in ``page/``; ``server.js`` or
-``browser.js`` gets the answers. All that is said stands in ``en.json`` and ``id.json``, with the
-same keys. A model of other motifs may bring its own as ``texts.json`` in its folder, e.g.
+``browser.js`` gets the answers. All that is said stands in ``en.json`` and ``id.json``. A model of
+other motifs may bring its own as ``texts.json`` in its folder, e.g.
 ``{"en": {"parang": {"name": "Parang", "signs": "Diagonal rows of waves."}}}``.
 """
 
 import base64
+import functools
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from batik_utils.app import model_folder, predict, sources
 from batik_utils.app.predict import Predictor
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, expanded
 from batik_utils.images import cloth, files
 
 HERE = Path(__file__).parent
@@ -26,6 +27,8 @@ FILES = HERE / "page"
 LANGUAGES = ("en", "id")
 #: Seeds of the cloth that is drawn for each motif; the first two are offered as examples.
 SEEDS = {"betawi": (14, 0, 22, 20), "sidoluhur": (41, 6, 13, 10), "tambal": (20, 2, 6, 12)}
+#: Name of the model card, in a model's folder and on the page.
+CARD = "MODEL_CARD.md"
 #: Pictures that the page takes at once; the command line takes any number.
 MAX_FILES = 200
 
@@ -36,21 +39,9 @@ def texts(language: str) -> dict:
 
 
 def content(
-    predictor: Predictor,
-    *,
-    max_bytes: int,
-    at_once: int = 2,
-    minutes: int = 0,
-    gallery: Sequence[dict] = (),
-    card: str = "",
-    formats: Sequence[str] = files.FORMATS,
-    **more: object,
+    predictor: Predictor, photographs: Sequence[dict] = (), *, max_bytes: int, **more: object
 ) -> dict:
-    """Return everything that the page's scripts are given.
-
-    ``at_once`` answers are asked for at the same time, ``minutes`` long a server keeps a picture,
-    ``card`` is the address of the model card, ``gallery`` what `gallery` returns.
-    """
+    """Return everything that the page's scripts are given; ``photographs`` are of `gallery`."""
     languages = {code: texts(code) for code in LANGUAGES}
     if (own := predictor.folder / "texts.json").is_file():
         for code, motifs in model_folder.read_json(own).items():
@@ -63,8 +54,6 @@ def content(
     limits = {
         "files": MAX_FILES,
         "bytes": max_bytes,
-        "atOnce": at_once,
-        "minutes": minutes,
         "pixels": files.MAX_PIXELS,
         "side": predict.MIN_SIDE,
         "spread": predict.MIN_SPREAD,
@@ -72,15 +61,25 @@ def content(
     return {
         "classes": predictor.classes,
         "tellsCloth": predictor.tells_cloth,
+        "tested": _tested(predictor.folder / "metrics.json"),
         "languages": languages,
         "sources": model_folder.read_json(HERE / "sources.json"),
         "drawn": drawn,
-        "gallery": [{k: one[k] for k in ("motif", "caption", "src")} for one in gallery],
-        "card": card,
-        "formats": ", ".join(formats),
+        "gallery": [{k: one[k] for k in ("motif", "caption", "src")} for one in photographs],
+        "card": CARD if (predictor.folder / CARD).is_file() else "",
+        "formats": ", ".join(files.FORMATS),
         "limits": limits,
         **more,
     }
+
+
+def _tested(path: Path) -> dict[str, int]:
+    """Return how many of a hundred answers in each words were right in tests, where it is known."""
+    rows = model_folder.read_json(path).get("words", {}) if path.is_file() else {}
+    shares = {
+        words: rows.get("folds", {}).get(words, {}).get("right") for words in ("sure", "probably")
+    }
+    return {words: min(99, round(100 * share)) for words, share in shares.items() if share}
 
 
 def render(data: dict, backend: str, base: str = "./") -> str:
@@ -89,7 +88,6 @@ def render(data: dict, backend: str, base: str = "./") -> str:
         "title": html.escape(data["languages"]["en"]["say"]["title"]),
         "base": html.escape(base),
         "backend": backend,
-        "manifest": '<link rel="manifest" href="manifest.webmanifest">' * (backend == "browser"),
         # inside a script element "</script>" would end it
         "data": json.dumps(data, ensure_ascii=False).replace("<", "\\u003c"),
     }
@@ -97,15 +95,6 @@ def render(data: dict, backend: str, base: str = "./") -> str:
     for name, value in given.items():
         page = page.replace("{{" + name + "}}", value)
     return page
-
-
-def drawn(name: str) -> bytes:
-    """Return the drawn cloth of an address as in `content`, e.g. ``tambal-20.jpg``."""
-    for motif, seeds in SEEDS.items():
-        for seed in seeds:
-            if name == f"{motif}-{seed}.jpg":
-                return _jpeg(cloth.draw(motif, seed, (400, 400)))
-    raise BatikError(f"There is no drawn cloth {name}.")
 
 
 def gallery(folder: Path | str, classes: Sequence[str]) -> list[dict]:
@@ -116,7 +105,7 @@ def gallery(folder: Path | str, classes: Sequence[str]) -> list[dict]:
     """
     if not str(folder):
         return []
-    folder, found = Path(folder).expanduser(), []
+    folder, found = expanded(folder), []
     for path in sources.files([folder]) if folder.is_dir() else ():
         try:
             files.inspect(path)
@@ -133,15 +122,28 @@ def gallery(folder: Path | str, classes: Sequence[str]) -> list[dict]:
     return found
 
 
-def photograph(entry: dict) -> bytes:
-    """Return a photograph of `gallery` as a JPEG that every browser shows."""
-    return _jpeg(files.open_image(entry["path"], at_least=1200), side=1200)
+def pictures(data: dict, photographs: Sequence[dict]) -> dict[str, Callable[[], bytes]]:
+    """Return what makes the JPEG of each address in `content`: drawn cloth, and photographs."""
+    made = {
+        address: functools.partial(drawn, motif, seed)
+        for motif, addresses in data["drawn"].items()
+        for address, seed in zip(addresses, SEEDS[motif], strict=True)
+    }
+    return made | {one["src"]: functools.partial(_shown, one["path"], 1200) for one in photographs}
+
+
+def drawn(motif: str, seed: int) -> bytes:
+    """Return an example of a motif as a JPEG."""
+    return _jpeg(cloth.draw(motif, seed, (400, 400)))
 
 
 def preview(content: bytes) -> str:
     """Return a picture that browsers cannot show as the address of a small JPEG."""
-    small = _jpeg(files.open_image(content), side=800)
-    return f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(_shown(content, 800)).decode()}"
+
+
+def _shown(source: Path | bytes, side: int) -> bytes:
+    return _jpeg(files.open_image(source, at_least=side), side)
 
 
 def _jpeg(image: Image.Image, side: int = 400) -> bytes:

@@ -8,7 +8,7 @@
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,8 @@ from PIL import Image
 
 from batik_utils.app import model_folder
 from batik_utils.app.model_folder import Rules, default_folder
-from batik_utils.app.onnx_session import open_session
 from batik_utils.app.sources import Upload, printable
+from batik_utils.errors import expanded
 from batik_utils.images import files
 from batik_utils.images.files import ImageError
 from batik_utils.images.resize import to_pixels
@@ -29,9 +29,6 @@ from batik_utils.images.resize import to_pixels
 MIN_SIDE = 32
 #: A picture whose pixels spread less than this shows one colour (standard deviation, 0 to 255).
 MIN_SPREAD = 2.0
-#: Pictures that go through the model at once.
-BATCH = 16
-
 
 Source = Path | str | bytes | Image.Image | Upload
 
@@ -92,12 +89,8 @@ class Prediction:
         }
         if details:
             grid = None if self.evidence is None else self.evidence.astype(float).round(4).tolist()
-            plain |= {
-                "level": self.level or None,
-                "words": self.words or None,
-                "kind": self.kind or None,
-                "evidence": grid,
-            }
+            plain |= {name: getattr(self, name) or None for name in ("level", "words", "kind")}
+            plain["evidence"] = grid
         return plain
 
 
@@ -105,57 +98,53 @@ class Predictor:
     """A loaded model; safe to use from several threads.
 
     ``size`` and ``interpolation`` say how a picture is squashed, ``rules`` the thresholds,
-    ``folder`` where the model came from, ``threads`` those of one run of it (0: all cores).
+    ``folder`` where the model came from; ``threads`` are those of one run of it (0: all cores).
     """
 
     def __init__(self, folder: Path, threads: int = 0):
         model_folder.verify(folder)
-        self.rules = Rules.from_labels(folder / "labels.json")
-        self.classes, self.threshold = self.rules.classes, self.rules.familiarity
+        self.folder, self.rules = folder, Rules.read(folder / "labels.json")
+        self.classes = self.rules.classes
         self.size, self.interpolation = model_folder.read_shape(folder / "preprocessing.json")
-        self.folder, self.threads = folder, threads
-        self.session = open_session(folder / "model.onnx", threads)
+        self.session = model_folder.open_session(folder / "model.onnx", threads)
         model_folder.check(self.session, self.size, len(self.classes), folder / "model.onnx")
         known = {output.name for output in self.session.get_outputs()}
         #: Whether it says what each place adds to the answer, and tells other cloth from no cloth.
         self.explains = "evidence" in known
-        self.tells_cloth = "cloth" in known and not math.isnan(self.rules.cloth)
+        self.tells_cloth = "cloth" in known and not math.isnan(self.rules.cloth_threshold)
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, threads: int = 0) -> "Predictor":
         """Open a model folder whose files are those that were published (else BatikError)."""
-        return cls(Path(folder).expanduser() if folder else default_folder(), threads)
+        return cls(expanded(folder) if folder else default_folder(), threads)
 
-    def predict(
-        self, images: Iterable[Source], *, batch: int = BATCH, details: bool = False
-    ) -> list[Prediction]:
+    def predict(self, images: Iterable[Source], *, details: bool = False) -> list[Prediction]:
         """Answer about paths, contents of files (bytes) or PIL images, in their order."""
-        return list(self.stream(images, batch=batch, workers=1, details=details))
+        return list(self.stream(images, workers=1, details=details))
 
     def stream(
-        self,
-        images: Iterable[Source],
-        *,
-        batch: int = BATCH,
-        workers: int = 2,
-        details: bool = False,
+        self, images: Iterable[Source], *, workers: int = 2, details: bool = False
     ) -> Iterator[Prediction]:
         """Yield the answers about pictures in their order, holding only a few in memory.
 
-        Several workers take one picture each from file to answer, fastest with ``threads=1``; one
-        worker gathers pictures into batches.
+        A worker takes a picture from file to answer: several are fastest with ``threads=1``.
         """
 
-        def alone(number: int, source: Source) -> Prediction:
-            return next(self.answer([self._open(number, source)], details=details))
+        def one(number: int, source: Source) -> Prediction:
+            given = source.name if isinstance(source, Upload) else source
+            name = printable(given) if isinstance(given, (str, Path)) else f"picture {number}"
+            return self.answer(name, source, details=details)
 
-        numbered = enumerate(images, 1)
-        if workers > 1:
-            with ThreadPoolExecutor(workers, "picture") as pool:
-                yield from _ahead(pool, alone, numbered, 2 * workers)
-        opened = (self._open(number, image) for number, image in numbered)
-        while group := list(itertools.islice(opened, batch)):
-            yield from self.answer(group, details=details)
+        with ThreadPoolExecutor(workers, "picture") as pool:
+            rest = enumerate(images, 1)
+            waiting = deque(pool.submit(one, *item) for item in itertools.islice(rest, 2 * workers))
+            try:
+                while waiting:
+                    yield waiting.popleft().result()
+                    waiting.extend(pool.submit(one, *item) for item in itertools.islice(rest, 1))
+            finally:  # after Ctrl-C, or where nobody reads on
+                for future in waiting:
+                    future.cancel()
 
     def run(self, pixels: np.ndarray, *, details: bool = False) -> Outputs:
         """Run the model alone on uint8 (N, size, size, 3)."""
@@ -180,35 +169,22 @@ class Predictor:
             raise ImageError("it shows hardly anything but one colour", "plain")
         return pixels
 
-    def _open(self, number: int, source: Source) -> "tuple[str, np.ndarray | ImageError]":
-        given = source.name if isinstance(source, Upload) else source
-        name = printable(given) if isinstance(given, (str, Path)) else f"picture {number}"
+    def answer(self, name: str, source: Source, *, details: bool = False) -> Prediction:
+        """Answer about one picture under a name; what `square` refuses is an answer, too."""
         try:
-            return name, self.square(source)
+            pixels = self.square(source)
         except ImageError as error:
-            return name, error
-
-    def answer(
-        self, group: "Sequence[tuple[str, np.ndarray | ImageError]]", *, details: bool = False
-    ) -> Iterator[Prediction]:
-        """Answer about names with what `square` returned or raised, at once through the model."""
-        good = [pixels for _, pixels in group if isinstance(pixels, np.ndarray)]
-        found = self.run(np.stack(good), details=details)._asdict() if good else {}
-        found = {name: values for name, values in found.items() if values is not None}
-        rows = zip(*found.values(), strict=True)
-        for name, opened in group:
-            if isinstance(opened, ImageError):
-                sentence = f"This file was refused: {opened}."
-                yield Prediction(name, None, "refused", {}, math.nan, sentence, opened.kind)
-            else:
-                yield self.judge(name, **dict(zip(found, next(rows), strict=True)))
+            sentence = f"This file was refused: {error}."
+            return Prediction(name, None, "refused", {}, math.nan, sentence, error.kind)
+        found = self.run(pixels[None], details=details)
+        return self.judge(name, *(None if values is None else values[0] for values in found))
 
     def judge(
         self,
         name: str,
         probabilities: np.ndarray,
         familiarity: float,
-        cloth: float = math.nan,
+        cloth: float | None = None,
         evidence: np.ndarray | None = None,
     ) -> Prediction:
         """Turn the model's numbers (K,), familiarity, cloth and evidence (K, H, W) to an answer."""
@@ -216,36 +192,18 @@ class Predictor:
         shares = {c: float(p) for c, p in zip(self.classes, probabilities, strict=True)}
         best = max(shares, key=shares.__getitem__)
         # "not at least": a model that answers NaN is not familiar with anything
-        if not familiarity >= rules.familiarity:
+        if not familiarity >= rules.familiarity_threshold:
+            no_cloth = self.tells_cloth and not cloth >= rules.cloth_threshold
             count = "three " * (len(self.classes) == 3)
-            level = "no_cloth" if self.tells_cloth and not cloth >= rules.cloth else "other_cloth"
             sentence = f"the picture does not look like the {count}motifs this model knows"
             reason = f"None of these: {sentence}."
+            level = "no_cloth" if no_cloth else "other_cloth"
             return Prediction(name, None, "none", shares, familiarity, reason, level=level)
         words = "probably" if shares[best] >= rules.probably_from else "either"
         if shares[best] >= rules.sure_from and familiarity >= rules.sure_familiarity:
             words = "sure"
-        sure = words == "sure"
-        return Prediction(
-            name,
-            best,
-            "sure" if sure else "unsure",
-            shares,
-            familiarity,
-            "" if sure else f"Not sure: {best} is likeliest, with {shares[best]:.0%}.",
-            level="motif",
-            words=words,
-            evidence=None if evidence is None else evidence[self.classes.index(best)],
-        )
-
-
-def _ahead(pool: ThreadPoolExecutor, function, items: Iterable[tuple], most: int) -> Iterator:
-    """Like ``pool.map``, in order, but with at most ``most`` items under way."""
-    waiting = deque(pool.submit(function, *item) for item in itertools.islice(items, most))
-    try:
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, *item) for item in itertools.islice(items, 1))
-    finally:  # after Ctrl-C, or where nobody reads on
-        for one in waiting:
-            one.cancel()
+        verdict = "sure" if words == "sure" else "unsure"
+        reason = f"Not sure: {best} is likeliest, with {shares[best]:.0%}." * (words != "sure")
+        grid = None if evidence is None else evidence[self.classes.index(best)]
+        more = {"level": "motif", "words": words, "evidence": grid}
+        return Prediction(name, best, verdict, shares, familiarity, reason, **more)

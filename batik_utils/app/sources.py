@@ -3,12 +3,13 @@
 import contextlib
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, expanded
 from batik_utils.images.files import MAX_BYTES, is_visible, walk
 
 # what a folder of pictures may hold beside them without each being named as refused
@@ -33,25 +34,21 @@ def files(named: Iterable[Path | str]) -> Iterator[Path | Upload]:
         if given == "-":
             yield Upload("-", sys.stdin.buffer.read(MAX_BYTES + 1))
             continue
-        if given.lower().startswith(("http://", "https://", "ftp://", "s3://", "gs://")):
+        if re.match(r"[a-z][a-z0-9+.-]+://", given, re.IGNORECASE):
             raise BatikError(
                 f"{given} is an internet address, and nothing is fetched unasked: download it "
                 f"first, e.g. curl -L '{given}' | python -m batik_utils predict -"
             )
-        name = Path(given).expanduser()
-        found: list[Path] = []
-        folder = False
-        with contextlib.suppress(OSError, ValueError):  # a name that no file can have
-            folder = name.is_dir()
-            if not os.path.lexists(name) and glob.has_magic(given):
-                # not Path.glob, which takes no absolute pattern
-                matches = glob.glob(str(name), recursive=True)  # noqa: PTH207
-                found = [Path(one) for one in sorted(matches)]
-        for one in found or [name]:
-            if one.is_dir() if found else folder:
-                yield from (p for p in walk(one) if p.suffix.lower() not in _NOT_PICTURES)
+        found = [expanded(given)]
+        if glob.has_magic(given) and not os.path.lexists(found[0]):
+            # not Path.glob, which takes no absolute pattern
+            matches = glob.glob(str(found[0]), recursive=True)  # noqa: PTH207
+            found = sorted(map(Path, matches)) or found
+        for path in found:
+            if os.path.isdir(path):  # noqa: PTH112  False for a name that no file can have
+                yield from (p for p in walk(path) if p.suffix.lower() not in _NOT_PICTURES)
             else:
-                yield one
+                yield path
 
 
 def is_named_like_a_picture(path: PurePath, folder: PurePath) -> bool:
@@ -59,9 +56,9 @@ def is_named_like_a_picture(path: PurePath, folder: PurePath) -> bool:
     return is_visible(path, folder) and path.suffix.lower() not in _NOT_PICTURES
 
 
-def printable(name: Path | str) -> str:
+def printable(name: "Path | str | Upload") -> str:
     """Return a file's name with what cannot be printed escaped: other encodings, line ends."""
-    text = str(name)
+    text = name.name if isinstance(name, Upload) else str(name)
     with contextlib.suppress(UnicodeError):  # bytes that are no UTF-8
         text = os.fsencode(text).decode("utf-8", "backslashreplace")
     escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

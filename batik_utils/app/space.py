@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from batik_utils.app import model_folder
-from batik_utils.errors import PROJECT, BatikError
+from batik_utils.errors import PROJECT, BatikError, expanded
 
 #: What the application needs of the package; the Dockerfile copies the same.
 PARTS = ("__init__.py", "__main__.py", "errors.py", "images", "app")
@@ -21,12 +21,8 @@ _ATTRIBUTES = "".join(f"*.{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind
 
 
 def export(folder: Path, model: Path | str | None = None) -> Path:
-    """Write the Space and return its folder, which is empty, not there, or an earlier export.
-
-    Raises:
-        BatikError: the model is not whole, or the folder holds something else.
-    """
-    source = Path(model).expanduser() if model else model_folder.default_folder()
+    """Write the Space and return its folder, which is empty, not there, or an earlier export."""
+    source = expanded(model) if model else model_folder.default_folder()
     model_folder.verify(source)
     readme, hub = folder / "README.md", Path(__file__).parent / "hub"
     if folder.exists() and any(folder.iterdir()):
@@ -37,12 +33,12 @@ def export(folder: Path, model: Path | str | None = None) -> Path:
             shutil.rmtree(folder / name, ignore_errors=True)
     package = folder / "batik_utils"
     package.mkdir(parents=True)
-    for name in PARTS:
-        part = PROJECT / "batik_utils" / name
+    for part in (PROJECT / "batik_utils" / name for name in PARTS):
         if part.is_dir():
-            shutil.copytree(part, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(part, package / part.name, ignore=ignored)
         else:
-            shutil.copyfile(part, package / name)
+            shutil.copyfile(part, package / part.name)
     shutil.copytree(source, folder / "model")
     shutil.copyfile(hub / "app.py", folder / "app.py")
     text = (hub / "README.md").read_text("utf-8")

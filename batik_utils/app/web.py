@@ -7,6 +7,7 @@ A folder for any static web server: the page of the application, the model, and 
 import gzip
 import hashlib
 import json
+import math
 import shutil
 import subprocess
 import tarfile
@@ -21,65 +22,51 @@ from batik_utils.images import files
 #: onnxruntime-web from npm (MIT licence): version, and SHA-256 of its package file.
 RUNTIME = "1.30.0"
 RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
-#: What browsers open; TIFF is not among it.
-FORMATS = tuple(name for name in files.FORMATS if name != "TIFF")
-
 _RUNTIME_SCRIPTS = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs")
 _RUNTIME_WASM = "ort-wasm-simd-threaded.wasm"
-# of the page in `page.FILES`, what the page alone does not have under the same name
-_OTHERS = ("index.html", "server.js", "sw.js", "manifest.webmanifest")
 
 
 def build(
     folder: Path,
     model: Path | str | None = None,
-    package: Path | None = None,
     gallery: Path | str = "",
+    package: Path | None = None,
 ) -> Path:
     """Write the page to a folder and return it; files of an earlier build are replaced.
 
-    ``package`` is onnxruntime-web's npm package file, None has npm fetch it; ``gallery`` a folder
-    of photographs. BatikError: the model is not whole, or onnxruntime-web cannot be had.
+    ``gallery`` is a folder of photographs; ``package`` is onnxruntime-web's npm package file, None
+    has npm fetch it. BatikError: the model is not whole, or onnxruntime-web cannot be had.
     """
     predictor = Predictor.load(model)
-    shape = {"size": predictor.size, "interpolation": predictor.interpolation}
     photographs = page.gallery(gallery, predictor.classes)
-    inside = folder / "page"
+    inside, card = folder / "page", predictor.folder / page.CARD
+    others = shutil.ignore_patterns("index.html", "server.js", "sw.js")
+    shutil.copytree(page.FILES, inside, dirs_exist_ok=True, ignore=others)
     for name in ("drawn", "gallery"):
         shutil.rmtree(inside / name, ignore_errors=True)
-        (inside / name).mkdir(parents=True)
-    for path in page.FILES.iterdir():
-        if path.name not in _OTHERS:
-            shutil.copyfile(path, inside / path.name)
-    shutil.copyfile(page.FILES / "manifest.webmanifest", folder / "manifest.webmanifest")
+        (inside / name).mkdir()
     with tempfile.TemporaryDirectory() as scratch:
         wasm = _unpack(package or _fetch(Path(scratch)), inside)
     network = (predictor.folder / "model.onnx").read_bytes()
     large = [_pack(inside / "runtime.bin", wasm), _pack(inside / "model.bin", network)]
-    version = f"batik-{hashlib.sha256(wasm + network).hexdigest()[:12]}"
-    rules = predictor.rules
-    card = predictor.folder / "MODEL_CARD.md"
+    version = f"batik-model-{hashlib.sha256(wasm + network).hexdigest()[:12]}"
+    rules = {k: v for k, v in vars(predictor.rules).items() if k != "classes" and math.isfinite(v)}
     data = page.content(
         predictor,
+        photographs,
         max_bytes=files.MAX_BYTES,
-        at_once=1,
-        gallery=photographs,
-        card=card.name if card.is_file() else "",
-        formats=FORMATS,
-        model={"cache": version, "shape": shape, "files": large},
-        rules={
-            "familiarity": rules.familiarity,
-            "cloth": rules.cloth if predictor.tells_cloth else None,
-            "sureFrom": rules.sure_from,
-            "sureFamiliarity": max(rules.sure_familiarity, rules.familiarity),
-            "probablyFrom": rules.probably_from,
+        atOnce=1,
+        formats=", ".join(name for name in files.FORMATS if name != "TIFF"),  # as browsers do
+        model={
+            "cache": version,
+            "size": predictor.size,
+            "interpolation": predictor.interpolation,
+            "files": large,
+            "rules": rules,
         },
     )
-    for addresses in data["drawn"].values():
-        for address in addresses:
-            (folder / address).write_bytes(page.drawn(Path(address).name))
-    for entry in photographs:
-        (folder / entry["src"]).write_bytes(page.photograph(entry))
+    for address, picture in page.pictures(data, photographs).items():
+        (folder / address).write_bytes(picture())
     if card.is_file():
         shutil.copyfile(card, folder / card.name)
     (folder / "index.html").write_text(page.render(data, "browser"), encoding="utf-8")
@@ -94,16 +81,18 @@ def _pack(path: Path, content: bytes) -> dict:
     return {"url": path.name, "bytes": len(packed)}
 
 
-def _write_worker(folder: Path, version: str) -> None:
-    """Write the service worker, with the list of what it keeps and a version of all content."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name != "sw.js"]
-    names = sorted(path.relative_to(folder).as_posix() for path in files)
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names))
-    index, name = folder / "index.html", f"{version}-{digest.hexdigest()[:8]}"
-    # the page keeps the two large files itself, counted, under the same name
-    index.write_text(index.read_text("utf-8").replace(version, name), "utf-8")
+def _write_worker(folder: Path, model: str) -> None:
+    """Write the service worker, with the list of what it keeps and a version of all of it.
+
+    The page keeps the two large files itself, counted, in the cache ``model``.
+    """
+    own = [path for path in folder.rglob("*") if path.is_file()]
+    names = sorted(path.relative_to(folder).as_posix() for path in own if path.suffix != ".bin")
+    names = ["./", *(name for name in names if name != "sw.js")]
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names[1:]))
     text = (page.FILES / "sw.js").read_text("utf-8")
-    text = text.replace("{{version}}", name).replace("{{files}}", json.dumps(["./", *names]))
+    text = text.replace("{{page}}", f"batik-page-{digest.hexdigest()[:12]}")
+    text = text.replace("{{model}}", model).replace("{{files}}", json.dumps(names))
     (folder / "sw.js").write_text(text, "utf-8")
 
 
@@ -124,10 +113,7 @@ def _unpack(package: Path, folder: Path) -> bytes:
     if hashlib.sha256(package.read_bytes()).hexdigest() != RUNTIME_SHA256:
         raise BatikError(f"{package} is not the tested onnxruntime-web {RUNTIME}: fetch it again.")
     with tarfile.open(package) as archive:
-        found = {}
-        for name in (*_RUNTIME_SCRIPTS, _RUNTIME_WASM):
-            with archive.extractfile(f"package/dist/{name}") as source:
-                found[name] = source.read()
-    for name in _RUNTIME_SCRIPTS:
-        (folder / name).write_bytes(found[name])
-    return found[_RUNTIME_WASM]
+        read = lambda name: archive.extractfile(f"package/dist/{name}").read()  # noqa: E731
+        for name in _RUNTIME_SCRIPTS:
+            (folder / name).write_bytes(read(name))
+        return read(_RUNTIME_WASM)

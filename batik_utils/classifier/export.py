@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from batik_utils.app import predict
-from batik_utils.app.onnx_session import open_session
+from batik_utils.app.model_folder import open_session
 from batik_utils.classifier.features import is_stored_half
 from batik_utils.classifier.network import OUTPUTS, FinalNetwork
 from batik_utils.errors import BatikError, replacing

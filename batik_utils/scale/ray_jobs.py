@@ -6,6 +6,7 @@ Names go to workers that hold the model and read the pictures themselves; answer
 order of the names. Every machine must see the pictures under the same name.
 """
 
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -59,19 +60,17 @@ class Worker:
             with tempfile.TemporaryDirectory(prefix="batik-model-") as folder:
                 for name, content in self.model.items():
                     Path(folder, name).write_bytes(content)
-                self.predictor = Predictor.load(folder, threads=1)
-        opened = ([(printable(name), self.square(place))] for name, place in block)
-        answers = (self.predictor.answer(one, details=self.details) for one in opened)
-        return [answer for some in answers for answer in some]
+                self.predictor = _Reader.load(folder, threads=1)
+        answer = functools.partial(self.predictor.answer, details=self.details)
+        return [answer(printable(name), place) for name, place in block]
 
-    def square(self, place: str | Upload) -> "np.ndarray | ImageError":
-        """Return the pixels of a path, an address or a content, or why it is refused."""
-        try:
-            if isinstance(place, str):
-                place = _fetched(place) if "://" in place else Path(place)
-            return self.predictor.square(place)
-        except ImageError as error:
-            return error
+
+class _Reader(Predictor):
+    """A model that is asked about addresses, too."""
+
+    def square(self, source: str | Upload) -> np.ndarray:
+        is_address = isinstance(source, str) and "://" in source
+        return super().square(_fetched(source) if is_address else source)
 
 
 def _fetched(address: str) -> bytes:

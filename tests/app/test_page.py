@@ -53,12 +53,12 @@ def test_a_motif_has_texts_sources_and_drawn_cloth(predictor, motif):
     assert all(re.match(r"https?://[\w.]+/\S+$", address) for _, address in data["sources"][motif])
     for code in page.LANGUAGES:
         assert TEXTS[code]["motifs"][motif].keys() >= {"signs", "meaning", "origin", "alike"}
-    for address in data["drawn"][motif]:
-        assert page.drawn(address.rsplit("/", 1)[1])[:3] == b"\xff\xd8\xff"
+    made = page.pictures(data, [])
+    assert all(made[address]()[:3] == b"\xff\xd8\xff" for address in data["drawn"][motif])
 
 
 def test_nothing_ends_the_script_in_which_the_data_stand(predictor):
-    data = page.content(predictor, max_bytes=1, card="</script><script>alert(1)</script>")
+    data = page.content(predictor, max_bytes=1, title="</script><script>alert(1)</script>")
     text = page.render(data, "server", '/"><b>/')
     assert text.count("</script>") == 4
     assert '"><b>' not in text
@@ -91,6 +91,7 @@ def test_a_gallery_has_captions_and_motifs_from_file_names(tmp_path):
         ("sidoluhur", "Room 3 <b>"),
         ("", "The entrance"),
     }
-    assert page.photograph(found[0])[:3] == b"\xff\xd8\xff"
+    shown = page.pictures({"drawn": {}}, found)
+    assert shown[found[0]["src"]]()[:3] == b"\xff\xd8\xff"
     with pytest.raises(BatikError, match="no picture"):
         page.gallery(tmp_path / "none", MOTIFS)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from small_network import fitted_to, network_of, noise, samples_of
 
-from batik_utils.app.onnx_session import open_session
+from batik_utils.app.model_folder import open_session
 from batik_utils.classifier import export
 from batik_utils.classifier.network import OUTPUTS, FinalNetwork
 from batik_utils.errors import BatikError

@@ -6,7 +6,7 @@ import fsspec
 import pytest
 
 from batik_utils.__main__ import main
-from batik_utils.app import sources, tables
+from batik_utils.app import command, sources
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
 from batik_utils.scale import ray_cluster as cluster
@@ -45,7 +45,7 @@ def expected(predictor, shop):
 
 
 def lines(answers, predictor):
-    return [tables.row(answer, predictor.classes) for answer in answers]
+    return [command.row(answer, predictor.classes) for answer in answers]
 
 
 # --- answers ----------------------------------------------------------------------------------
@@ -74,15 +74,15 @@ def test_a_worker_that_dies_loses_no_answer(two_workers, predictor, shop, tmp_pa
     """One worker process kills itself in the middle, once."""
 
     class Mortal(bulk.Worker):
-        def square(self, place):
+        def __call__(self, block):
             import os
             import signal
 
             grave = tmp_path / "grave"
-            if "17-" in place and not grave.exists():
+            if any("17-" in name for name, _ in block) and not grave.exists():
                 grave.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            return super().square(place)
+            return super().__call__(block)
 
     monkeypatch.setattr(bulk, "Worker", Mortal)
     monkeypatch.setattr(bulk, "BLOCK", 4)

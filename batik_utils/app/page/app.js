@@ -31,7 +31,7 @@ function say(key, values = {}) {
   const count = data.classes.length;
   const all = {
     count: texts().numbers[count] || count, motifs: list(data.classes.map(name)),
-    minutes: data.limits.minutes, formats: data.formats, ...values,
+    minutes: data.minutes, formats: data.formats, ...values,
   };
   return (texts().say[key] ?? texts().refused[key] ?? texts().refused.format).replace(/\{(\w+)\}/g, (_, k) => all[k]);
 }
@@ -52,8 +52,8 @@ function headline(answer) {
 function remark(answer) {
   const kind = grade(answer);
   if (kind === "refused") return say(answer.kind);
-  const best = answer.motif ? ranked(answer)[0][1] : 0;
-  return say(`${kind}_note`, { hundred: Math.min(99, Math.round(100 * best)) });
+  const hundred = data.tested[kind];
+  return [hundred ? say("tested", { hundred }) : "", kind === "sure" ? "" : say(`${kind}_note`)].filter(Boolean).join(" ");
 }
 
 // ---- elements
@@ -224,12 +224,13 @@ function paint(canvas, grid) {
 }
 
 function bars(answer) {
-  return el("ul.bars", { "aria-label": say("bars") }, ranked(answer).slice(0, 3).map(([motif, p]) => {
+  const title = el("p.quiet.small", { id: "bars" }, say("bars"));
+  return [title, el("ul.bars", { "aria-labelledby": "bars" }, ranked(answer).slice(0, 3).map(([motif, p]) => {
     const fill = el("i");
     fill.style.width = `${(100 * p).toFixed(1)}%`;
     return el(motif === answer.motif ? "li.named" : "li", null, el("span", null, name(motif)),
       el("span.track", { "aria-hidden": "true" }, fill), el("span", null, percent(p)));
-  }));
+  }))];
 }
 
 function oneScreen(item) {
@@ -239,7 +240,7 @@ function oneScreen(item) {
     card.append(...[el("p", { id: "waiting" }, say(state.note || "looking")), loading()].filter(Boolean));
   } else {
     card.append(heading(headline(answer), 1));
-    if (answer.level === "motif") card.append(bars(answer));
+    if (answer.level === "motif") card.append(...bars(answer));
     card.append(el("p.quiet", null, remark(answer)));
     if (answer.evidence && answer.level === "motif" && state.heat) {
       card.append(el("p.quiet", null, say("what_counted_note", { inside: inside(answer.motif) })));
@@ -374,13 +375,13 @@ function take(files, { folder = false, append = false } = {}) {
   waiting.push(...fresh);
   open(fresh.length === 1 ? fresh[0] : null);
   tell(say("looking"));
-  for (let k = 0; k < data.limits.atOnce; k++) work();
+  for (let k = 0; k < data.atOnce; k++) work();
 }
 
 const waiting = [];
 let working = 0;
 async function work() {
-  if (working >= data.limits.atOnce) return;
+  if (working >= data.atOnce) return;
   working += 1;
   try {
     for (let item; (item = waiting.shift());) {

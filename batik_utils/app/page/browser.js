@@ -22,7 +22,7 @@ const backend = {
       this.worker.onerror = (event) => fail(new Error(event.message));
     });
     progress(0);
-    this.worker.postMessage({ start: { model: data.model, limits: data.limits, classes: data.classes, rules: data.rules } });
+    this.worker.postMessage({ start: { model: data.model, limits: data.limits, classes: data.classes } });
     return this.ready.then(() => this.install());
   },
   // a service worker keeps the page for use without internet; the browser may not have one

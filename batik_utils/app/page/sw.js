@@ -1,19 +1,17 @@
-// Keeps the page for use without internet. The list and the version are filled in at export.
+// Keeps the page for use without internet. List and versions are filled in at export; the model is
+// in a cache of its own, by its content, so that a new text does not fetch it again.
 "use strict";
 
-const CACHE = "{{version}}";
+const CACHE = "{{page}}";
+const MODEL = "{{model}}";
 const FILES = {{files}};
 
 self.addEventListener("install", (event) => {
-  event.waitUntil(caches.open(CACHE).then(async (cache) => {
-    const kept = new Set((await cache.keys()).map((request) => request.url));
-    await cache.addAll(FILES.filter((file) => !kept.has(new URL(file, location).href)));
-    await self.skipWaiting();
-  }));
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(FILES)).then(() => self.skipWaiting()));
 });
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
-    const old = (await caches.keys()).filter((name) => name.startsWith("batik-") && name !== CACHE);
+    const old = (await caches.keys()).filter((name) => name.startsWith("batik-") && name !== CACHE && name !== MODEL);
     await Promise.all(old.map((name) => caches.delete(name)));
     await self.clients.claim();
   })());

@@ -112,17 +112,21 @@ function spread(rgb) {
   }));
 }
 
-let session, limits, classes, rules, model;
+let session, limits, classes, model;
 
 // The same words as Predictor.judge.
 function judge(p, familiarity, cloth, evidence) {
+  const { rules } = model;
   const best = p.indexOf(Math.max(...p));
   const probabilities = Object.fromEntries(classes.map((motif, k) => [motif, p[k]]));
-  if (!(familiarity >= rules.familiarity)) {
-    const level = cloth !== undefined && !(cloth >= rules.cloth) ? "no_cloth" : "other_cloth";
+  if (!(familiarity >= rules.familiarity_threshold)) {
+    const tells = cloth !== undefined && rules.cloth_threshold !== undefined;
+    const level = tells && !(cloth >= rules.cloth_threshold) ? "no_cloth" : "other_cloth";
     return { verdict: "none", motif: null, level, words: null, probabilities, familiarity };
   }
-  const words = p[best] >= rules.sureFrom && familiarity >= rules.sureFamiliarity ? "sure" : p[best] >= rules.probablyFrom ? "probably" : "either";
+  const familiar = familiarity >= (rules.sure_familiarity ?? -Infinity);
+  const sure = familiar && p[best] >= rules.sure_from;
+  const words = sure ? "sure" : p[best] >= rules.probably_from ? "probably" : "either";
   let grid = null;
   if (evidence) {
     const [, , rows, columns] = evidence.dims;
@@ -130,14 +134,14 @@ function judge(p, familiarity, cloth, evidence) {
     grid = Array.from({ length: rows }, (_, y) => Array.from(map.slice(y * columns, (y + 1) * columns)));
   }
   return {
-    verdict: words === "sure" ? "sure" : "unsure", motif: classes[best], level: "motif", words,
+    verdict: sure ? "sure" : "unsure", motif: classes[best], level: "motif", words,
     probabilities, familiarity, evidence: grid,
   };
 }
 
 async function classify(file) {
   try {
-    const { size, interpolation } = model.shape;
+    const { size, interpolation } = model;
     const pixels = resize(await open(file), size, interpolation);
     if (spread(pixels) < limits.spread) throw new Refused("plain");
     const found = await session.run({ pixels: new ort.Tensor("uint8", pixels, [1, size, size, 3]) });
@@ -171,7 +175,7 @@ async function load({ url, bytes }, count) {
 }
 
 async function start(settings) {
-  ({ limits, classes, rules, model } = settings);
+  ({ limits, classes, model } = settings);
   let loaded = 0;
   const all = model.files.reduce((sum, file) => sum + file.bytes, 0);
   const count = (bytes) => {
