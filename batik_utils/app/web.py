@@ -46,7 +46,7 @@ def build(
         shutil.rmtree(inside / name, ignore_errors=True)
         (inside / name).mkdir()
     with tempfile.TemporaryDirectory() as scratch:
-        wasm = _unpack(package or _fetch(Path(scratch)), inside)
+        wasm = _unpack(package or fetch(Path(scratch)), inside)
     network = (predictor.folder / "model.onnx").read_bytes()
     large = [_pack(inside / "runtime.bin", wasm), _pack(inside / "model.bin", network)]
     version = f"batik-model-{hashlib.sha256(wasm + network).hexdigest()[:12]}"
@@ -96,7 +96,8 @@ def _write_worker(folder: Path, model: str) -> None:
     (folder / "sw.js").write_text(text, "utf-8")
 
 
-def _fetch(folder: Path) -> Path:
+def fetch(folder: Path) -> Path:
+    """Have npm write onnxruntime-web's package file to a folder, and return it (BatikError)."""
     if not shutil.which("npm"):
         raise BatikError("npm is needed to fetch onnxruntime-web: install Node.js with npm.")
     command = ["npm", "pack", "--silent", f"onnxruntime-web@{RUNTIME}"]

@@ -349,12 +349,13 @@ function open(item) {
 
 // ---- pictures come in
 
+const pathOf = (file) => file.place || file.webkitRelativePath || file.name;
 // A folder holds more than pictures; a file that was named itself is always answered.
 function take(files, { folder = false, append = false } = {}) {
   let found = [...files];
   if (folder) {
     found = found.filter((file) => PICTURE.test(file.name)
-      && !`/${file.webkitRelativePath || file.name}`.includes("/."));
+      && !`/${pathOf(file)}`.includes("/."));
   }
   state.note = "";
   if (!found.length) {
@@ -367,7 +368,7 @@ function take(files, { folder = false, append = false } = {}) {
     found = found.slice(0, most);
   }
   const fresh = found.map((file) => ({
-    file, name: file.webkitRelativePath || file.name, url: URL.createObjectURL(file), answer: null,
+    file, name: pathOf(file), url: URL.createObjectURL(file), answer: null,
   }));
   const keep = append || (state.items.length > 1 && fresh.length === 1);
   if (!keep) state.items.forEach((item) => URL.revokeObjectURL(item.url));
@@ -462,7 +463,8 @@ async function dropped(items, files) {
   const found = [];
   async function walk(entry) {
     if (entry.isFile) {
-      found.push(await new Promise((done, fail) => { entry.file(done, fail); }));
+      const file = await new Promise((done, fail) => { entry.file(done, fail); });
+      found.push(Object.assign(file, { place: entry.fullPath.slice(1) }));
       return;
     }
     const reader = entry.createReader();
@@ -471,7 +473,7 @@ async function dropped(items, files) {
     }
   }
   for (const entry of entries) await walk(entry);
-  take(found.sort((a, b) => a.name.localeCompare(b.name)), { folder: true });
+  take(found.sort((a, b) => pathOf(a).localeCompare(pathOf(b))), { folder: true });
 }
 
 function listen() {
