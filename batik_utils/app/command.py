@@ -53,8 +53,6 @@ def predict(
         paths = still_to_do(paths, predictor.classes, table, resume=resume)
     if resume:
         _log.info("%d of %d pictures are in %s", found - len(paths), found, table)
-        if not paths:
-            return 0
     if ray_jobs:
         answers = ray_jobs.stream(paths, predictor, ray=ray, details=details)
     else:

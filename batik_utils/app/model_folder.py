@@ -6,15 +6,12 @@ import math
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from batik_utils.errors import PROJECT, BatikError, expanded
 from batik_utils.images.resize import Preprocessing
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 
 @dataclass(frozen=True)
@@ -92,17 +89,17 @@ def read_json(path: Path) -> dict:
 def read_shape(path: Path) -> tuple[int, str]:
     """Read ``preprocessing.json``: side of the square (px) and interpolation."""
     values = read_json(path)
-    if (found := (values.get("fit"), values.get("colour"))) != ("squash", "RGB"):
-        raise BatikError(f"{path} asks for fit and colour {found}; only squash and RGB are known.")
     try:
+        if (values["fit"], values["colour"]) != ("squash", "RGB"):
+            raise ValueError("only fit 'squash' and colour 'RGB' are known")
         shape = Preprocessing(size=int(values["size"]), interpolation=values["interpolation"])
     except (KeyError, TypeError, ValueError) as error:
         raise BatikError(f"{path} does not say what it must ({error!r}).") from error
     return shape.size, shape.interpolation
 
 
-def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession":
-    """Open an ONNX file with ``threads`` threads a run; 0: all cores. BatikError if it is none."""
+def open_session(path: Path, threads: int = 0) -> Any:
+    """Return an onnxruntime session of ``threads`` threads a run; 0: all cores (BatikError)."""
     import onnxruntime  # its usage reports are switched off in `batik_utils`
 
     options = onnxruntime.SessionOptions()
@@ -116,8 +113,8 @@ def open_session(path: Path, threads: int = 0) -> "onnxruntime.InferenceSession"
         raise BatikError(f"{path} is no model that onnxruntime can open ({error}).") from error
 
 
-def check(session: "onnxruntime.InferenceSession", size: int, classes: int, path: Path) -> None:
-    """Raise a `BatikError` where inputs, outputs or shapes are not those of such a model."""
+def check(session: Any, size: int, classes: int, path: Path) -> None:
+    """Raise a `BatikError` where a session's input or outputs are not those of such a model."""
     pixels = np.zeros((1, size, size, 3), np.uint8)
     try:
         found = session.run(["probabilities", "familiarity"], {"pixels": pixels})

@@ -1,9 +1,7 @@
-"""The page that visitors see, put together: texts, drawn cloth, photographs, settings.
+"""The page that visitors see: the files in ``page/``, texts, drawn cloth, photographs, settings.
 
-The application and the static page are the same files, in ``page/``; ``server.js`` or
-``browser.js`` gets the answers. All that is said stands in ``en.json`` and ``id.json``. A model of
-other motifs may bring its own as ``texts.json`` in its folder, e.g.
-``{"en": {"parang": {"name": "Parang", "signs": "Diagonal rows of waves."}}}``.
+What is said stands in ``en.json`` and ``id.json``; a model of other motifs may bring its own as
+``texts.json``, e.g. ``{"en": {"parang": {"name": "Parang", "signs": "Diagonal rows of waves."}}}``.
 """
 
 import base64
@@ -51,6 +49,8 @@ def content(
         for motif in predictor.classes
         if motif in SEEDS
     }
+    tests = predictor.folder / "metrics.json"
+    metrics = model_folder.read_json(tests) if tests.is_file() else {}
     limits = {
         "files": MAX_FILES,
         "bytes": max_bytes,
@@ -61,7 +61,7 @@ def content(
     return {
         "classes": predictor.classes,
         "tellsCloth": predictor.tells_cloth,
-        "tested": _tested(predictor.folder / "metrics.json"),
+        "tested": metrics.get("words", {}).get("folds", {}),
         "languages": languages,
         "sources": model_folder.read_json(HERE / "sources.json"),
         "drawn": drawn,
@@ -71,15 +71,6 @@ def content(
         "limits": limits,
         **more,
     }
-
-
-def _tested(path: Path) -> dict[str, int]:
-    """Return how many of a hundred answers in each words were right in tests, where it is known."""
-    rows = model_folder.read_json(path).get("words", {}) if path.is_file() else {}
-    shares = {
-        words: rows.get("folds", {}).get(words, {}).get("right") for words in ("sure", "probably")
-    }
-    return {words: min(99, round(100 * share)) for words, share in shares.items() if share}
 
 
 def render(data: dict, backend: str, base: str = "./") -> str:

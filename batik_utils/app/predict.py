@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -33,29 +32,17 @@ MIN_SPREAD = 2.0
 Source = Path | str | bytes | Image.Image | Upload
 
 
-class Outputs(NamedTuple):
-    """What the model computes of N pictures; ``cloth`` and ``evidence`` if it has them."""
-
-    probabilities: np.ndarray  # (N, K)
-    familiarity: np.ndarray  # (N,)
-    cloth: np.ndarray | None = None  # (N,)
-    evidence: np.ndarray | None = None  # (N, K, H, W)
-
-
 @dataclass(frozen=True)
 class Prediction:
     """The answer about one picture.
 
-    ``name`` is the file's, or a number; ``motif`` is None for "none of these" and for what was
-    refused. ``verdict``: ``sure``, ``unsure`` (the motif is only the likeliest), ``none`` (unlike
-    the motifs) or ``refused`` (no picture that can be judged). ``probabilities`` are calibrated,
-    add to 1 and hold *given that* it is one of the motifs; empty if refused. ``familiarity`` is
-    higher for what is more like the motifs, NaN if refused. ``reason`` is a sentence where the
-    verdict is not ``sure``, ``kind`` a refusal in one word (`files.KINDS`).
-
-    ``level``: ``motif``, ``other_cloth`` or ``no_cloth``; ``words`` of level ``motif``: ``sure``,
-    ``probably`` or ``either`` of the likeliest two. ``evidence`` (H, W) is what each place adds to
-    the named motif's logit, None if not asked for, or if the model does not say.
+    ``verdict``: ``sure``, ``unsure`` (the motif is only the likeliest), ``none`` (unlike the
+    motifs: ``motif`` is None) or ``refused`` (no picture that can be judged). ``probabilities`` are
+    calibrated and hold *given that* it is one of the motifs; empty if refused. ``familiarity`` is
+    higher for what is more like the motifs. ``reason`` is a sentence where the verdict is not
+    ``sure``, ``kind`` a refusal in one word (`files.KINDS`). ``level``: ``motif``, ``other_cloth``
+    or ``no_cloth``; ``words`` of level ``motif``: ``sure``, ``probably`` or ``either`` of two.
+    ``evidence`` (H, W) is what each place adds to the named motif's logit, if asked for and known.
     """
 
     name: str
@@ -146,12 +133,16 @@ class Predictor:
                 for future in waiting:
                     future.cancel()
 
-    def run(self, pixels: np.ndarray, *, details: bool = False) -> Outputs:
-        """Run the model alone on uint8 (N, size, size, 3)."""
+    def run(self, pixels: np.ndarray, *, details: bool = False) -> dict[str, np.ndarray]:
+        """Run the model alone on uint8 (N, size, size, 3).
+
+        Gives ``probabilities`` (N, K), ``familiarity`` (N,), ``cloth`` (N,) if it has it, and with
+        ``details``, if it has that, ``evidence`` (N, K, H, W).
+        """
         asked = ["probabilities", "familiarity"] + ["cloth"] * self.tells_cloth
         asked += ["evidence"] * (details and self.explains)
         found = self.session.run(asked, {"pixels": np.ascontiguousarray(pixels)})
-        return Outputs(**dict(zip(asked, found, strict=True)))
+        return dict(zip(asked, found, strict=True))
 
     def square(self, source: Source) -> np.ndarray:
         """Open a picture and squash it to uint8 (size, size, 3); ImageError: it shows no motif."""
@@ -177,7 +168,7 @@ class Predictor:
             sentence = f"This file was refused: {error}."
             return Prediction(name, None, "refused", {}, math.nan, sentence, error.kind)
         found = self.run(pixels[None], details=details)
-        return self.judge(name, *(None if values is None else values[0] for values in found))
+        return self.judge(name, **{output: values[0] for output, values in found.items()})
 
     def judge(
         self,

@@ -1,7 +1,6 @@
 """The application: a page that names the motif of a picture, and an API that does the same.
 
-    make app                             # or: python -m batik_utils app
-    >>> server.serve(Predictor.load(), port=7860)   # in Colab: share=True
+>>> server.serve(Predictor.load(), port=7860)   # in Colab: share=True
 
 Gradio takes uploads, queues and answers; nothing is fetched from other servers. Notebook 05.
 """
@@ -29,7 +28,6 @@ from starlette.routing import Route
 
 from batik_utils.app import model_folder, page
 from batik_utils.app.predict import Predictor
-from batik_utils.app.sources import Upload
 from batik_utils.errors import BatikError
 from batik_utils.images.files import ImageError
 
@@ -56,10 +54,10 @@ def serve(
 ) -> str:
     """Start the application and return its address.
 
-    Port 0 takes a free one. ``share`` also makes a public link through Gradio's server, for 72
-    hours, which Colab needs and which is the only thing that leaves the machine. ``gallery`` is a
-    folder of photographs, ``root_path`` the path behind a proxy, e.g. ``/batik``. With ``wait`` it
-    returns when the server is stopped. BatikError: port taken, gallery empty.
+    Port 0 takes a free one. ``share`` also makes a public link through Gradio's server, which
+    Colab needs and which is the only thing that leaves the machine. ``gallery`` is a folder of
+    photographs, ``root_path`` the path behind a proxy, e.g. ``/batik``. With ``wait`` it returns
+    when the server is stopped. BatikError: port taken, gallery empty.
     """
     photographs = page.gallery(gallery, predictor.classes)
     root_path = f"/{root_path.strip('/')}".rstrip("/")
@@ -110,10 +108,10 @@ def _blocks(predictor: Predictor, room: Path) -> gradio.Blocks:
     def look(picture: gradio.FileData, preview: bool = False) -> dict:
         """Answer the page, which may need a picture that the browser can show."""
         try:
-            upload = _uploaded(picture, room)
-            found = predictor.answer("", upload, details=True).as_json(details=True)
+            content = _uploaded(picture, room)
+            found = predictor.answer("", content, details=True).as_json(details=True)
             if preview and found["verdict"] != "refused":
-                found["preview"] = page.preview(upload.content)
+                found["preview"] = page.preview(content)
         # the visitor must not see a traceback, whatever it is; the log has it
         except Exception as error:  # noqa: BLE001
             words = str(error)
@@ -127,9 +125,8 @@ def _blocks(predictor: Predictor, room: Path) -> gradio.Blocks:
     def classify(picture: gradio.FileData) -> dict:
         """Name the motif of one picture.
 
-        Returns motif (null for none of these), verdict (sure, unsure, none, refused), calibrated
-        probabilities, familiarity, a sentence where it is not sure, level (motif, other_cloth,
-        no_cloth), words (sure, probably, either) and the evidence map.
+        Returns what `predict --json --details` prints, without the path: motif (null for none),
+        verdict (sure, unsure, none, refused), calibrated probabilities and more.
         """
         return look(picture)
 
@@ -172,13 +169,13 @@ def _routes(predictor: Predictor, photographs: list[dict], root_path: str) -> li
     return [Route(f"/{name}", lambda _, make=make: make()) for name, make in made.items()]
 
 
-def _uploaded(payload: Any, room: Path) -> Upload:
+def _uploaded(payload: Any, room: Path) -> bytes:
     """Read an upload; Gradio does not check the path that a program sends (ImageError)."""
     given = payload if isinstance(payload, dict) else {}
     path = Path(str(given.get("path", "")).replace("\0", "")).resolve()
     if not path.is_relative_to(room.resolve()) or not path.is_file() or path.name == "lock":
         raise ImageError("the picture was not uploaded, or deleted since", "unreadable")
-    return Upload(str(given.get("orig_name") or path.name), path.read_bytes())
+    return path.read_bytes()
 
 
 def _free_port(host: str) -> int:

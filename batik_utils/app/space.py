@@ -31,14 +31,12 @@ def export(folder: Path, model: Path | str | None = None) -> Path:
         # .git stays: the folder may be a clone of the Space
         for name in ("batik_utils", "model"):
             shutil.rmtree(folder / name, ignore_errors=True)
-    package = folder / "batik_utils"
-    package.mkdir(parents=True)
-    for part in (PROJECT / "batik_utils" / name for name in PARTS):
-        if part.is_dir():
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(part, package / part.name, ignore=ignored)
-        else:
-            shutil.copyfile(part, package / part.name)
+    whole = PROJECT / "batik_utils"
+
+    def others(place: str, names: list[str]) -> set[str]:
+        return set(names) - set(PARTS) if Path(place) == whole else {"__pycache__"}
+
+    shutil.copytree(whole, folder / "batik_utils", ignore=others)
     shutil.copytree(source, folder / "model")
     shutil.copyfile(hub / "app.py", folder / "app.py")
     text = (hub / "README.md").read_text("utf-8")

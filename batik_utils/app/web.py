@@ -6,6 +6,7 @@ A folder for any static web server: the page of the application, the model, and 
 
 import gzip
 import hashlib
+import io
 import json
 import math
 import shutil
@@ -22,20 +23,14 @@ from batik_utils.images import files
 #: onnxruntime-web from npm (MIT licence): version, and SHA-256 of its package file.
 RUNTIME = "1.30.0"
 RUNTIME_SHA256 = "d2228df7e4616bc3348bf504ee888f3bec43789a273f0a63f3e68d203ce3bf71"
-_RUNTIME_SCRIPTS = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs")
-_RUNTIME_WASM = "ort-wasm-simd-threaded.wasm"
+_RUNTIME = "ort-wasm-simd-threaded"
 
 
-def build(
-    folder: Path,
-    model: Path | str | None = None,
-    gallery: Path | str = "",
-    package: Path | None = None,
-) -> Path:
+def build(folder: Path, model: Path | str | None = None, gallery: Path | str = "") -> Path:
     """Write the page to a folder and return it; files of an earlier build are replaced.
 
-    ``gallery`` is a folder of photographs; ``package`` is onnxruntime-web's npm package file, None
-    has npm fetch it. BatikError: the model is not whole, or onnxruntime-web cannot be had.
+    ``gallery`` is a folder of photographs. BatikError: the model is not whole, or onnxruntime-web
+    cannot be had.
     """
     predictor = Predictor.load(model)
     photographs = page.gallery(gallery, predictor.classes)
@@ -45,32 +40,30 @@ def build(
     for name in ("drawn", "gallery"):
         shutil.rmtree(inside / name, ignore_errors=True)
         (inside / name).mkdir()
-    with tempfile.TemporaryDirectory() as scratch:
-        wasm = _unpack(package or fetch(Path(scratch)), inside)
+    wasm = _write_runtime(inside)
     network = (predictor.folder / "model.onnx").read_bytes()
-    large = [_pack(inside / "runtime.bin", wasm), _pack(inside / "model.bin", network)]
-    version = f"batik-model-{hashlib.sha256(wasm + network).hexdigest()[:12]}"
     rules = {k: v for k, v in vars(predictor.rules).items() if k != "classes" and math.isfinite(v)}
+    model_data = {
+        "cache": f"batik-model-{hashlib.sha256(wasm + network).hexdigest()[:12]}",
+        "files": [_pack(inside / "runtime.bin", wasm), _pack(inside / "model.bin", network)],
+        "size": predictor.size,
+        "interpolation": predictor.interpolation,
+        "rules": rules,
+    }
     data = page.content(
         predictor,
         photographs,
         max_bytes=files.MAX_BYTES,
         atOnce=1,
         formats=", ".join(name for name in files.FORMATS if name != "TIFF"),  # as browsers do
-        model={
-            "cache": version,
-            "size": predictor.size,
-            "interpolation": predictor.interpolation,
-            "files": large,
-            "rules": rules,
-        },
+        model=model_data,
     )
     for address, picture in page.pictures(data, photographs).items():
         (folder / address).write_bytes(picture())
     if card.is_file():
         shutil.copyfile(card, folder / card.name)
     (folder / "index.html").write_text(page.render(data, "browser"), encoding="utf-8")
-    _write_worker(folder, version)
+    _write_worker(folder, model_data["cache"])
     return folder
 
 
@@ -96,25 +89,24 @@ def _write_worker(folder: Path, model: str) -> None:
     (folder / "sw.js").write_text(text, "utf-8")
 
 
-def fetch(folder: Path) -> Path:
-    """Have npm write onnxruntime-web's package file to a folder, and return it (BatikError)."""
+def _write_runtime(folder: Path) -> bytes:
+    """Have npm fetch onnxruntime-web, write its scripts to a folder; return its WebAssembly."""
     if not shutil.which("npm"):
         raise BatikError("npm is needed to fetch onnxruntime-web: install Node.js with npm.")
-    command = ["npm", "pack", "--silent", f"onnxruntime-web@{RUNTIME}"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    found = list(folder.glob("*.tgz"))
-    if done.returncode or not found:
-        last = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise BatikError(f"npm could not fetch onnxruntime-web {RUNTIME}: {last}")
-    return found[0]
-
-
-def _unpack(package: Path, folder: Path) -> bytes:
-    """Write onnxruntime-web's scripts to a folder; return its WebAssembly."""
-    if hashlib.sha256(package.read_bytes()).hexdigest() != RUNTIME_SHA256:
-        raise BatikError(f"{package} is not the tested onnxruntime-web {RUNTIME}: fetch it again.")
-    with tarfile.open(package) as archive:
-        read = lambda name: archive.extractfile(f"package/dist/{name}").read()  # noqa: E731
-        for name in _RUNTIME_SCRIPTS:
-            (folder / name).write_bytes(read(name))
-        return read(_RUNTIME_WASM)
+    with tempfile.TemporaryDirectory() as scratch:
+        # what an earlier call fetched is in npm's own cache
+        command = ["npm", "pack", "--silent", "--prefer-offline", f"onnxruntime-web@{RUNTIME}"]
+        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+        packages = list(Path(scratch).glob("*.tgz"))
+        if done.returncode or not packages:
+            last = (done.stderr.strip() or "no message").splitlines()[-1]
+            raise BatikError(f"npm could not fetch onnxruntime-web {RUNTIME}: {last}")
+        content = packages[0].read_bytes()
+    if hashlib.sha256(content).hexdigest() != RUNTIME_SHA256:
+        raise BatikError(f"npm fetched another onnxruntime-web {RUNTIME} than was tested.")
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        names = [f"{_RUNTIME}.mjs", "ort.wasm.min.js", f"{_RUNTIME}.wasm"]
+        found = [archive.extractfile(f"package/dist/{name}").read() for name in names]
+    for name, script in zip(names[:2], found[:2], strict=True):
+        (folder / name).write_bytes(script)
+    return found[2]

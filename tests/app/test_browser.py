@@ -72,21 +72,11 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def package():
-    """onnxruntime-web's package file, fetched once a checkout."""
-    kept = PROJECT / ".cache" / f"onnxruntime-web-{web.RUNTIME}.tgz"
-    if not kept.is_file():
-        kept.parent.mkdir(exist_ok=True)
-        web.fetch(kept.parent)
-    return kept
-
-
-@pytest.fixture(scope="module")
-def sites(predictor, model_folder, package, tmp_path_factory):
+def sites(predictor, model_folder, tmp_path_factory):
     """The same page twice: with a server, and alone."""
     folder, museum = tmp_path_factory.mktemp("web"), tmp_path_factory.mktemp("museum")
     cloth.draw("tambal", 9, (300, 240)).save(museum / "Tambal, Yogyakarta 1910.tiff")
-    web.build(folder, model_folder, museum, package)
+    web.build(folder, model_folder, museum)
     with served(folder) as alone:
         app = server.serve(predictor, port=0, gallery=museum, wait=False)
         yield {"app": app, "alone": alone, "folder": folder}
@@ -424,10 +414,10 @@ def test_it_refuses_what_python_refuses(alone):
         assert found["kind"] in REFUSED["en"], name
 
 
-def test_the_deployed_model_answers_there_as_in_python(browser, package, tmp_path):
+def test_the_deployed_model_answers_there_as_in_python(browser, tmp_path):
     predictor = Predictor.load(PROJECT / "results" / "kaggle" / "model", threads=1)
     contents = [pages.drawn(motif, pages.SEEDS[motif][0]) for motif in MOTIFS]
-    web.build(tmp_path, predictor.folder, package=package)
+    web.build(tmp_path, predictor.folder)
     with served(tmp_path) as address:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE)

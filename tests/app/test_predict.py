@@ -4,14 +4,18 @@ import itertools
 import json
 import math
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import picture_zoo
 import pytest
 import standin
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from batik_utils.app.model_folder import default_folder
@@ -46,12 +50,12 @@ def test_known_cloth_is_named_and_noise_is_not(predictor, cloth):
 def test_the_evidence_of_the_named_motif_adds_up_to_its_logit(predictor, cloth):
     pixels = np.stack([to_pixels(p, standin.SIZE).transpose(1, 2, 0) for _, p in cloth])
     found = predictor.run(pixels, details=True)
-    logits = np.log(found.probabilities)
+    logits = np.log(found["probabilities"])
     wanted = logits - logits.mean(axis=1, keepdims=True)
-    assert np.abs(found.evidence.sum(axis=(2, 3)) - wanted).max() < 1e-3
+    assert np.abs(found["evidence"].sum(axis=(2, 3)) - wanted).max() < 1e-3
     answer = predictor.predict([cloth[-1][1]], details=True)[0]
     column = predictor.classes.index(answer.motif)
-    assert np.abs(answer.evidence - found.evidence[-1, column]).max() < 1e-4
+    assert np.abs(answer.evidence - found["evidence"][-1, column]).max() < 1e-4
     assert predictor.predict([cloth[-1][1]])[0].evidence is None  # computed when asked for
 
 
@@ -112,6 +116,38 @@ def test_a_stream_reads_only_a_little_ahead(predictor, cloth):
     answers.close()
 
 
+def test_bad_files_are_refused_with_a_sentence(predictor):
+    bad = picture_zoo.bad()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    answers = predictor.predict(content for content, _ in bad.values())
+    for (name, (_, kind)), answer in zip(bad.items(), answers, strict=True):
+        assert (answer.verdict, answer.kind) == ("refused", kind), (name, answer.reason)
+        assert (answer.motif, answer.probabilities, answer.level) == (None, {}, "")
+        assert answer.reason.endswith(".") and len(answer.reason) < 300
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 250_000  # kB; a bomb of 12,000 x 12,000 decoded would be 432 MB
+
+
+SMALL = [content for content in picture_zoo.good().values() if len(content) < 40_000]
+MAGIC = (b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.sampled_from(SMALL) | st.builds(bytes.__add__, st.sampled_from(MAGIC), st.binary()),
+    changes=st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=12),
+    cut=st.floats(0, 1) | st.just(1.0),
+    head=st.booleans(),
+)
+@pytest.mark.filterwarnings("ignore")  # Pillow warns of odd EXIF and TIFF entries
+def test_mutated_files_are_answered(predictor, content, changes, cut, head):
+    mutated = bytearray(content)
+    for place, value in changes if mutated else ():
+        mutated[place % (min(200, len(mutated)) if head else len(mutated))] = value
+    answer = predictor.predict([bytes(mutated[: int(cut * len(mutated))])])[0]
+    assert (answer.verdict == "refused") == (not answer.probabilities) == bool(answer.kind)
+
+
 # ---- the model folder
 
 
@@ -145,8 +181,8 @@ DAMAGE = [
     ("labels.json", LABELS | {"classes": ["a", "b"]}, "does not name 2 motifs"),
     ("labels.json", [1], "no table"),
     ("model.onnx", "not a model", "no model that onnxruntime can open"),
-    ("preprocessing.json", standin.SHAPE | {"fit": "stretch"}, "stretch"),
-    ("preprocessing.json", standin.SHAPE | {"colour": "BGR"}, "BGR"),
+    ("preprocessing.json", standin.SHAPE | {"fit": "stretch"}, "squash"),
+    ("preprocessing.json", standin.SHAPE | {"colour": "BGR"}, "RGB"),
     ("preprocessing.json", standin.SHAPE | {"size": 65}, "65 px"),
     ("preprocessing.json", {"fit": "squash", "colour": "RGB"}, "does not say"),
 ]

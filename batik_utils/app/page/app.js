@@ -52,8 +52,9 @@ function headline(answer) {
 function remark(answer) {
   const kind = grade(answer);
   if (kind === "refused") return say(answer.kind);
-  const hundred = data.tested[kind];
-  return [hundred ? say("tested", { hundred }) : "", kind === "sure" ? "" : say(`${kind}_note`)].filter(Boolean).join(" ");
+  const right = data.tested[kind]?.right;
+  const hundred = Math.min(99, Math.round(100 * right));
+  return [right && kind !== "either" ? say("tested", { hundred }) : "", kind === "sure" ? "" : say(`${kind}_note`)].filter(Boolean).join(" ");
 }
 
 // ---- elements
