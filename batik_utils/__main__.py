@@ -155,8 +155,7 @@ def _search(options: argparse.Namespace) -> None:
     from batik_utils.evaluation import search
 
     name, setup = recipes.get(options.recipes).name, _setup(options)
-    settings = {"folds": options.folds or 4, "seed": options.seed}
-    table = search.search(setup, name, options.trials, **settings)
+    table = search.search(setup, name, options.trials)
     _say(search.best(table).to_string(), setup.store.folder / "tuning" / f"{name}.csv")
 
 
@@ -265,7 +264,6 @@ OPTIONS: dict[str, tuple[Callable, object, str]] = {
     "--devices": (int, 1, "GPUs or processes that share each batch (Fabric)"),
     "--ray": (str, "", "compute on a Ray cluster: auto, local or HOST:PORT"),
     "--trials": (int, 30, "finished trials there should be"),
-    "--seed": (int, 0, "of the search"),
     "--evaluate": (bool, False, "no model: cross-validation and comparisons"),
     "--others": (_path, "", "counter-examples in folders songket, textures, photographs"),
     "--independent": (_path, "", "photographs of other collections, to test on, with manifest.csv"),
@@ -282,7 +280,7 @@ OPTIONS: dict[str, tuple[Callable, object, str]] = {
     "--format": (str.lower, "onnx", "some of web, space, onnx, safetensors, pt"),
 }
 _DATA = "--data --root --results"
-_TRAINING = f"{_DATA} --classes --limit --grid --device --precision --recipes --folds"
+_TRAINING = f"{_DATA} --classes --limit --grid --device --precision --recipes"
 _BUILD = f"{_DATA} --classes --output --evaluate --others --independent"
 _WRITTEN_LAST = "what it writes is written at the end, and what was there before is unchanged"
 _GOES_ON = "finished runs are kept: the same command goes on"
@@ -290,8 +288,8 @@ _GOES_ON = "finished runs are kept: the same command goes on"
 COMMANDS: dict[Callable, tuple[str, dict, str]] = {
     _run: ("--smoke --output", {}, "finished copies and trainings are kept"),
     _report: (f"{_DATA} --smoke --full", {}, _GOES_ON),
-    _train: (f"{_TRAINING} --seeds --epochs --n-train --ray --devices", {}, _GOES_ON),
-    _search: (f"{_TRAINING} --trials --seed", {"--recipes": "scratch_small"}, _GOES_ON),
+    _train: (f"{_TRAINING} --folds --seeds --epochs --n-train --ray --devices", {}, _GOES_ON),
+    _search: (f"{_TRAINING} --trials", {"--recipes": "scratch_small"}, _GOES_ON),
     _audit: (f"{_DATA} --classes --limit", {"--classes": "all"}, _WRITTEN_LAST),
     _build: (_BUILD, {}, _WRITTEN_LAST),
     _predict: ("--csv --json --resume --details --model --ray", {}, "see the answers above"),

@@ -2,9 +2,7 @@
 
 import json
 import re
-import subprocess
 import tempfile
-from contextlib import nullcontext
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,20 +127,17 @@ def test_the_check_works_in_a_kernel_that_papermill_started(small, tmp_path):
         papermill.execute_notebook(small, tmp_path / "o.ipynb", {"count": 5}, progress_bar=False)
 
 
-@pytest.mark.parametrize("status", [0, 1])
-def test_colab_installs_what_is_missing_and_keeps_its_torch(monkeypatch, status):
+def test_colab_installs_what_is_missing_and_keeps_its_torch(monkeypatch):
     asked = []
 
-    def pip(command, **_):
+    def pip(command, check):
         asked.append((command[-3], Path(command[-1]).read_text().split()))
-        return subprocess.CompletedProcess(command, status, "", "1\nno such\n")
 
     monkeypatch.setattr(notebook.subprocess, "run", pip)
     notebook.set_up()
     assert not asked  # elsewhere than in Colab
     monkeypatch.setattr(notebook, "in_colab", lambda: True)
-    with pytest.raises(BatikError, match="no such") if status else nullcontext():
-        notebook.set_up()
+    notebook.set_up()
     ((file, held),) = asked
     assert file == PROJECT / "requirements.txt"
     assert f"torch=={metadata.version('torch')}" in held
