@@ -200,3 +200,24 @@ def test_a_report_is_one_page_without_code_or_other_servers(small, tmp_path):
     assert "Set-up" not in html
     assert "COUNT" not in html
     assert not re.findall(r'(?:src|href)="https?://[^"]+"|@import|url\(', html)
+
+
+def test_a_report_says_how_long_it_takes_before_it_trains(
+    monkeypatch, picture_tree, tmp_path, caplog
+):
+    plans = []
+
+    def execute(paths, plan, output):
+        assert "minutes" in caplog.text
+        plans.append(plan)
+        return paths
+
+    monkeypatch.setattr(notebook, "execute", execute)
+    monkeypatch.setattr(notebook, "render", lambda copy, page: page)
+    caplog.set_level("INFO")
+    given = ("folder", str(picture_tree()), str(tmp_path), {"SEEDS": "2"})
+    page = notebook.report(*given, smoke=True, full=False)
+    assert page.parent.parent == tmp_path
+    assert len(caplog.messages) == 1 + len(plans) == 5
+    assert {"SEEDS": "2", "EPOCHS": "1", "DATA": "folder"}.items() <= plans[1].items()
+    assert plans[3] == {"RESULTS": str(PROJECT / "results"), "OWN": str(page.parent)}
