@@ -245,32 +245,22 @@ def repetitions(runs: pd.DataFrame, published: dict[str, float], title: str = ""
 
 
 @style()
-def intervals(table: pd.DataFrame, chance: float) -> Figure:
-    """Accuracy with its interval for each row of a table with ``accuracy, lower, upper``."""
-    figure, [[axes]] = new("", 7, 0.42 * len(table) + 1.0)
+def intervals(
+    table: pd.DataFrame, chance: float = np.nan, title: str = "", label: str = "accuracy"
+) -> Figure:
+    """A share with its 95 % interval for each row of a table with ``accuracy, lower, upper``."""
+    figure, [[axes]] = new(title, 7, 0.42 * len(table) + (1.3 if title else 1.0))
     axes.hlines(table.index, table["lower"], table["upper"], color=GREY, linewidth=3, alpha=0.6)
     axes.plot(table["accuracy"], table.index, "o", color=ACCENT, markersize=8)
     for y, share in enumerate(table["accuracy"]):
         above = {"ha": "center", "color": ACCENT, "fontweight": "bold"}
         beside(axes, f"{share:.0%}", (share, y), (0, 7), **above)
     axes.axvline(chance, color=DIM, linestyle=":", linewidth=1)
-    axes.text(chance, -0.75, "guessing", color=DIM, fontsize=8.5, ha="center", va="bottom")
+    if chance == chance:
+        axes.text(chance, -0.75, "guessing", color=DIM, fontsize=8.5, ha="center", va="bottom")
     axes.tick_params(axis="y", labelcolor=INK)
-    axes.set(xlim=(0, 1.02), ylim=(len(table) - 0.5, -0.75), xlabel="accuracy, 95 % interval")
+    axes.set(xlim=(0, 1.02), ylim=(len(table) - 0.5, -0.75), xlabel=f"{label}, 95 % interval")
     percent(axes.xaxis)
-    return figure
-
-
-@style()
-def probabilities(values: Sequence[float], classes: Sequence[str], title: str = "") -> Figure:
-    """Class probabilities of one picture."""
-    figure, [[axes]] = new(title, 5.6, 0.36 * len(classes) + 0.6)
-    colours = [ACCENT if value == max(values) else GREY for value in values]
-    bars = axes.barh(list(classes), list(values), color=colours, height=0.6)
-    axes.bar_label(bars, labels=[f"{value:.1%}" for value in values], padding=4)
-    axes.set(xlim=(0, 1.12), xticks=[])
-    axes.invert_yaxis()
-    axes.spines[:].set_visible(False)
     return figure
 
 

@@ -23,6 +23,7 @@ def every(picture_tree):
         | {"train_accuracy": [0.3, 0.5, 0.8], "validation_accuracy": [0.3, 0.4, 0.5]}
     )
     counts = pd.DataFrame([[4, 0], [1, 3]], ["betawi", "tambal"], ["betawi", "tambal"])
+    shares = pd.DataFrame({"accuracy": [0.7, 0.3], "lower": 0.2, "upper": 0.8}, ["a", "b"])
     runs = pd.DataFrame({"recipe": ["a", "a", "b"], "accuracy": [0.6, 0.6, 0.4]})
     layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
     maps = np.linspace(0, 1, 2 * 64).reshape(2, 8, 8)
@@ -36,7 +37,7 @@ def every(picture_tree):
         "learning_curves": plots.learning_curves(history),
         "confusion_matrix": plots.confusion_matrix(counts, "the title"),
         "repetitions": plots.repetitions(runs, {"a": 0.8}, "the title"),
-        "probabilities": plots.probabilities([0.7, 0.3], ["betawi", "tambal"], "the title"),
+        "intervals": plots.intervals(shares, 0.3, "the title"),
     }
 
 
@@ -53,7 +54,7 @@ def test_every_figure_has_the_style_and_its_title_and_is_closed(every):
 def test_figures_show_their_data(every):
     texts = {name: [t.get_text() for a in f.axes for t in a.texts] for name, f in every.items()}
     assert texts["confusion_matrix"] == ["4", "0", "1", "3"]
-    assert texts["probabilities"] == ["70.0%", "30.0%"]
+    assert texts["intervals"] == ["70%", "30%", "guessing"]
     assert texts["learning_curves"] == ["train", "validation"] * 2
     # the first epoch's loss is outside, so that the gap between the later ones is seen
     assert every["learning_curves"].axes[0].get_ylim()[1] < 2
@@ -71,8 +72,8 @@ def test_a_figure_is_shown_with_its_alternative_text(every, monkeypatch):
 
     shown = []
     monkeypatch.setattr(display, "display", shown.append)
-    plots.show(every["probabilities"], alt="two bars")
+    plots.show(every["intervals"], alt="two rows")
     (image,) = shown
-    assert image.alt == "two bars"
+    assert image.alt == "two rows"
     picture = Image.open(io.BytesIO(image.data))
     assert picture.format == "PNG" and picture.width == 2 * image.width

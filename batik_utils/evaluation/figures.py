@@ -105,8 +105,9 @@ def reliability(table: pd.DataFrame, title: str = "") -> Figure:
     axes.vlines(table["confidence"], table["lower"], table["upper"], color=ACCENT, alpha=0.45,
                 linewidth=3)  # fmt: skip
     axes.plot(table["confidence"], table["accuracy"], "o-", color=ACCENT, markersize=6)
-    axes.text(0.42, 0.38, "perfectly calibrated", color=DIM, fontsize=8.5, rotation=38)
-    low = min(0.3, table["confidence"].min() - 0.05)
+    low = table[["confidence", "lower"]].to_numpy().min() - 0.03
+    place = low + 0.3 * (1 - low)
+    axes.text(place, place - 0.03, "perfectly calibrated", color=DIM, fontsize=8.5, va="top")
     axes.set(xlim=(low, 1.02), ylim=(low, 1.02), xlabel="stated probability", ylabel="accuracy")
     percent(axes.xaxis)
     percent(axes.yaxis)
@@ -120,10 +121,10 @@ def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
     The band spans the repeats; the name is at the end of its line.
     """
     figure, [[axes]] = new(title, 7, 3.8)
-    names = list(dict.fromkeys(table["recipe"]))
-    styles = [(c, line) for line in ("-", "--") for c in (ACCENT, SECOND, GREY)]
+    full = table[table["n_train"] > 0.9 * table["n_train"].max()]
+    names = full.groupby("recipe")["accuracy"].mean().sort_values(ascending=False).index
     for k, name in enumerate(names):
-        colour, line = styles[k % len(styles)]
+        colour, line = ((ACCENT, "-"), (SECOND, "--"), (GREY, ":"))[k % 3]
         by_size = table[table["recipe"] == name].groupby("n_train")["accuracy"]
         mean = by_size.mean()
         axes.fill_between(mean.index, by_size.min(), by_size.max(), color=colour, alpha=0.15,

@@ -114,8 +114,10 @@ def _score(trial: optuna.Trial, setup: Setup, recipe: Recipe, seed: int) -> floa
     """Mean log-loss (nats) of the pictures that are held out, fold by fold."""
     folds = []
     for number in range(setup.n_folds):
-        # the same random numbers in every trial, so that the values alone make the difference
-        row = experiments.train(setup.at(0, number), recipe, _seed(seed, number))[1].row
+        # the same random numbers in every trial, so that the values alone make the difference;
+        # a frozen backbone's views are drawn once for all folds
+        own = seed if recipe.frozen == "backbone" else _seed(seed, number)
+        row = experiments.train(setup.at(0, number), recipe, own)[1].row
         folds.append((row["nll"], row["accuracy"], row["n_test"]))
         losses, right, sizes = zip(*folds, strict=True)
         trial.set_user_attr("accuracy", float(np.average(right, weights=sizes)))
