@@ -50,12 +50,11 @@ def show(figure: Figure, alt: str) -> None:
     """Display a figure in a notebook with a text for readers who do not see it."""
     from IPython import display
 
+    drawn, small = io.BytesIO(), io.BytesIO()
     # sharp on a telephone; photographs, which compress badly, less so
     photographs = sum(len(axes.images) for axes in figure.axes) > 1
-    drawn = io.BytesIO()
     figure.savefig(drawn, dpi=(1.4 if photographs else 2) * figure.dpi)
     picture = Image.open(drawn).convert("RGB").quantize(96, dither=Image.Dither.NONE)
-    small = io.BytesIO()
     picture.save(small, "PNG", optimize=True)
     width = round(figure.get_figwidth() * figure.dpi)
     display.display(display.Image(small.getvalue(), width=width, alt=alt))
@@ -97,10 +96,7 @@ def picture_sizes(dataset: Dataset) -> Figure:
 
 
 def sample_sheet(dataset: Dataset, per_motif: int = 6, seed: int = 0, title: str = "") -> Figure:
-    """A row of randomly chosen pictures for each motif, each cut to a centred square.
-
-    Never commit this figure for the real photographs: their licence is unclear.
-    """
+    """A row of random pictures of each motif, cut to squares; never commit it for photographs."""
     rng, squares, captions = np.random.default_rng(seed), [], []
     for motif, paths in dataset.manifest.groupby("motif")["path"]:
         for path in paths.iloc[sorted(rng.permutation(len(paths))[:per_motif])]:
@@ -149,7 +145,7 @@ def overlays(pixels: np.ndarray, maps: np.ndarray, captions: Sequence[str]) -> F
     """Pictures, uint8 (N, 3, S, S), each above itself in grey under its heat map (N, S, S).
 
     A white line surrounds what is hotter than half of the hottest place. Never commit this figure
-    for the real photographs: their licence is unclear.
+    for photographs whose licence is unclear.
     """
     n = len(captions)
     # the picture in grey: its own colours would be taken for heat
@@ -264,12 +260,11 @@ def intervals(
     return figure
 
 
-def dots(axes: Axes, values: Sequence[float], y: float, colour: str = GREY) -> None:
+def dots(axes: Axes, values: Sequence[float], y: float) -> None:
     """Draw one dot a value at height y; equal values are stacked above each other."""
-    known = pd.Series(values).round(4).value_counts()
-    for value, count in known.items():
+    for value, count in pd.Series(values).round(4).value_counts().items():
         heights = y + 0.1 * (np.arange(count) - (count - 1) / 2) * min(1, 5 / count)
-        axes.plot([value] * count, heights, "o", color=colour, markersize=4.5)
+        axes.plot([value] * count, heights, "o", color=GREY, markersize=4.5)
 
 
 def beside(axes: Axes, text: str, point: tuple, by: tuple, **settings) -> None:

@@ -17,9 +17,7 @@ from batik_utils.images.resize import IMAGENET
 def measure(setup: Setup, names: str, *, repetitions: int = 20) -> pd.DataFrame:
     """Measure recipes and the data set's final model, and write ``cost.csv``; other rows stay.
 
-    ``latency_ms``: median from decoded pixels to probabilities of one picture, float32;
-    ``megabytes`` (10^6 bytes) of parameters and buffers, of a pickled baseline, or of the ONNX
-    file. Weights are random, which costs the same.
+    The columns are explained in results/README.md. Weights are random, which costs the same.
     """
     rows, onnx = [], setup.store.folder.parent / "model" / "model.onnx"
     for recipe in [*recipes.select(names), *([onnx] if onnx.is_file() else [])]:

@@ -36,9 +36,8 @@ def claims(
 ) -> Figure:
     """Accuracies in rows, each with its name above it: the main figure.
 
-    ``rows`` has ``name, note, accuracy``, ``lower, upper`` (missing: no interval), ``colour``
-    (``main, second`` or ``rest``), ``runs`` (a list of accuracies to draw as dots, or None) and
-    ``hollow`` (others' numbers). The axis begins at ``low``.
+    ``rows`` has ``name, note, accuracy, lower, upper, colour`` (``main, second`` or ``rest``),
+    ``runs`` (a list of accuracies to draw as dots, or None) and ``hollow`` (others' numbers).
     """
     figure, [[axes]] = new(title, 6.2, 0.62 * len(rows) + 0.7)
     paper = {"facecolor": PAPER, "linewidth": 0, "pad": 1.5}
@@ -60,8 +59,8 @@ def claims(
             face = PAPER if row.hollow else colour
             axes.plot(row.accuracy, y, "o", markersize=10, color=colour, markerfacecolor=face,
                       markeredgewidth=2)  # fmt: skip
-        axes.text(1.015, y, f"{row.accuracy:.0%}", va="center", fontsize=13, weight="bold",
-                  color=ink)  # fmt: skip
+        bold = {"va": "center", "fontsize": 13, "weight": "bold", "color": ink}
+        axes.text(1.015, y, f"{row.accuracy:.0%}", **bold)
     if chance is not None:
         axes.axvline(chance, color=DIM, linestyle=":", linewidth=1, zorder=0)
         axes.text(chance, len(rows) - 0.55, " guessing", color=DIM, fontsize=8.5, va="center")
@@ -116,10 +115,7 @@ def reliability(table: pd.DataFrame, title: str = "") -> Figure:
 
 @style()
 def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy against the number of training pictures, from `out_of_fold.learning`.
-
-    The band spans the repeats; the name is at the end of its line.
-    """
+    """Accuracy over training pictures, of `out_of_fold.learning`; the band spans the repeats."""
     figure, [[axes]] = new(title, 7, 3.8)
     full = table[table["n_train"] > 0.9 * table["n_train"].max()]
     names = full.groupby("recipe")["accuracy"].mean().sort_values(ascending=False).index

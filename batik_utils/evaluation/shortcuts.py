@@ -23,7 +23,6 @@ from batik_utils.data import Dataset
 from batik_utils.evaluation import significance
 from batik_utils.images import changes
 
-#: Networks that are tested: recipes with a frozen backbone.
 RECIPES = ("mobilenet_v2_probe", "efficientnet_lite0")
 #: What is done to a picture, and what remains of it.
 KINDS = {
@@ -54,7 +53,7 @@ def run(
     """
     watermarked = sorted(set(watermarked) & set(folds["path"]))
     folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
-    tables: dict[str, list] = {"shortcuts": [], "watermark": []}
+    pictures = {}
     for name in RECIPES:
         recipe = recipes.get(name)
         with training.seeded(0):
@@ -66,16 +65,19 @@ def run(
             kind: training.features(model, seen, masked(pixels, kind)).cpu().numpy()
             for kind in tqdm(KINDS, desc=f"{name}: features", unit="kind", disable=None)
         }
-        pictures = answers(features, folds, watermarked)
-        found = summarise(pictures, folds).assign(dataset=dataset.digest)
-        tables["shortcuts"].append(found.assign(recipe=name))
-        if watermarked:
-            tables["watermark"].append(watermark_effect(pictures, watermarked).assign(recipe=name))
-    joined = {stem: pd.concat(parts).round(6) for stem, parts in tables.items() if parts}
-    for stem, table in joined.items():
-        table.insert(0, "recipe", table.pop("recipe"))
-        data.write_table(table, folder / f"{stem}.csv", digits=None)
-    return list(joined.values())
+        pictures[name] = answers(features, folds, watermarked)
+    found = {"shortcuts": {name: summarise(rows, folds) for name, rows in pictures.items()}}
+    if watermarked:
+        found["watermark"] = {
+            n: watermark_effect(rows, watermarked) for n, rows in pictures.items()
+        }
+    tables = []
+    for stem, parts in found.items():
+        tables.append(pd.concat(parts, names=["recipe"]).reset_index("recipe").round(6))
+        if stem == "shortcuts":
+            tables[0]["dataset"] = dataset.digest
+        data.write_table(tables[-1], folder / f"{stem}.csv", digits=None)
+    return tables
 
 
 def masked(pixels: Tensor, kind: str) -> Tensor:
@@ -109,9 +111,8 @@ def masked(pixels: Tensor, kind: str) -> Tensor:
     if kind == "watermark added":
         overlay, height = Image.new("RGBA", (side, side)), 0.065 * side
         strip = (side - height) / 2, (side + height) / 2 - 1, (0, 0, 0, 165)
-        words, middle = "0123.456.789   /   BATIK SHOP", (side / 2, side / 2)
-        ink = (255, 255, 255, 165)
-        changes.watermark(overlay, words, middle, round(0.6 * height), ink, strip, "mm")
+        printed = ("0123.456.789   /   BATIK SHOP", (side / 2, side / 2), round(0.6 * height))
+        changes.watermark(overlay, *printed, (255, 255, 255, 165), strip, "mm")
         values = torch.from_numpy(np.asarray(overlay, dtype=np.float32)).permute(2, 0, 1)
         alpha = values[3] / 255
         return (pixels * (1 - alpha) + values[:3] * alpha).round().to(torch.uint8)

@@ -48,8 +48,7 @@ def corrected_t(differences: Sequence[float], n_train: float, n_test: float) -> 
     """Statistic and two-sided p-value of the corrected resampled t-test.
 
     Of accuracy differences, one a fold: as folds share training pictures, the variance of their
-    mean is s² (1/J + n_test / n_train) in place of s² / J. Source: Nadeau & Bengio (2003),
-    "Inference for the generalization error", equation 9.
+    mean is s² (1/J + n_test / n_train) in place of s² / J. Source: Nadeau & Bengio (2003), eq. 9.
     """
     values = np.asarray(differences, dtype=float)
     mean = float(values.mean())

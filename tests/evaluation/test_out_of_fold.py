@@ -49,7 +49,6 @@ def tables():
 
 def test_every_picture_comes_once_a_repeat(tables):
     table = out_of_fold.pooled(*tables)
-    assert table.groupby(["recipe", "repeat"])["path"].nunique().tolist() == [4] * 5
     one = table[(table["recipe"] == "a") & (table["repeat"] == 1) & (table["path"] == "2.jpg")]
     assert one[["fold", "label", "predicted", "right"]].to_numpy().tolist() == [
         [0, "tambal", "betawi", False]
@@ -73,13 +72,12 @@ def test_what_does_not_fit_together_is_refused(tables):
 
 
 def test_difficulty_counts_recipes_alike(tables):
-    table = out_of_fold.difficulty(out_of_fold.pooled(*tables))
+    table = out_of_fold.difficulty(out_of_fold.pooled(*tables)).round(3)
     # 3.jpg: a is always wrong, b never; 1.jpg: a is wrong once in three
-    assert table["path"].tolist() == ["0.jpg", "3.jpg", "1.jpg", "2.jpg"]
-    assert table["wrong"].tolist() == pytest.approx([1 / 2, 1 / 2, 1 / 6, 1 / 6])
-    assert table["recipes_wrong"].tolist() == [1, 1, 0, 0]
-    assert table["mostly_called"].tolist() == ["tambal", "betawi", "tambal", "betawi"]
-    assert set(table["recipes"]) == {2}
+    assert table.drop(columns=["label", "recipes"]).to_numpy().tolist() == [
+        ["0.jpg", 0.5, 1, "tambal"], ["3.jpg", 0.5, 1, "betawi"],
+        ["1.jpg", 0.167, 0, "tambal"], ["2.jpg", 0.167, 0, "betawi"],
+    ]  # fmt: skip
 
 
 def store(folder, recipe, right, *, folds=3, suffix="", left_out=()):

@@ -12,12 +12,8 @@ CLASSES = ("betawi", "sidoluhur", "tambal")
 Y, X = np.mgrid[:64, :64]
 BAND, SEAL = (Y >= 29) & (Y < 35), (Y >= 50) & (X >= 50)
 CENTRE = np.maximum(abs(Y - 31.5), abs(X - 31.5)) < 22.6
-HIDING = {
-    "band masked": BAND,
-    "watermarks masked": BAND | SEAL,
-    "centre only": ~CENTRE,
-    "border only": CENTRE,
-}
+HIDING = {"band masked": BAND, "watermarks masked": BAND | SEAL}
+HIDING |= {"centre only": ~CENTRE, "border only": CENTRE}
 
 
 @pytest.fixture
@@ -69,19 +65,15 @@ def folds_of(n=60, folds=5, repeats=3):
     return table, np.arange(n) % 3
 
 
-def one_hot(labels):
-    return np.eye(3)[labels] * 10.0
-
-
 def test_a_planted_shortcut_shows_in_both_ways_of_training():
     folds, labels = folds_of()
-    noise = np.random.default_rng(0).normal(0, 0.1, (60, 3))
+    noise, one_hot = np.random.default_rng(0).normal(0, 0.1, (60, 3)), 10 * np.eye(3)[labels]
     features = {
         # the band tells everything, the picture without it nothing, the centre all again
-        "whole": np.hstack([one_hot(labels), noise]),
+        "whole": np.hstack([one_hot, noise]),
         "band masked": np.hstack([np.zeros((60, 3)), noise]),
-        "centre only": np.hstack([np.zeros((60, 3)), one_hot(labels) / 10]),
-        "watermark added": np.hstack([one_hot(np.full(60, 2)), noise]),
+        "centre only": np.hstack([np.zeros((60, 3)), one_hot / 10]),
+        "watermark added": np.hstack([np.tile([0, 0, 10], (60, 1)), noise]),
     }
     pictures = shortcuts.answers(features, folds)
     table = shortcuts.summarise(pictures, folds).set_index(["kind", "trained_on"])
@@ -96,7 +88,6 @@ def test_a_planted_shortcut_shows_in_both_ways_of_training():
     assert accuracy["watermark added", "whole"] == pytest.approx(1 / 3)
     assert (table["lower"] <= accuracy).all() and (accuracy <= table["upper"]).all()
     assert table.loc[("band masked", "whole"), "change_upper"] < 0
-    assert table.loc[("centre only", "centre only"), ["change", "change_lower"]].tolist() == [0, 0]
 
 
 def test_no_probe_is_tested_on_what_it_learned():
