@@ -75,6 +75,11 @@ class Dataset:
         """Absolute path of every picture, in manifest order."""
         return [self.root / path for path in self.manifest["path"]]
 
+    @property
+    def audited_as(self) -> str:
+        """Folder below ``results/`` of its audit: the Kaggle set has one for all its motifs."""
+        return re.sub(r"(?<=^kaggle)-\d+motifs", "", self.name)
+
 
 def load(
     source: str = "auto",

@@ -133,7 +133,7 @@ def prepare(
     folder = results / dataset.name / split
     divided = None
     if split in ("cv", "cv-ungrouped"):
-        groups = results / dataset.name / "duplicate_groups.csv" if split == "cv" else None
+        groups = results / dataset.audited_as / "duplicate_groups.csv" if split == "cv" else None
         asked = {"folds": folds, "repeats": repeats}
         divided = splits.open_or_make_folds(dataset, folder / "folds.csv", groups, **asked)
         table = splits.of_fold(divided, 0, 0)

@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
-from batik_utils import checkpoints, data, experiments
+from batik_utils import checkpoints, data, experiments, splits
 from batik_utils.classifier import card, compare, evaluate, export, features, refusal, selection
 from batik_utils.classifier.features import BRANCHES
 from batik_utils.classifier.network import FinalNetwork
@@ -36,6 +36,8 @@ from batik_utils.images import changes, files
 SIZE = 448
 #: Changed copies of each picture that are learned from.
 COPIES = 4
+#: Groups of near-duplicates a motif must have: five folds inside each training part.
+FEWEST = selection.INNER_FOLDS + 1
 #: Pictures on which evidence maps are tested.
 N_EVIDENCE = 16
 
@@ -59,7 +61,9 @@ def run(
     collections with a ``manifest.csv``. ``evaluate_only`` writes no model, but the comparisons.
     """
     started, home = datetime.now(timezone.utc), results / dataset.name
-    groups_file = audit.groups_of(dataset, results)
+    whole = data.load("folder", dataset.root, "all") if dataset.name[:6] == "folder" else dataset
+    groups_file = audit.groups_of(whole, results)
+    divide(dataset, home / "cv" / "folds.csv", groups_file)
     setup = experiments.prepare(dataset, "cv", results=results, device="cpu")
     negatives = counter_examples(dataset, groups_file, others)
     outside = independent_pictures(independent, dataset.classes)
@@ -98,6 +102,21 @@ def run(
     if len(outside):
         compare.write_independent(dataset, outside, found, results, weights_directory)
     return home / "cv" / FINAL
+
+
+def divide(dataset: Dataset, path: Path, groups_file: Path) -> None:
+    """Make the folds where they are missing: ten, or fewer where a motif has few pictures."""
+    groups = data.read_table(groups_file, ("path", "motif", "group"))
+    known = groups[groups["path"].isin(dataset.manifest["path"])].groupby("motif")["group"]
+    least = known.nunique().min()
+    if least < FEWEST:
+        raise BatikError(
+            f"Motif '{known.nunique().idxmin()}' has {least} pictures in {dataset.root} that are "
+            f"no near-duplicates of each other, but a model needs {FEWEST}: add pictures, or name "
+            f"the other motifs with --classes."
+        )
+    if not path.is_file():
+        splits.open_or_make_folds(dataset, path, groups_file, folds=min(10, least))
 
 
 def gather(

@@ -7,7 +7,6 @@ a near-duplicate in training (``course_twins.csv``).
 """
 
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,9 +104,8 @@ def _counts(
 
 
 def folder_of(dataset: Dataset, results: Path) -> Path:
-    """Return where an audit belongs: the Kaggle set has one, whatever classes were loaded."""
-    name = dataset.name
-    return Path(results) / (re.sub(r"-\d+motifs", "", name) if name.startswith("kaggle") else name)
+    """Return where the audit of a data set belongs."""
+    return Path(results) / dataset.audited_as
 
 
 def groups_of(dataset: Dataset, results: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from importlib.resources import files as resources
 
 import numpy as np
@@ -51,10 +52,16 @@ def tree(tmp_path):
 
 def load(tree, classes=MOTIFS):
     dataset = data.load("folder", tree / "motifs", classes)
-    everything = data.load("folder", tree / "motifs", "all").manifest
-    groups = everything[["path", "motif"]].assign(group=everything["path"])
-    data.write_table(groups, tree / "results" / dataset.name / "duplicate_groups.csv")
+    everything = data.load("folder", tree / "motifs", "all")
+    table = everything.manifest[["path", "motif"]]
+    groups = table.assign(group=table["path"])
+    data.write_table(groups, tree / "results" / everything.name / "duplicate_groups.csv")
     return dataset
+
+
+def write_groups(path, rows):
+    data.write_table(pd.DataFrame(rows, columns=["path", "motif", "group"]), path)
+    return path
 
 
 @pytest.mark.parametrize(("classes", "others"), [(MOTIFS, True), (MOTIFS, False), ("all", False)])
@@ -97,16 +104,29 @@ def test_evaluation_alone_writes_no_model_but_comparisons(small, tree, monkeypat
 
 
 def test_a_folder_without_counter_examples_is_refused(tree):
-    groups = tree / "results" / load(tree).name / "duplicate_groups.csv"
+    groups = write_groups(tree / "groups.csv", [("a", "tambal", "a")])
     with pytest.raises(BatikError, match="songket"):
         build.counter_examples(load(tree), groups, tree / "motifs")
 
 
+@pytest.mark.parametrize("n", [7, 5])
+def test_a_motif_with_few_pictures_gets_fewer_folds_or_a_sentence(tree, n):
+    dataset, path = load(tree), tree / "folds.csv"
+    rows = dataset.manifest.groupby("motif").head(n)
+    dataset = replace(dataset, manifest=rows.reset_index(drop=True))
+    groups = write_groups(tree / "groups.csv", rows[["path", "motif", "path"]].to_numpy())
+    if n < build.FEWEST:
+        with pytest.raises(BatikError, match=r"'betawi' has 5 .*--classes"):
+            build.divide(dataset, path, groups)
+    else:
+        build.divide(dataset, path, groups)
+        assert data.read_table(path)["repeat_0"].nunique() == n
+
+
 def test_near_duplicates_of_the_motifs_are_no_counter_examples(tree):
-    dataset, path = load(tree), tree / "groups.csv"
     rows = [("a", "tambal", "a"), ("b", "parang", "a"), ("c", "parang", "b")]
-    data.write_table(pd.DataFrame(rows, columns=["path", "motif", "group"]), path)
-    assert [*build.counter_examples(dataset, path, None)["group"]] == ["b"]
+    groups = write_groups(tree / "groups.csv", rows)
+    assert [*build.counter_examples(load(tree), groups, None)["group"]] == ["b"]
 
 
 # --- the committed model --------------------------------------------------------------------------
