@@ -36,7 +36,7 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
     import onnx
     from onnx_ir.passes import common
 
-    # the exporter reports every step, and warns of its own history
+    # every step is reported, and the exporter warns of its own history
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     with warnings.catch_warnings():
@@ -52,13 +52,13 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
             optimize=False,
             verbose=False,
         )
-    logging.disable(disabled)
     # the optimiser would merge batch norm into kernels, which are float16 numbers only as they
     # are; onnxruntime merges them itself, in float32
     _fold(program.model)
     common.RemoveUnusedNodesPass()(program.model)
     # paths and line numbers of this machine
     common.ClearMetadataAndDocStringPass()(program.model)
+    logging.disable(disabled)
     model = program.model_proto
     del model.graph.value_info[:]
     _store_half(model.graph)
