@@ -165,7 +165,6 @@ def _audit(options: argparse.Namespace) -> None:
     from batik_utils.duplicates import audit
     from batik_utils.evaluation import shortcuts
     from batik_utils.images.motifs import MOTIFS
-    from batik_utils.weights import WeightsNotFound
 
     dataset = data.load(options.data, options.root, options.classes, limit=options.limit)
     results = data.results_root(options.results)
@@ -176,13 +175,13 @@ def _audit(options: argparse.Namespace) -> None:
         return
     three = data.load(options.data, options.root, limit=options.limit)
     folder, groups = results / three.name, audit.groups_of(three, results)
-    folds = splits.open_or_make_folds(three, folder / "cv" / "folds.csv", groups)
     listed = folder / "watermarks_by_eye.csv"
     marked = list(data.read_table(listed)["path"]) if listed.is_file() else []
     try:
+        folds = splits.open_or_make_folds(three, folder / "cv" / "folds.csv", groups)
         tables = shortcuts.run(three, folds, folder / "cv", watermarked=marked)
         _say(*(table.to_string() for table in tables))
-    except WeightsNotFound as error:
+    except BatikError as error:
         _say(f"Shortcuts left out: {error}")
 
 

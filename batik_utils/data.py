@@ -131,7 +131,7 @@ def read_table(path: Path, columns: Sequence[str] = (), made_by: str = "") -> pd
     """
     if not path.is_file():
         raise BatikError(f"There is no {path}" + (f": run '{made_by}' first." if made_by else "."))
-    settings = {"encoding": "utf-8", "keep_default_na": False}
+    settings = {"encoding": "utf-8-sig", "keep_default_na": False}  # Excel puts a mark before it
     try:
         names = pd.read_csv(path, nrows=0, **settings).columns
         text = {c: str for c in names if c in TEXT_COLUMNS or c.startswith(("path_", "motif_"))}
@@ -168,7 +168,11 @@ def write_manifest(dataset: Dataset, results: Path) -> Path:
 
 def _read_tree(source: str, root: Path, classes: str | Sequence[str], limit: int) -> Dataset:
     folders, everything = motifs.find_folders(root, classes)
-    found = {motif: sorted(files.walk(folder), key=_by_number) for motif, folder in folders.items()}
+    places = {motif: files.place(folder) for motif, folder in folders.items()}
+    found = {}
+    for motif, folder in folders.items():  # no link leads from one motif to another
+        others = {*places.values()} - {places[motif]}
+        found[motif] = sorted(files.walk(folder, others), key=_by_number)
     left = {motif: list(paths) for motif, paths in found.items()}
     rows: dict[Path, dict] = {}
     # what turns out to be unusable does not count: others are taken in its place
@@ -210,9 +214,13 @@ def _read_tree(source: str, root: Path, classes: str | Sequence[str], limit: int
 
 def _describe(motif: str, path: Path, root: Path) -> dict:
     name = path.relative_to(root).as_posix()
-    row: dict = {"path": name.encode("utf-8", "backslashreplace").decode(), "motif": motif}
+    row: dict = {"path": name, "motif": motif}
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
-        return row | {"reason": "its name is no UTF-8 or holds a line break; rename it"}
+        path = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+        return row | {
+            "path": path,
+            "reason": "its name is no UTF-8 or holds a line break; rename it",
+        }
     try:
         content = files.read_file(path)
         kind, width, height = files.inspect(content)

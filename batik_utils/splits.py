@@ -63,7 +63,7 @@ def make_folds(
     if n_groups.min() < folds:
         raise BatikError(
             f"Motif '{n_groups.idxmin()}' has {n_groups.min()} groups of near-duplicates, fewer "
-            f"than the {folds} folds: ask for fewer folds."
+            f"than the {folds} folds: add pictures, or train with fewer --folds."
         )
     for repeat in range(repeats):
         division = StratifiedGroupKFold(folds, shuffle=True, random_state=repeat)

@@ -106,7 +106,7 @@ row = {key: round(x, 3) if isinstance(x, float) else x for key, x in row.items()
 if asked.csv:
     new = not asked.csv.is_file()
     with asked.csv.open("a", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, row)
+        writer = csv.DictWriter(table, row, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)

@@ -16,7 +16,7 @@ import pandas as pd
 from batik_utils import baselines, models, recipes, splits, training, transforms
 from batik_utils.data import Dataset, read_table, write_table
 from batik_utils.duplicates import pairs
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, replacing
 from batik_utils.images import motifs
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,9 @@ def run(dataset: Dataset, results: Path) -> dict[str, int]:
         )
     missed = _read(folder / "missed_pairs.csv", ("path_a", "path_b", "reason"))
     by_eye = _read(folder / "doubts_by_eye.csv", ("path", "source", "reason"))
+    with replacing(folder / ".try") as partial:  # now rather than after minutes of work
+        partial.touch()
+    (folder / ".try").unlink()
 
     edges = pairs.find(dataset)
     edges = edges.merge(judged, "left", ["path_a", "path_b"]).fillna({"seen": ""})

@@ -70,10 +70,9 @@ def _read(path: Path) -> np.ndarray | None:
     """Return the array of a file, mapped; None if there is no whole one."""
     try:
         return np.load(path, mmap_mode="c")
-    except FileNotFoundError:
+    except OSError:  # there is none, or it cannot be read
         return None
-    # after a crash of the machine, or written by something else
-    except (OSError, ValueError, EOFError) as error:
+    except (ValueError, EOFError) as error:  # after a crash of the machine, or of something else
         log.warning("%s is damaged (%s) and made again.", path, error)
         return None
 

@@ -39,6 +39,7 @@ _SYSTEM = re.compile(
     re.IGNORECASE,
 )
 
+_VIDEO = "video; save a picture of it as JPEG"
 # how other files begin (regular expression, first 4,096 bytes), what they are, and what to do if it
 # is not to save them as JPEG or PNG
 _OTHERS = (
@@ -47,7 +48,7 @@ _OTHERS = (
     (rb"....ftypcrx|FUJIFILM|II[U*R][\0OS]|MM\0\*|FOVb", "raw photo of a camera"),
     (rb"....JXL |\xff\x0a|....ftypjxl", "JPEG XL image"),
     (rb"....jP  |\xff\x4f\xff\x51|....ftypjp2", "JPEG 2000 image"),
-    (rb"....(ftyp|moov|mdat|wide)|RIFF....AVI |\x1aE\xdf\xa3|0&\xb2u|\0\0\x01[\xba\xb3]", "video"),
+    (rb"....(ftyp|moov|mdat|wide)|RIFF....AVI |\x1aE\xdf\xa3|0&\xb2u|\0\0\x01[\xba\xb3]", _VIDEO),
     (rb"\x89PNG", "PNG that an iPhone's program was built with"),
     (rb"8BP[SB]", "Photoshop document"),
     (rb"gimp xcf", "GIMP document"),
@@ -125,16 +126,21 @@ def is_visible(path: PurePath, folder: PurePath) -> bool:
     return not any(map(is_hidden, path.relative_to(folder).parts))
 
 
+def place(path: Path) -> tuple[int, int]:
+    """Return what tells whether two paths, through links, mean the same file or folder."""
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
+
+
 def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
     """Yield the visible files below a folder, sorted, and broken links, so that they are named.
 
-    Links to folders are followed, each folder once (``seen``: device and inode of each).
+    Links to folders are followed, each folder once, and those in ``seen`` not at all.
     """
     seen = set() if seen is None else seen
-    facts = folder.stat()
-    if (place := (facts.st_dev, facts.st_ino)) in seen:
+    if place(folder) in seen:
         return
-    seen.add(place)
+    seen.add(place(folder))
     visible = (entry for entry in os.scandir(folder) if not is_hidden(entry.name))
     # links last: of a folder and a link to it the folder counts
     for entry in sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name)):

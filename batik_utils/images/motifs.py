@@ -23,6 +23,7 @@ _ALL = """
 ALL_MOTIFS = tuple(_ALL.split())
 
 _NOISE = {"batik", "motif", "kain", "jpg", "jpeg", "png", "new", "train", "test", "val"}
+_NOISE |= {"copy", "salinan", "backup"}
 _PART = re.compile(
     r"(data|set|images?|gambar|split)*(trainval|train(ing)?|test(ing)?|val(id(ation|asi)?)?|dev"
     r"|eval(uation)?|holdout|folds?|latih|pelatihan|uji|pengujian)(data|set|images?|gambar|split)*"
@@ -32,15 +33,17 @@ _PART = re.compile(
 def _words(name: str) -> list[str]:
     """Return the words and numbers of a name, in any script, in lower case."""
     text = re.sub(r"([a-z])([A-Z])", r"\1 \2", unicodedata.normalize("NFKC", name)).casefold()
-    # letters, the marks that belong to them, and digits; \w would split at Javanese vowels
-    kept = (c if unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    # letters, the marks that belong to them, digits and signs; \w would split at Javanese vowels
+    text = text.replace("copy of ", "copy ")
+    kept = (c if unicodedata.category(c)[0] in "LMN" or c in "+#&%@=" else " " for c in text)
     return [word for word in re.split(r"(\d+)|\s+", "".join(kept)) if word]
 
 
 def plain(name: str) -> str:
     """Return a folder's name without what says no motif: ``batik`` before it, ``jpg`` behind it."""
     words = _words(name)
-    text = "".join(word for word in words if word not in _NOISE) or "".join(words)
+    text = " ".join([word for word in words if word not in _NOISE] or words)
+    text = re.sub(r"(?<=\d) (?=\d)", "-", text).replace(" ", "")  # 1.5 is not 15
     # "batikTambal" and "batiktambal" alike: the craft's name is glued to the motif's
     return re.sub(r"^batik(?=.)|(?<=.)(jpe?g|png)$", "", text) or name.strip().casefold()
 
@@ -99,6 +102,9 @@ def find_folders(root: Path, classes: str | Sequence[str]) -> tuple[dict[str, Pa
     if everything := [name.lower() for name in names] == ["all"]:
         names = []
     inner = _folders_in(root)
+    for path in root.iterdir():
+        if path.is_symlink() and not path.exists():
+            log.warning("Left out %s: a link to nothing.", path)
     # kagglehub and zip files like to add a level
     for _ in range(9):
         if len(inner) == 1 and _holds_folders(inner[0]):

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from batik_utils import data
 from batik_utils.duplicates import audit, local_features, pairs
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, NotWritten
 from batik_utils.images import changes, cloth
 from batik_utils.images.files import open_image
 
@@ -290,6 +290,13 @@ def test_files_that_do_not_fit_are_refused(name, text, message, dataset, tmp_pat
     (folder / name).write_text(text)
     with pytest.raises(BatikError, match=message):
         audit.run(dataset, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(dataset, tmp_path, monkeypatch):
+    monkeypatch.delattr(pairs, "find")
+    (tmp_path / "results").touch()
+    with pytest.raises(NotWritten, match="results"):
+        audit.run(dataset, tmp_path / "results")
 
 
 def test_a_few_own_motifs_are_audited(tmp_path):

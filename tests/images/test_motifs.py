@@ -67,8 +67,9 @@ def test_a_folder_means_a_motif(name):
         (["0", "1", "2"], ["0", "1", "2"]),
         (["ꦥꦫꦁ", "ꦥꦫꦶ"], ["ꦥꦫꦁ", "ꦥꦫꦶ"]),
         (["a1", "a2", "b"], ["a1", "a2", "b"]),
+        (["A+", "A-", "1-1", "11"], ["a+", "a", "1-1", "11"]),
         # only these are the same name
-        (["Tambal", "batik-tambal"], ["tambal", "tambal"]),
+        (["Tambal", "batik-tambal", "Copy of tambal"], ["tambal", "tambal", "tambal"]),
     ],
 )
 def test_a_spelling_is_mended_only_where_that_is_unique(names, wanted):
@@ -81,8 +82,19 @@ def test_the_published_folder_names_mean_themselves():
     assert tuple(map(motifs.from_folder, motifs.ALL_MOTIFS)) == motifs.ALL_MOTIFS
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "Testing", "val_set", "02 valid", "Training Data", "tests"]
-)
+PARTS = [
+    "train",
+    "Testing",
+    "val_set",
+    "02-valid",
+    "TrainingData",
+    "data_latih",
+    "uji",
+    "fold3",
+    "holdout",
+]
+
+
+@pytest.mark.parametrize("name", [*PARTS, "tests", "3", "data", "trainer"])
 def test_parts_of_a_divided_data_set(name):
-    assert motifs.is_split(name) == (name != "tests")
+    assert motifs.is_split(name) == (name in PARTS)
