@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -45,6 +46,9 @@ Texts for its page go into MODEL/texts.json, by language and motif, for example
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. 1: something failed or was refused, or Ctrl-C; 2: a wrong setting or file."""
+    # None where the shell closed it: ">&-"
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in RENAMED:
         return _fail(f"there is no '{words[0]}' any more: use {RENAMED[words[0]]}.")
@@ -64,10 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if not error.filename:
+        # a full disk below the standard output has no name
+        if not error.filename and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         remedy = "allow reading and writing there, free some space, or name another folder"
-        return _fail(f"{error.filename}: {error.strerror}: {remedy}.")
+        return _fail(f"{error.filename or 'output'}: {error.strerror}: {remedy}.")
 
 
 def _fail(message: object, status: int = 2) -> int:
@@ -224,7 +229,7 @@ def _export(options: argparse.Namespace) -> None:
     output, model = Path(options.output), options.model or None
     for name in filter(None, map(str.strip, options.format.split(","))):
         if name == "web":
-            _say(web.build(output, model))
+            _say(web.build(output, model, options.gallery))
         elif name == "space":
             _say(space.export(output, model))
         else:
@@ -293,7 +298,11 @@ COMMANDS: dict[Callable, tuple[str, dict, str]] = {
     _build: (_BUILD, {}, _WRITTEN_LAST),
     _predict: ("--csv --json --resume --details --model --ray", {}, "see the answers above"),
     _app: ("--model --host --port --share --gallery --root-path", {}, "the server has stopped"),
-    _export: ("--format --output --model", {"--output": "build/export"}, "finished files are kept"),
+    _export: (
+        "--format --output --model --gallery",
+        {"--output": "build/export"},
+        "finished files are kept",
+    ),
     _bench: ("--data --root --model --output --ray", {}, _WRITTEN_LAST),
 }
 

@@ -86,6 +86,8 @@ def expanded(path: str | Path) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:  # a user without a home, as in a container
+        if Path(path).parts[0] != "~":  # or a name that begins so
+            return Path(path)
         return temporary_folder().joinpath(*Path(path).parts[1:])
 
 

@@ -10,7 +10,6 @@ import io
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -20,7 +19,6 @@ from pathlib import Path
 import httpx
 import numpy as np
 import psutil
-import standin
 
 from batik_utils import checkpoints
 from batik_utils.images import cloth
@@ -63,18 +61,15 @@ def measure(options: argparse.Namespace, url: str, process: psutil.Process) -> d
         time.sleep(1)
         memory.append(process.memory_info().rss / 1e6)
     sys.stdout.write("".join(f"{error}\n" for error in errors[:5]))
-    return {
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "git": checkpoints.git_commit(),
-        "model": options.model or "results/kaggle/model",
+    values = {
         "users": options.users,
         "seconds": options.seconds,
         "pause": 1.0,
         "answers": len(waits),
         "errors": len(errors),
         "queue_full": len(full),
-        "median_s": np.median(waits).round(3),
-        "p95_s": np.quantile(waits, 0.95).round(3),
+        "median_s": np.median(waits),
+        "p95_s": np.quantile(waits, 0.95),
         "longest_s": max(waits),
         "processor_ms": 1000 * (sum(process.cpu_times()[:2]) - before) / len(waits),
         "memory_start_mb": memory[0],
@@ -84,25 +79,25 @@ def measure(options: argparse.Namespace, url: str, process: psutil.Process) -> d
         "cores": psutil.cpu_count(),
         "load_before": others,
     }
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    run = {"started": now, "git": checkpoints.git_commit(), "model": options.model}
+    return run | {name: round(value, 3) for name, value in values.items()}
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--model", default="", help="model folder; 'standin' for the tests'")
+parser.add_argument("--model", default="results/kaggle/model", help="model folder")
 parser.add_argument("--users", type=int, default=20)
 parser.add_argument("--seconds", type=int, default=60)
 parser.add_argument("--csv", type=Path, help="table that gets a row more")
 asked = parser.parse_args()
-with tempfile.TemporaryDirectory() as scratch:
-    folder = str(standin.write(Path(scratch))) if asked.model == "standin" else asked.model
-    command = [sys.executable, "-m", "batik_utils", "app", "--port", "0", "--model", folder]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        place = next(line for line in server.stderr if "answers at" in line).split()[-1]
-        row = measure(asked, f"{place}gradio_api/", psutil.Process(server.pid))
-    finally:
-        server.terminate()
-        server.wait(30)
-row = {key: round(x, 3) if isinstance(x, float) else x for key, x in row.items()}
+command = [sys.executable, "-m", "batik_utils", "app", "--port", "0", "--model", asked.model]
+server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+try:
+    place = next(line for line in server.stderr if "answers at" in line).split()[-1]
+    row = measure(asked, f"{place}gradio_api/", psutil.Process(server.pid))
+finally:
+    server.terminate()
+    server.wait(30)
 if asked.csv:
     new = not asked.csv.is_file()
     with asked.csv.open("a", newline="", encoding="utf-8") as table:

@@ -53,6 +53,8 @@ def predict(
         paths = still_to_do(paths, predictor.classes, table, resume=resume)
     if resume:
         _log.info("%d of %d pictures are in %s", found - len(paths), found, table)
+        if not paths:
+            return 0
     if ray_jobs:
         answers = ray_jobs.stream(paths, predictor, ray=ray, details=details)
     else:
@@ -69,7 +71,8 @@ def predict(
     except KeyboardInterrupt:
         remedy = "with --csv TABLE the answers are kept, and --resume goes on"
         if table:
-            remedy = f"{verdicts.total()} answers are in {table}: add --resume to go on"
+            done = found - len(paths) + verdicts.total()
+            remedy = f"{done} answers are in {table}: add --resume to go on"
         raise KeyboardInterrupt(remedy) from None
     counted = ", ".join(f"{name} {motifs[name]}" for name in predictor.classes)
     rest = (verdicts["none"], verdicts["refused"], verdicts["unsure"])
@@ -155,7 +158,7 @@ def still_to_do(
 
 def _done(classes: Sequence[str], path: Path, *, cut: bool) -> Counter:
     """Count the lines of each file in a table."""
-    if not path.exists():
+    if not path.is_file():  # not there, or a pipe or device
         return Counter()
     try:
         content = path.read_bytes()

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio
 from filelock import FileLock
 from gradio_client import handle_file
 from starlette import responses as http
@@ -65,7 +64,7 @@ def serve(
     for name in ("NO_PROXY", "no_proxy"):
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
     room = make_room()
-    # the folder "gradio" in the temporary directory may be another user's
+    # the folder "gradio" in the temporary directory may be another user's; read at Gradio's import
     os.environ["GRADIO_TEMP_DIR"] = str(room)
     blocks = _blocks(predictor, room)
     try:
@@ -102,8 +101,9 @@ def serve(
     return public or address
 
 
-def _blocks(predictor: Predictor, room: Path) -> gradio.Blocks:
+def _blocks(predictor: Predictor, room: Path) -> Any:
     """Return what Gradio queues: the endpoints, without components of its own."""
+    import gradio
 
     def look(picture: gradio.FileData, preview: bool = False) -> dict:
         """Answer the page, which may need a picture that the browser can show."""

@@ -32,14 +32,17 @@ def files(named: Iterable[Path | str]) -> Iterator[Path | Upload]:
     """
     for given in map(str, named):
         if given == "-":
-            yield Upload("-", sys.stdin.buffer.read(MAX_BYTES + 1))
+            content = sys.stdin.buffer.read(MAX_BYTES + 1) if sys.stdin else b""  # closed: "<&-"
+            yield Upload("-", content)
             continue
         if re.match(r"[a-z][a-z0-9+.-]+://", given, re.IGNORECASE):
             raise BatikError(
-                f"{given} is an internet address, and nothing is fetched unasked: download it "
+                f"{given} is an address, and nothing is fetched unasked: download it "
                 f"first, e.g. curl -L '{given}' | python -m batik_utils predict -"
             )
-        found = [expanded(given)]
+        if not given:
+            raise BatikError("A name is empty: name a picture or a folder, or '.' for this folder.")
+        found = [Path(given) if os.path.lexists(given) else expanded(given)]
         if glob.has_magic(given) and not os.path.lexists(found[0]):
             # not Path.glob, which takes no absolute pattern
             matches = glob.glob(str(found[0]), recursive=True)  # noqa: PTH207

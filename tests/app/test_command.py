@@ -92,7 +92,7 @@ def test_files_of_folders_and_names(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in sources.files([tmp_path])]
     assert found == ["a.webp", "b/1.png", "b/2.jpg", "b/no-suffix"]
-    named = [tmp_path / "notes.txt", "missing.jpg", "a\0b*.jpg", "x" * 5000]
+    named = [tmp_path / "notes.txt", "missing.jpg", "a\0b*.jpg", "x" * 5000, "~nobody.jpg"]
     assert [str(path) for path in sources.files(named)] == [str(name) for name in named]
     monkeypatch.setenv("HOME", str(tmp_path))
     assert list(sources.files(["~/a.webp"])) == [tmp_path / "a.webp"]
@@ -156,8 +156,9 @@ def test_a_table_runs_no_formula():
     ("words", "reason"),
     [
         (["EMPTY"], "No picture was found"),
+        ([""], "empty"),
         (["x.jpg", "--resume"], "--csv"),
-        (["x.jpg", "--csv", "EMPTY"], "cannot be read"),
+        (["x.jpg", "--csv", "EMPTY"], "cannot be written"),
         (["x.jpg", "--csv", "EMPTY/no/out.csv"], "cannot be written"),
         (["https://example.org/cloth.jpg"], "curl"),
         (["gs://museum/cloth.jpg"], "curl"),
