@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import functools
 import importlib
 import logging
 import os
@@ -148,7 +149,7 @@ def _train(options: argparse.Namespace) -> int:
         if options.ray:
             gpus = options.devices if setup.device.type == "cuda" else 0
             stack.enter_context(ray_cluster.connected(options.ray))
-            settings["map"] = ray_cluster.map_on(gpus=gpus)
+            settings["map"] = functools.partial(ray_cluster.ray_map, gpus=gpus)
         outcome = experiments.run_grid(setup, options.recipes, options.seeds, **settings)
     _say(outcome, setup.store.folder)
     return 1 if outcome.failed else 0

@@ -23,7 +23,7 @@ import torchvision
 from torch import nn
 
 from batik_utils import data, metrics, models
-from batik_utils.errors import PROJECT, BatikError, NotWritten, locked, replacing
+from batik_utils.errors import PROJECT, BatikError, NotWritten, expanded, locked, replacing
 from batik_utils.images.resize import Preprocessing
 from batik_utils.recipes import Recipe
 
@@ -144,11 +144,10 @@ class Store:
         try:
             self._replace("run", row["run"], tables)
         except (OSError, BatikError) as error:  # hours of work must not be lost to a full disk
-            rescue = Store(Path(tempfile.mkdtemp(prefix="batik-run-")))
-            rescue._replace("run", row["run"], tables)
+            kept = f"kept in {place}" if (place := _rescued(tables)) else "lost, no disk takes it"
             raise NotWritten(
-                f"{error} The finished run '{row['run']}' is kept in {rescue.folder}: append its "
-                f"tables to those in {self.folder}, or train it again."
+                f"{error} The finished run '{row['run']}' is {kept}: append its tables to those in "
+                f"{self.folder}, or train it again."
             ) from error
 
     def check_writable(self) -> None:
@@ -187,6 +186,17 @@ class Store:
                     f"there, wait for another program that does, or choose another --results."
                 ) from error
             yield
+
+
+def _rescued(tables: dict[str, pd.DataFrame]) -> Path | None:
+    """Write the tables of a run to a new folder, wherever that is possible."""
+    for parent in (tempfile.gettempdir(), expanded("~"), Path.cwd(), "/dev/shm"):
+        with contextlib.suppress(OSError, BatikError):
+            folder = Path(tempfile.mkdtemp(prefix="batik-run-", dir=parent))
+            for name, table in tables.items():
+                data.write_table(table, folder / f"{name}.csv")
+            return folder
+    return None
 
 
 class CheckpointError(BatikError):

@@ -272,8 +272,8 @@ def run_grid(
                 yield unit
 
     results = map(partial(compute, setup, fit=fit), wanted())
-    bar = {"total": len(units), "desc": "Runs", "unit": "run", "disable": not units}
-    for number, result in enumerate(tqdm(results, **bar)):
+    bar = tqdm(results, "Runs", len(units), unit="run") if units else results
+    for number, result in enumerate(bar):
         name, recipe = run_name(*sent[number]), sent[number][0]
         if isinstance(result, WeightsNotFound):
             if recipe.name not in not_run:
@@ -341,9 +341,10 @@ def train_or_load(
         except checkpoints.OutdatedCheckpoint as error:
             log.warning("%s Training it again now.", error)
     if saved is None:
-        # a finished run keeps its row: the network alone is missing
-        model, run_rows = train(setup, recipe, seed)
         if not finished:
+            setup.store.check_writable()
+        model, run_rows = train(setup, recipe, seed)
+        if not finished:  # a finished run keeps its rows: the network alone is missing
             setup.store.add(*run_rows)
         seen, dataset = models.preprocessing_of(recipe), setup.dataset
         saved = Checkpoint(model.cpu().eval(), recipe, dataset.classes, seen, dataset.digest)

@@ -4,9 +4,10 @@ Introduced in notebook 02, section "From pictures to tensors".
 """
 
 import math
+import os
 import zlib
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +38,9 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
         return to_pixels(picture, preprocessing.size, preprocessing.interpolation)
 
     def rows() -> Iterator[np.ndarray]:
-        with ThreadPool() as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             title = f"Decoding to {preprocessing.size} px"
-            yield from tqdm(pool.imap(one, dataset.paths), title, len(dataset.labels))
+            yield from tqdm(pool.map(one, dataset.paths), title, len(dataset.labels))
 
     parts = what_gives_pixels(dataset, preprocessing)
     return torch.from_numpy(cache.cached("pixels", parts, len(dataset.manifest), rows))

@@ -196,7 +196,9 @@ def is_locked(store, monkeypatch):
 def test_a_folder_that_cannot_be_written_is_told_before_and_loses_no_run(
     store, monkeypatch, tmp_path, trouble
 ):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    full = store.folder / "tmp"  # on the same disk, so another place must do
+    monkeypatch.setattr(tempfile, "tempdir", str(full))
+    monkeypatch.setenv("HOME", str(tmp_path))
     trouble(store, monkeypatch)
     with pytest.raises(BatikError, match=str(store.folder)):
         store.check_writable()

@@ -45,6 +45,16 @@ def test_a_picture_that_was_lost_meanwhile_is_named(small_dataset):
         transforms.load_pixels(small_dataset, IMAGENET)
 
 
+def test_pixels_need_no_shared_memory(small_dataset, monkeypatch):
+    """A container may lack /dev/shm, and with it the semaphores of processes."""
+
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refuse)
+    assert len(transforms.load_pixels(small_dataset, IMAGENET)) == 24
+
+
 def test_values_are_normalised_as_torchvision_does_and_back():
     settings = Preprocessing(8, (0.1, 0.5, 0.9), (0.2, 0.3, 0.4))
     before = PIXELS.clone()

@@ -38,13 +38,7 @@ class Fit:
             raise BatikError(f"devices must be 1 to {there} here, not {self.devices}.")
 
     def __call__(
-        self,
-        model: nn.Module,
-        recipe: Recipe,
-        train: Batches,
-        validation: Batches | None = None,
-        *,
-        precision: str = "float32",
+        self, model: nn.Module, recipe: Recipe, train: Batches, validation=None, **settings: str
     ) -> pd.DataFrame:
         """Train a network in place; see `training.fit`."""
         if train.sizes[-1] < self.devices:
@@ -55,17 +49,14 @@ class Fit:
         package = need("lightning_fabric", "--devices")
         strategies = need("lightning_fabric.strategies", "--devices")
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
-        on_gpu = self.device.type == "cuda"
+        kind, backend = ("cuda", "nccl") if self.device.type == "cuda" else ("cpu", "gloo")
         # new processes, not copies of this one: it may have threads, and a GPU
-        strategy = strategies.DDPStrategy(
-            start_method="spawn", process_group_backend="nccl" if on_gpu else "gloo"
-        )
-        accelerator = "cuda" if on_gpu else "cpu"
-        fabric = package.Fabric(accelerator=accelerator, devices=self.devices, strategy=strategy)
+        strategy = strategies.DDPStrategy(start_method="spawn", process_group_backend=backend)
+        fabric = package.Fabric(accelerator=kind, devices=self.devices, strategy=strategy)
         batches = [b and replace(b, inputs=b.inputs.cpu()) for b in (train, validation)]
         # through files: a pipe between processes holds 64 kB
         with tempfile.TemporaryDirectory() as folder:
-            given = (copy.deepcopy(model).cpu(), recipe, batches, precision)
+            given = (copy.deepcopy(model).cpu(), recipe, batches, settings)
             torch.save(given, Path(folder) / "given.pt")
             fabric.launch(_process, Path(folder))
             # of our own making, a second old
@@ -81,7 +72,7 @@ class Fit:
 
 def _process(fabric, folder: Path) -> None:
     """Train in one of the processes; the first one keeps what came out."""
-    model, recipe, batches, precision = torch.load(folder / "given.pt", weights_only=False)
+    model, recipe, batches, settings = torch.load(folder / "given.pt", weights_only=False)
     train, validation = (b and replace(b, device=fabric.device) for b in batches)
     if fabric.global_rank:
         # dropout of its own; initial weights are there already
@@ -90,14 +81,13 @@ def _process(fabric, folder: Path) -> None:
     if fabric.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     wrapped, optimiser = fabric.setup(model.to(fabric.device), training.adam(model, recipe))
-    settings = {"optimiser": optimiser, "step": partial(_shared_step, fabric)}
+    settings |= {"optimiser": optimiser, "step": partial(_shared_step, fabric)}
     try:
-        history = training.fit(wrapped, recipe, train, validation, precision=precision, **settings)
-    except BatikError as error:  # all processes raise it, for all see the same numbers
-        trained = error
-    else:
+        history = training.fit(wrapped, recipe, train, validation, **settings)
         state = {name: value.cpu() for name, value in model.state_dict().items()}
         trained = (history, state, train.generator.get_state(), torch.get_rng_state())
+    except BatikError as error:  # all processes raise it, for all see the same numbers
+        trained = error
     if fabric.global_rank == 0:
         torch.save(trained, folder / "trained.pt")
 

@@ -45,12 +45,11 @@ def log_run(recipe: Recipe, row: dict, predictions: pd.DataFrame, history: pd.Da
     tags = {"dataset": row["dataset"], "mlflow.source.git.commit": row["git"]}
     try:
         with mlflow.start_run(run_name=row["run"], tags=tags):
-            chosen = {k: v for k, v in row.items() if k not in _MEASURED}
-            mlflow.log_params(asdict(recipe) | chosen)
-            mlflow.log_metrics({k: float(row[k]) for k in _MEASURED if math.isfinite(row[k])})
-            for epoch in history.astype(float).to_dict("records"):
-                values = {name: value for name, value in epoch.items() if math.isfinite(value)}
-                mlflow.log_metrics(values, step=int(values.pop("epoch")))
+            mlflow.log_params(asdict(recipe) | {k: row[k] for k in row if k not in _MEASURED})
+            mlflow.log_metrics(_finite({k: row[k] for k in _MEASURED}))
+            for epoch in history.to_dict("records"):
+                step = int(epoch.pop("epoch"))
+                mlflow.log_metrics(_finite(epoch), step=step)
             mlflow.log_text(predictions.to_csv(index=False), "predictions.csv")
             mlflow.log_text(history.to_csv(index=False), "history.csv")
     except mlflow.exceptions.MlflowException as error:
@@ -58,3 +57,7 @@ def log_run(recipe: Recipe, row: dict, predictions: pd.DataFrame, history: pd.Da
             f"'{row['run']}' is finished and written, but MLflow does not take it ({error}): mend "
             f"that, or unset MLFLOW_TRACKING_URI."
         ) from error
+
+
+def _finite(values: dict) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}

@@ -1,13 +1,14 @@
 """A grid on Ray: find a cluster or start one on this machine, and map a function on it.
 
 >>> with ray_cluster.connected("auto"):
-...     experiments.run_grid(setup, "scratch1", 10, map=ray_cluster.map_on())
+...     experiments.run_grid(setup, "scratch1", 10, map=ray_cluster.ray_map)
 
 Only this process writes results; the package and the pictures travel with the work.
 """
 
 import contextlib
 import functools
+import itertools
 import logging
 import os
 import socket
@@ -19,8 +20,6 @@ from batik_utils.errors import PROJECT, BatikError, need
 
 #: How often a unit is begun again because its worker or its machine died.
 RETRIES = 10
-#: Shared memory of a Ray that is started here (bytes).
-OBJECT_STORE = 1_000_000_000
 
 
 @contextlib.contextmanager
@@ -40,17 +39,16 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     # one thread gives the same digits on every machine of a kind
     passed |= {f"{name}_NUM_THREADS": "1" for name in ("OMP", "MKL", "OPENBLAS")}
     environment = {"py_modules": [str(PROJECT / "batik_utils")], "env_vars": passed}
-    start = functools.partial(
-        ray.init, runtime_env=environment, logging_level=logging.ERROR, log_to_driver=False
-    )
-    here = {"num_cpus": cpus or os.cpu_count(), "object_store_memory": OBJECT_STORE}
+    quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
+    here = {"num_cpus": cpus or os.cpu_count(), "object_store_memory": 1_000_000_000}
+    start = functools.partial(ray.init, runtime_env=environment, **quiet)
     try:
         if address not in ("auto", "local"):
             host, _, port = address.removeprefix("ray://").rpartition(":")
             # Ray itself would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
         try:
-            start("auto" if address == "auto" else address, **(here if address == "local" else {}))
+            start(address, **(here if address == "local" else {}))
         except ConnectionError:
             if address != "auto" or os.environ.get("RAY_ADDRESS"):
                 raise
@@ -66,36 +64,30 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def map_on(*, gpus: int = 0) -> Callable[[Callable, Iterable], Iterator]:
-    """Return a function like `map` that computes on the connected cluster.
+def ray_map(function: Callable[[Any], Any], units: Iterable, *, gpus: int = 0) -> Iterator:
+    """Compute like `map`, but on the connected cluster; ``gpus`` are those of one unit.
 
-    It yields results in the order of the units, and takes the next unit when there is room. The
-    mapped function travels once to each worker process. ``gpus`` are those of one unit.
+    Results come in the order of the units, and the next unit is taken when there is room. The
+    function travels once to each worker process.
     """
-
-    def ray_map(function: Callable[[Any], Any], units: Iterable) -> Iterator:
-        ray = need("ray", "--ray")
-        task = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
-        # in a list, so that Ray hands over the reference and not a copy for every unit
-        reference = [ray.put(function)]
-        waiting, under_way = iter(units), deque()
-        try:
-            while True:
-                # as many as keep a growing cluster busy, and few enough to leave some out later
-                most = max(16, 4 * int(ray.cluster_resources().get("CPU", 1)))
-                for unit in waiting if len(under_way) < most else ():
-                    under_way.append(task.remote(reference, unit))
-                    if len(under_way) >= most:
-                        break
-                if not under_way:
-                    return
-                yield _got(ray, under_way[0])
-                under_way.popleft()
-        finally:
-            for unfinished in under_way if ray.is_initialized() else ():
-                ray.cancel(unfinished, force=True)
-
-    return ray_map
+    ray = need("ray", "--ray")
+    task = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
+    # in a list, so that Ray hands over the reference and not a copy for every unit
+    reference = [ray.put(function)]
+    waiting, under_way = iter(units), deque()
+    try:
+        while True:
+            # as many as keep a growing cluster busy, and few enough to leave some out later
+            room = max(16, 4 * int(ray.cluster_resources().get("CPU", 1))) - len(under_way)
+            for unit in itertools.islice(waiting, max(0, room)):
+                under_way.append(task.remote(reference, unit))
+            if not under_way:
+                return
+            yield _got(ray, under_way[0])
+            under_way.popleft()
+    finally:
+        for unfinished in under_way if ray.is_initialized() else ():
+            ray.cancel(unfinished, force=True)
 
 
 def _got(ray, reference) -> Any:
@@ -119,6 +111,4 @@ def _work(reference: list, unit: Any) -> Any:
 @functools.lru_cache(maxsize=1)
 def _fetched(reference: Any) -> Any:
     """Return the mapped function; one worker process keeps it, and what it remembers, for all."""
-    import ray
-
-    return ray.get(reference)
+    return need("ray", "--ray").get(reference)

@@ -38,11 +38,14 @@ def stream(
 ) -> Iterator[Prediction]:
     """Yield one answer a picture, in their order; ``ray`` as in `ray_cluster.connected`."""
     model = {file.name: file.read_bytes() for file in predictor.folder.iterdir() if file.is_file()}
-    placed = [(name, _place(name)) for name in names]
+    # a worker runs in another folder than this process
+    inside = [isinstance(name, str) and "://" not in name for name in names]
+    places = [str(Path(n).absolute()) if i else n for n, i in zip(names, inside, strict=True)]
+    placed = list(zip(names, places, strict=True))
     blocks = [placed[k : k + BLOCK] for k in range(0, len(placed), BLOCK)]
     if blocks:
         with ray_cluster.connected(ray):
-            for answers in ray_cluster.map_on()(Worker(model, details), blocks):
+            for answers in ray_cluster.ray_map(Worker(model, details), blocks):
                 yield from answers
 
 
@@ -83,12 +86,6 @@ def _fetched(address: str) -> bytes:
     # every kind of store has errors of its own
     except Exception as error:
         raise ImageError(f"cannot be read: {error}", "unreadable") from error
-
-
-def _place(name: str | Upload) -> str | Upload:
-    """Return where a picture is for a worker, which runs in another folder than this process."""
-    inside = isinstance(name, str) and "://" not in name
-    return str(Path(name).absolute()) if inside else name
 
 
 def _below(address: str) -> list[str]:

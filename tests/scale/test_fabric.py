@@ -22,14 +22,6 @@ CPU = torch.device("cpu")
 RECIPE = Recipe("plain", "scratch", "none", epochs=3, batch_size=8, learning_rate=0.01)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def pictures(n: int) -> training.Examples:
     """Noise around a colour for each of three classes."""
     generator = np.random.default_rng(0)

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from batik_utils import experiments
 from batik_utils.errors import BatikError
@@ -13,27 +12,12 @@ from batik_utils.scale import mlflow_runs
 mlflow = pytest.importorskip("mlflow", reason="needs the extra 'scale'")
 
 
-@pytest.fixture
-def setup(without_batik_settings, small_dataset, tmp_path, toy):
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield experiments.prepare(
-        small_dataset, "stratified-0", results=tmp_path / "results", device="cpu"
-    )
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A data base of its own, and its artefacts beside it."""
+def test_every_run_is_sent_with_settings_curves_and_tables(make, toy, tmp_path, monkeypatch):
     address = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)  # artefacts go beside it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    return mlflow.MlflowClient(tracking_uri=address)
-
-
-def test_every_run_is_sent_with_settings_curves_and_tables(setup, server, tmp_path):
+    setup, server = make(), mlflow.MlflowClient(tracking_uri=address)
     experiments.run_grid(setup, "toy,majority", 1, on_run=mlflow_runs.logger())
     experiment = server.get_experiment_by_name("batik")
     runs = {run.info.run_name: run for run in server.search_runs([experiment.experiment_id])}
