@@ -39,7 +39,7 @@ from batik_utils.images.resize import to_pixels
 from batik_utils.scale import ray_cluster, ray_jobs
 
 #: Folds and repeats of the protocol; pictures to predict, and with Ray.
-FOLDS, REPEATS, PICTURES, WITH_RAY = 10, 5, 30, 1000
+FOLDS, REPEATS, PICTURES, WITH_RAY = 10, 5, 16, 1000
 #: Rows that are timed half as often.
 LONG = ("frozen recipe", "protocol", "worker")
 
