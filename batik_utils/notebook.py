@@ -166,7 +166,7 @@ def execute(notebooks: Sequence[Path], given: Mapping[str, str], output: Path) -
             cells = [c for c in nbformat.read(copy, as_version=4).cells if c.cell_type == "code"]
             begun = [c for c in cells if c.metadata.get("papermill", {}).get("start_time")]
             number, source = len(begun), begun[-1].source
-            why = "The kernel was killed, often for want of memory: give it less (LIMIT, RECIPES)."
+            why = "The kernel died, often for want of memory: give it less (LIMIT, RECIPES)."
         raise NotebookFailed(
             f"{path.name} failed in cell {number}:\n\n{source}\n\n{why}\n\nCopy up to there: {copy}"
         )

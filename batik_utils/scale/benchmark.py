@@ -40,8 +40,8 @@ from batik_utils.scale import ray_cluster, ray_jobs
 
 #: Folds and repeats of the protocol; pictures to predict, and with Ray.
 FOLDS, REPEATS, PICTURES, WITH_RAY = 10, 5, 16, 1000
-#: Rows that are timed half as often.
-LONG = ("frozen recipe", "protocol", "worker")
+#: Rows that are timed half as often, and those with the seconds of one picture.
+LONG, OF_A_PICTURE = ("frozen recipe", "protocol", "worker"), ("predict", "folder", "app")
 
 
 def in_turn(sides: Sequence[Callable[[], object]], repetitions: int) -> np.ndarray:
@@ -65,7 +65,7 @@ def run(
         rows += _worker(dataset, model, ray) if ray else []
         for name, *sides in tqdm(rows, desc="Bench", unit="row", disable=None):
             n = max(repetitions // 2, 1) if name in LONG else repetitions
-            limit, measured = in_turn(sides, n)
+            limit, measured = in_turn(sides, n) / (PICTURES if name in OF_A_PICTURE else 1)
             ratio = limit / measured
             medians = map(np.median, (limit, measured, ratio))
             table.append((name, *medians, ratio.min(), ratio.max(), n))
