@@ -87,10 +87,11 @@ def picture_sizes(dataset: Dataset) -> Figure:
         dataset.manifest, x="width", y="height", hue="motif", style="motif", palette=colours,
         s=30, alpha=0.75, linewidth=0, ax=axes,
     )  # fmt: skip
-    top = 1.05 * dataset.manifest[["width", "height"]].to_numpy().max()
-    axes.plot([0, top], [0, top], color=GREY, linewidth=0.8, zorder=0)
-    axes.text(top, top, "square", color=DIM, ha="right", va="bottom")
-    axes.set(xlabel="width (px)", ylabel="height (px)", xlim=(0, top), ylim=(0, top))
+    sides = dataset.manifest[["width", "height"]].to_numpy()
+    ends = (0.9 * sides.min(), 1.05 * sides.max())
+    axes.plot(ends, ends, color=GREY, linewidth=0.8, zorder=0)
+    axes.text(ends[1], ends[1], "square", color=DIM, ha="right", va="bottom")
+    axes.set(xlabel="width (px)", ylabel="height (px)", xlim=ends, ylim=ends)
     axes.legend(loc="upper left", ncols=1 + len(dataset.classes) // 8)
     return figure
 
@@ -195,13 +196,16 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     names = (("loss", "mean cross-entropy (nats)"), ("accuracy", "accuracy"))
     for axes, (name, label) in zip(panels, names, strict=True):
         shown = history.set_index("epoch")[[f"train_{name}", f"validation_{name}"]]
-        for column, colour, line in zip(shown, (GREY, ACCENT), ("--", "-"), strict=True):
+        # first epochs that are far off would flatten the gap that matters
+        top = np.nanmax(shown.iloc[len(shown) // 3 :].to_numpy())
+        gap = shown.iloc[-1, 0] - shown.iloc[-1, 1]
+        apart = np.copysign(6, gap) if abs(gap) < 0.06 * top else 0
+        styles = ((GREY, "--", apart), (ACCENT, "-", -apart))
+        for column, (colour, line, up) in zip(shown, styles, strict=True):
             known = shown[column].dropna()
             axes.plot(known, line, color=colour, marker="o", markersize=3)
             for end in known[-1:].items():  # none without validation pictures
-                beside(axes, column.split("_")[0], end, (6, 0), color=colour, va="center")
-        # first epochs that are far off would flatten the gap that matters
-        top = np.nanmax(shown.iloc[len(shown) // 3 :].to_numpy())
+                beside(axes, column.split("_")[0], end, (6, up), color=colour, va="center")
         axes.set(xlabel="epoch", title=label, ylim=(0, 1.02 if name == "accuracy" else 1.15 * top))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.margins(x=0.02)

@@ -136,6 +136,7 @@ def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
 @style()
 def search_history(trials: pd.DataFrame, title: str = "") -> Figure:
     """Loss of every complete trial of `search.read`, and the best so far."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     for row in trials.itertuples():
         state = optuna.trial.TrialState[row.state]
@@ -144,8 +145,11 @@ def search_history(trials: pd.DataFrame, title: str = "") -> Figure:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         draw = optuna.visualization.matplotlib.plot_optimization_history
         axes = draw(study, target_name="log-loss (nats)")
+    axes.get_legend().remove()
     for drawn, colour in ((axes.collections[0], GREY), (axes.lines[0], ACCENT)):
-        drawn.set_color(colour)
+        drawn.set(color=colour, alpha=1)
+    middle = axes.lines[0].get_xydata()[len(trials) // 2]
+    beside(axes, "best so far", middle, (0, -6), color=ACCENT, ha="center", va="top")
     axes.set(title=title, xlabel="trial")
     axes.figure.set_size_inches(7, 3.2)
     plt.close(axes.figure)

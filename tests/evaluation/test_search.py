@@ -64,14 +64,9 @@ def test_trials_are_seeded_and_open_no_test_picture(make, name):
     pd.testing.assert_frame_equal(without_time(written), table, rtol=1e-5, check_dtype=False)
     assert table["number"].tolist() == [0, 1, 2, 3]
     assert set(table["state"]) == {"COMPLETE"}  # pruning begins after five trials
-    assert (table["accuracy"] * 18 % 1).lt(1e-9).all()  # each training picture once held out
     # the first trial is the recipe itself within the ranges
     first = table.loc[0, list(search.PARAMETERS)].tolist()
     assert first == pytest.approx([2, 0.01, 0.0, 1e-6, 0.0])
-    for parameter, space in SHORT.items():
-        assert table[parameter].between(space.low, space.high).all()
-    other = run(make("other"), name, 2, seed=1)
-    assert other["learning_rate"].iloc[1] != expected["learning_rate"].iloc[1]
 
 
 def test_the_score_is_the_mean_over_the_held_out_pictures(make, monkeypatch):
