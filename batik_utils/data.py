@@ -5,7 +5,6 @@
 'kaggle'
 """
 
-import contextlib
 import difflib
 import hashlib
 import http.client
@@ -30,7 +29,6 @@ from batik_utils.images.cache import cache_folder
 
 log = logging.getLogger(__name__)
 
-SOURCES = ("auto", "folder", "kaggle", "synthetic")
 KAGGLE_HANDLE = "dionisiusdh/indonesian-batik-motifs"
 KAGGLE_URL = "https://www.kaggle.com"
 #: Digest of the three published motifs as they are on Kaggle: it is how that set is recognised.
@@ -38,10 +36,11 @@ KAGGLE_DIGEST = "8c5a3aacd0ebcea1159fde9cfb48687caffa557afab00f39e5a0215b1e98c2b
 
 #: What figures and tables call a data set, by kind.
 TITLES = {
+    "folder": "own pictures",
     "kaggle": "Indonesian Batik Motifs (Kaggle)",
     "synthetic": "SYNTHETIC cloth, not batik",
-    "folder": "own pictures",
 }
+SOURCES = ("auto", *TITLES)
 #: Columns of names in this project's CSV files, which are never numbers or truth values.
 _TEXT = """
     path motif label predicted mostly_taken_for run recipe family weights split subset dataset
@@ -169,47 +168,45 @@ def write_manifest(dataset: Dataset, results: Path) -> Path:
 def _read_tree(source: str, root: Path, classes: str | Sequence[str], limit: int) -> Dataset:
     folders, everything = motifs.find_folders(root, classes)
     places = {motif: files.place(folder) for motif, folder in folders.items()}
-    found = {}
-    for motif, folder in folders.items():  # no link leads from one motif to another
-        others = {*places.values()} - {places[motif]}
-        found[motif] = sorted(files.walk(folder, others), key=_by_number)
-    left = {motif: list(paths) for motif, paths in found.items()}
-    rows: dict[Path, dict] = {}
-    # what turns out to be unusable does not count: others are taken in its place
-    while jobs := [
-        (motif, path) for motif in left for path in _spread(left[motif], limit) if path not in rows
-    ]:
-        # Pillow decodes outside the interpreter lock, so threads do help
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            described = pool.map(lambda job: _describe(*job, root), jobs)
-            bar = tqdm(described, total=len(jobs), desc="Opening pictures", unit="picture")
-            rows |= dict(zip([path for _, path in jobs], bar, strict=True))
-        for motif in left:
-            left[motif] = [p for p in left[motif] if "reason" not in rows.get(p, ())]
-    skipped = [rows[p] for paths in found.values() for p in paths if "reason" in rows.get(p, ())]
+    jobs = []
+    for motif, folder in folders.items():
+        others = {*places.values()} - {places[motif]}  # no link leads from one motif to another
+        jobs += [(motif, path) for path in sorted(files.walk(folder, others), key=_by_number)]
+    # Pillow decodes outside the interpreter lock, so threads do help
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        described = pool.map(lambda job: _describe(*job, root), jobs)
+        rows = list(tqdm(described, total=len(jobs), desc="Opening pictures", unit="picture"))
+    skipped = [row for row in rows if "reason" in row]
     for row in skipped:
         log.warning("Left out %s: %s", row["path"], row["reason"])
-    for motif in [motif for motif in found if not left[motif]]:
+    good = {
+        motif: [r for r in rows if r["motif"] == motif and "reason" not in r] for motif in folders
+    }
+    for motif in [motif for motif in good if not good[motif]]:
         problem = f"No usable picture of motif '{motif}' in {folders[motif]}"
-        problem += f" ({len(found[motif])} files, all left out)"
         if not everything:
             raise BatikError(f"{problem}: put pictures there, or leave '{motif}' out.")
         log.warning("%s: the folder is left out.", problem)
-        del left[motif]
-    if len(left) < 2:
-        raise BatikError(f"A classifier needs at least two motifs; {root} has {sorted(left)}.")
-    good = [rows[path] for motif in left for path in _spread(left[motif], limit)]
-    manifest = pd.DataFrame(good, columns=list(MANIFEST_COLUMNS))
+        del good[motif]
+    if len(good) < 2:
+        raise BatikError(f"A classifier needs at least two motifs; {root} has {sorted(good)}.")
+
+    def table(limit: int) -> pd.DataFrame:
+        chosen = [row for motif in good for row in _spread(good[motif], limit)]
+        return pd.DataFrame(chosen, columns=list(MANIFEST_COLUMNS))
+
+    manifest, whole = table(limit), table(0)
     digest = _digest(manifest)
-    kind = "kaggle" if _is_kaggle(manifest, folders, limit) else source
+    three = whole[whole["motif"].isin(motifs.MOTIFS)]
+    kind = "kaggle" if _digest(three) == KAGGLE_DIGEST else source
     name, title = f"folder-{digest[:8]}" if kind == "folder" else kind, TITLES[kind]
-    if tuple(left) != motifs.MOTIFS and kind != "folder":
-        name += f"-{len(left)}motifs"
+    if tuple(good) != motifs.MOTIFS and kind != "folder":
+        name += f"-{len(good)}motifs"
     if limit:
         name += f"-limit{limit}"
         title += f", at most {limit} pictures a motif"
     omitted = pd.DataFrame(skipped, columns=["path", "motif", "reason"])
-    return Dataset(source, name, title, root, tuple(left), manifest, omitted, digest)
+    return Dataset(source, name, title, root, tuple(good), manifest, omitted, digest)
 
 
 def _describe(motif: str, path: Path, root: Path) -> dict:
@@ -241,11 +238,11 @@ def _by_number(path: Path) -> tuple[int, int, str]:
     return (0, int(path.stem), path.name) if number else (1, 0, path.name)
 
 
-def _spread(paths: list[Path], limit: int) -> list[Path]:
-    if not limit or limit >= len(paths):
-        return paths
+def _spread(rows: list[dict], limit: int) -> list[dict]:
+    if not limit or limit >= len(rows):
+        return rows
     # the last of each of `limit` equal stretches: every part of a by-number split is met
-    return [paths[(i + 1) * len(paths) // limit - 1] for i in range(limit)]
+    return [rows[(i + 1) * len(rows) // limit - 1] for i in range(limit)]
 
 
 def _digest(manifest: pd.DataFrame) -> str:
@@ -254,17 +251,6 @@ def _digest(manifest: pd.DataFrame) -> str:
     rows = zip(manifest["motif"], names, manifest["sha256"], strict=True)
     lines = sorted(f"{motif}/{name} {sha256}" for motif, name, sha256 in rows)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _is_kaggle(manifest: pd.DataFrame, folders: dict[str, Path], limit: int) -> bool:
-    if limit:  # a part of the set is not recognised by its digest, so the whole of it is hashed
-        rows = []
-        for motif in {*motifs.MOTIFS} & {*folders}:
-            for path in files.walk(folders[motif]):
-                with contextlib.suppress(OSError):  # a broken link
-                    rows.append((path.name, motif, hashlib.sha256(path.read_bytes()).hexdigest()))
-        manifest = pd.DataFrame(rows, columns=["path", "motif", "sha256"])
-    return _digest(manifest[manifest["motif"].isin(motifs.MOTIFS)]) == KAGGLE_DIGEST
 
 
 def _drawn() -> Path:

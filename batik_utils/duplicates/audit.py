@@ -79,29 +79,25 @@ def run(dataset: Dataset, results: Path) -> dict[str, int]:
     )
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv", None)
-    return _counts(**tables)
+    return _counts(tables)
 
 
-def _counts(
-    duplicates: pd.DataFrame,
-    duplicate_groups: pd.DataFrame,
-    doubtful_labels: pd.DataFrame,
-    course_twins: pd.DataFrame | None = None,
-) -> dict[str, int]:
-    sizes = duplicate_groups["group"].value_counts()
+def _counts(tables: dict[str, pd.DataFrame]) -> dict[str, int]:
+    edges, groups = tables["duplicates"], tables["duplicate_groups"]
+    sizes = groups["group"].value_counts()
     counts = {
-        "pictures": len(duplicate_groups),
-        "pairs": len(duplicates),
-        "pairs across motifs": (duplicates["motif_a"] != duplicates["motif_b"]).sum(),
-        **{f"pairs by {m}": (duplicates["method"] == m).sum() for m in pairs.METHODS},
-        **{f"pairs seen {seen}": (duplicates["seen"] == seen).sum() for seen in SEEN},
+        "pictures": len(groups),
+        "pairs": len(edges),
+        "pairs across motifs": (edges["motif_a"] != edges["motif_b"]).sum(),
+        **{f"pairs by {m}": (edges["method"] == m).sum() for m in pairs.METHODS},
+        **{f"pairs seen {seen}": (edges["seen"] == seen).sum() for seen in SEEN},
         "groups of two or more": (sizes > 1).sum(),
         "pictures in such groups": sizes[sizes > 1].sum(),
         "largest group": sizes.max(),
-        "doubtful labels": doubtful_labels["path"].nunique(),
+        "doubtful labels": tables["doubtful_labels"]["path"].nunique(),
     }
-    if course_twins is not None:
-        direct = (course_twins["direct"] > 0).sum()
+    if "course_twins" in tables:
+        direct = (tables["course_twins"]["direct"] > 0).sum()
         counts["course test pictures with a near-duplicate in training"] = direct
     return {name: int(count) for name, count in counts.items()}
 

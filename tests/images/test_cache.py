@@ -1,9 +1,7 @@
 """What is kept is whole, is made once, and is never mistaken for something else."""
 
 import errno
-import multiprocessing
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -107,29 +105,3 @@ def test_a_user_without_a_home_has_a_cache_folder(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as for a number that no user has
     assert tempfile.gettempdir() in str(array_cache.cache_folder())
-
-
-def _make_slowly(folder, made):
-    array_cache.folder = lambda: folder
-
-    def rows():
-        with made.get_lock():
-            made.value += 1
-        for row in ROWS:
-            time.sleep(0.05)
-            yield row
-
-    assert np.array_equal(array_cache.cached("some", (), 4, rows), ROWS)
-
-
-def test_two_processes_at_once_make_it_once():
-    context = multiprocessing.get_context("fork")
-    made = context.Value("i", 0)
-    arguments = (array_cache.folder(), made)
-    both = [context.Process(target=_make_slowly, args=arguments) for _ in range(2)]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(30)
-        assert process.exitcode == 0
-    assert made.value == 1
