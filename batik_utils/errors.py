@@ -85,10 +85,9 @@ def expanded(path: str | Path) -> Path:
     """Return a path with ``~`` replaced by the home folder; without one, by a temporary one."""
     try:
         return Path(path).expanduser()
-    except RuntimeError:  # a user without a home, as in a container
-        if Path(path).parts[0] != "~":  # or a name that begins so
-            return Path(path)
-        return temporary_folder().joinpath(*Path(path).parts[1:])
+    except RuntimeError:  # a user without a home, as in a container, or a name that begins so
+        home, *parts = Path(path).parts
+        return temporary_folder().joinpath(*parts) if home == "~" else Path(path)
 
 
 def temporary_folder() -> Path:

@@ -7,6 +7,7 @@ repeats itself, so inliers must also spread over the overlap, and its blocks mus
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isqrt
 
 import cv2
 import numpy as np
@@ -15,10 +16,8 @@ from sklearn.cluster import MiniBatchKMeans
 
 from batik_utils.errors import BatikError
 
-#: Pictures are looked at with this longest side (px), small ones enlarged.
-SIDE = 448
-#: Strongest points kept of a picture.
-POINTS = 500
+#: Longest side that pictures are looked at with (px), small ones enlarged; strongest points kept.
+SIDE, POINTS = 448, 500
 #: Words of the vocabulary, and points it is learned from.
 WORDS, SAMPLE = 2048, 60_000
 #: Two points may be the same if their descriptors' cosine is at least this.
@@ -94,7 +93,8 @@ class Index:
             raise BatikError("There is nothing to compare: all pictures are of one colour.")
         self.descriptors = np.split(self._all, ends[:-1])
         self._owner = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
-        words = max(1, min(WORDS, len(self._all) // 20))
+        # more words for more than 8,000 pictures: finding words costs as much as comparing points
+        words = max(1, min(max(WORDS, isqrt(len(self._all))), len(self._all) // 20))
         sample = np.random.default_rng(seed).permutation(len(self._all))[:SAMPLE]
         kmeans = MiniBatchKMeans(
             words, batch_size=8192, max_iter=20, n_init=1, init="random", random_state=seed

@@ -188,10 +188,9 @@ def test_a_known_kind_is_named(name):
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_a_broken_image_is_named_as_what_it_is(kind):
-    content = encode(NOISE, kind)
-    for cut in (content[: len(content) // 2], content[:14]):
+    for length in (14, 400):
         with pytest.raises(ImageError, match=kind) as refused:
-            open_image(cut)
+            open_image(encode(NOISE, kind)[:length])
         assert refused.value.kind == "damaged"
 
 
