@@ -39,7 +39,7 @@ COPIES = 4
 #: Groups of near-duplicates a motif must have: five folds inside each training part.
 FEWEST = selection.INNER_FOLDS + 1
 #: Pictures on which evidence maps are tested.
-N_EVIDENCE = 16
+N_EVIDENCE = 50
 
 
 # with another number of threads sums come out otherwise in the last digits, and so would the file

@@ -31,7 +31,7 @@ RECALL, CLOTH_RECALL = 0.95, 0.97
 LOTS = 5
 LEFT_OUT = "half of the classes, a fifth of the motifs"
 #: Answers called sure are right in at least this share; of counter-examples at most this share is.
-SURE_RIGHT, SURE_AND_WRONG = 0.98, 0.005
+SURE_RIGHT, SURE_AND_WRONG = 0.98, 0.004
 #: Probabilities from which answers may be called sure, and probable.
 SURE_CUTS, PROBABLY_CUTS = np.arange(80, 100) / 100, np.arange(50, 90, 5) / 100
 #: Answers called probable are right in at least this share.

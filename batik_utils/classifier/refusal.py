@@ -1,15 +1,17 @@
 """Refusal: is it one of the motifs, another cloth, or no cloth at all?
 
-The familiarity adds three parts, each over its own spread:
+The familiarity adds two parts, each over its own spread:
 
 - the *energy*, log-sum-exp of the motifs' logits (Liu et al., 2020), learned from the motifs alone;
-- the *contrast*: in a discriminant in which the motifs, other batik, other cloth, textures and
-  photographs are classes of their own, log-sum-exp of the motifs' logits less that of the others';
-- the *nearness*, minus the Mahalanobis distance to the nearest motif (Lee et al., 2018).
+- the *contrast*, log-odds of the motifs against all counter-examples.
 
-The first is linear where one motif prevails, so a picture of something else altogether may score
-high by chance; therefore less nearness than nearly all known pictures have costs extra, and so does
-less *cloth*: the log-odds of cloth (motifs, other batik, other cloth) in the same discriminant.
+Both are linear where one motif prevails, so a picture of something else altogether may score high
+by chance. So it costs to have less than nearly all known pictures have of
+
+- *nearness*, minus the Mahalanobis distance to the nearest motif (Lee et al., 2018);
+- *cloth*, log-odds of cloth against no cloth in a discriminant in which the motifs, other batik,
+  other cloth, textures and photographs are classes of their own.
+
 Spreads and starts come from known pictures while they were held out, as the thresholds do.
 """
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from batik_utils.baselines import Linear, Scaler, rescaled
+from batik_utils.baselines import Linear, Scaler, copy_weights, rescaled
 from batik_utils.classifier.selection import FeatureSet
 from batik_utils.errors import BatikError
 
@@ -29,15 +31,13 @@ KINDS = {"batik": True, "songket": True, "textures": False, "photographs": False
 PARTS = ("energy", "contrast", "nearness", "cloth")
 #: Ridge of the discriminants and of the distance; features vary by about 1.
 RIDGE = 1.0
-#: What energy, contrast and nearness count, and by what the contrast's logits are divided.
-WEIGHTS, SOFTER = (1.0, 0.25, 0.25), 10.0
 #: Shares of known pictures with too little nearness and cloth, and what each unit of it costs.
-TOO_LITTLE, LOSS = (0.01, 0.03), 2.0
-#: What is learned: ``weight`` (F, K + K + R) and ``bias`` of the logits of the motifs, and of the
-#: motifs with each kind of counter-example; which of these are cloth; mean and scale of features;
-#: for the distance the motifs' means (K, F) and the covariance's directions ``axes`` (F, r), with
-#: ``shrink`` v / (v + ridge) for each direction's variance v; standard deviations of the `PARTS`,
-#: and nearness and cloth below which familiarity is lost.
+TOO_LITTLE, LOSS = (0.01, 0.04), 4.0
+#: What is learned: ``weight`` (F, K + 1 + K + R) and ``bias`` of the logits of the motifs, of the
+#: contrast, and of the motifs with each kind of counter-example; which of these last are cloth;
+#: mean and scale of features; for the distance the motifs' means (K, F) and the covariance's
+#: directions ``axes`` (F, r), with ``shrink`` v / (v + ridge) for each direction's variance v;
+#: standard deviations of the `PARTS`, and nearness and cloth below which familiarity is lost.
 NUMBERS = ("weight", "bias", "temperature", "is_cloth", "centre", "scale", "means", "axes")
 NUMBERS += ("shrink", "spread", "start")
 
@@ -56,20 +56,18 @@ class Refusal(nn.Module):
         Contrast and cloth are 0 where there was nothing to compare with.
         """
         n_motifs, values = len(self.means), x @ self.weight + self.bias
-        motifs, kinds = values[:, :n_motifs], values[:, n_motifs:]
+        motifs, contrast, kinds = values.split([n_motifs, 1, len(self.is_cloth)], 1)
         gaps = ((x - self.centre) / self.scale)[:, None] - self.means  # (N, K, F)
         lengths = gaps.square().sum(2) - (gaps @ self.axes).square() @ self.shrink
         energy = torch.logsumexp(motifs, 1)
-        contrast = _log_odds(kinds / SOFTER, torch.arange(len(self.is_cloth)) < n_motifs)
-        cloth = _log_odds(kinds, self.is_cloth)
-        parts = torch.stack([energy, contrast, -lengths.amin(1) / RIDGE, cloth], 1)
+        nearness, cloth = -lengths.amin(1) / RIDGE, _log_odds(kinds, self.is_cloth)
+        parts = torch.stack([energy, contrast[:, 0], nearness, cloth], 1)
         return torch.softmax(motifs / self.temperature, 1), parts
 
     def familiarity(self, parts: Tensor) -> Tensor:
         """Return (N,) of `PARTS` (N, 4), higher is more like the motifs."""
         too_little = torch.relu((self.start - parts[:, 2:]) / self.spread[2:]).sum(1)
-        scaled = parts / self.spread
-        return sum(w * scaled[:, k] for k, w in enumerate(WEIGHTS)) - LOSS * too_little
+        return (parts / self.spread)[:, :2].sum(1) - LOSS * too_little
 
     def calibrated(self, known: np.ndarray) -> "Refusal":
         """Return it with spreads and starts of the `PARTS` (N, 4) of held-out known pictures."""
@@ -97,15 +95,22 @@ def fit(
 ) -> Refusal:
     """Learn from pictures of the motifs and from counter-examples; it takes scaled features.
 
-    Only the motifs' logits learn from changed copies, too: copies of the known pictures alone would
-    teach the other parts what a changed picture looks like.
+    All but the distance learn from changed copies of the motifs, too; against counter-examples a
+    picture and its copies count as one.
     """
     labels, n_motifs = samples.labels[pictures], samples.labels.max() + 1
     present = [kind for kind in KINDS if (samples.kinds[others] == kind).any()]
     number = {kind: n_motifs + i for i, kind in enumerate(present)}
-    classes = np.r_[labels, [number[k] for k in samples.kinds[others]]].astype(int)
-    motifs = samples.fit_motifs(pictures, ridge)
-    kinds = samples.fit(np.r_[pictures, samples.other_rows(others)], classes, RIDGE)
+    motifs, rows = samples.fit_motifs(pictures, ridge), samples.rows(pictures)
+    is_motif = np.arange(len(rows) + len(others)) < len(rows)
+    of_others = [number[kind] for kind in samples.kinds[others]]
+    classes = np.r_[np.tile(labels, 1 + samples.copies), of_others].astype(int)
+    weights = np.r_[copy_weights(len(pictures), samples.copies) / 2, np.ones(len(others))]
+    rows = np.r_[rows, samples.other_rows(others)]
+    kinds = samples.fit(rows, classes, RIDGE, weights)
+    contrast = Linear(np.zeros((samples.scaled.shape[1], 2)), np.zeros(2))
+    if len(others):
+        contrast = samples.fit(rows, is_motif.astype(int), RIDGE, weights)
     known = samples.scaled[pictures]
     means = np.stack([known[labels == k].mean(0) for k in range(n_motifs)])
     residuals = known - means[labels]
@@ -114,8 +119,8 @@ def fit(
     values, vectors = values[keep], vectors[:, keep]
     return Refusal(
         {
-            "weight": np.concatenate([motifs.weight, kinds.weight], axis=1),
-            "bias": np.concatenate([motifs.bias, kinds.bias]),
+            "weight": np.c_[motifs.weight, np.diff(contrast.weight), kinds.weight],
+            "bias": np.r_[motifs.bias, np.diff(contrast.bias), kinds.bias],
             "temperature": np.float64(temperature),
             "is_cloth": np.array([True] * n_motifs + [KINDS[kind] for kind in present]),
             "centre": np.zeros(known.shape[1]),
