@@ -5,6 +5,7 @@ photographs of other collections do not. Written by ``build --evaluate``.
 """
 
 import hashlib
+import itertools
 import tempfile
 import time
 import timeit
@@ -29,7 +30,7 @@ from batik_utils.errors import BatikError
 #: Compared on independent photographs, beside the final model.
 RECIPES = ("majority", "file_facts", "texture", "scratch1_drop02_20ep")
 RECIPES += ("mobilenet_v2_probe", "efficientnet_lite0")
-SEEDS = 3
+SEEDS, ACCURACIES = 3, ("accuracy", "accuracy_groups")
 THREE = (Branch("efficientnet_lite0", (3, 5, 6)), Branch("mobilenet_v2", (10, 16, 17)))
 _TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_90", "ROTATE_180", "ROTATE_270")
 TURNED = [lambda image, _, turn=Image.Transpose[t]: image.transpose(turn) for t in _TURNS]
@@ -56,12 +57,11 @@ def ablation(
 ) -> pd.DataFrame:
     """Return accuracy inside (by picture, by group) and outside, and time, of the `DESIGNS`.
 
-    The head is fixed, features are scaled by the pictures themselves. ``groups`` (N,) are those of
+    The ridge is 1, features are scaled by the pictures themselves. ``groups`` (N,) are those of
     near-duplicates, ``fold_of`` (N, R) the folds in which pictures are tested, ``outside``
     photographs of other collections; ``changed`` makes each round of changed copies.
     """
-    largest, labels = groups == pd.Series(groups).mode()[0], np.array(dataset.labels)
-    clear, rows = outside["label"].to_numpy() == "clear", []
+    labels, clear, rows = np.array(dataset.labels), (outside["label"] == "clear").to_numpy(), []
     truth = outside["motif"].map(dataset.classes.index).to_numpy(int)
     for name, branches, size, copies, rooted in DESIGNS:
         network = features.build(branches, weights_directory)
@@ -73,37 +73,30 @@ def ablation(
         )
         *pictures, others = found if rooted else [x * np.abs(x) for x in found]
         samples = FeatureSet.of(pictures, labels, groups, pictures[0][:0], np.array([]))
-        shares, fitted = (
-            _in_folds(samples, fold_of),
-            samples.fit_motifs(np.arange(len(labels)), 1.0),
-        )
-        right = fitted.logits(samples.scaler(others)).argmax(1) == truth
+
+        def right(learned: np.ndarray, tested: np.ndarray, truth: np.ndarray, samples=samples):
+            return samples.fit_motifs(learned, 1.0).logits(tested).argmax(1) == truth
+
+        inside = np.zeros(fold_of.shape)
+        for repeat, fold in itertools.product(range(fold_of.shape[1]), np.unique(fold_of)):
+            learned, tested = (np.flatnonzero((fold_of[:, repeat] == fold) == t) for t in (0, 1))
+            inside[tested, repeat] = right(learned, samples.scaled[tested], labels[tested])
+        shares = pd.Series(inside.mean(1))
+        correct = pd.Series(right(np.arange(len(labels)), samples.scaler(others), truth))
         rows.append(
             {
                 "design": name,
                 "size": size,
                 "copies": len(rounds),
                 "accuracy": shares.mean(),
-                "accuracy_groups": pd.Series(shares).groupby(groups).mean().mean(),
-                "accuracy_largest_group": shares[largest].mean(),
-                "accuracy_clear": pd.Series(right[clear]).mean(),
-                "accuracy_all": pd.Series(right).mean(),
+                "accuracy_groups": shares.groupby(groups).mean().mean(),
+                "accuracy_largest_group": shares[groups == pd.Series(groups).mode()[0]].mean(),
+                "accuracy_clear": correct[clear].mean(),
+                "accuracy_all": correct.mean(),
                 "milliseconds": _milliseconds(network, size),
             }
         )
     return pd.DataFrame(rows)
-
-
-def _in_folds(samples: FeatureSet, fold_of: np.ndarray) -> np.ndarray:
-    """Return (N,) share of repeats in which a picture is right while its fold is tested."""
-    right = np.zeros(fold_of.shape)
-    for repeat, folds in enumerate(fold_of.T):
-        for fold in np.unique(folds):
-            tested = np.flatnonzero(folds == fold)
-            fitted = samples.fit_motifs(np.flatnonzero(folds != fold), 1.0)
-            predicted = fitted.logits(samples.scaled[tested]).argmax(1)
-            right[tested, repeat] = predicted == samples.labels[tested]
-    return right.mean(1)
 
 
 def _milliseconds(network: features.Features, size: int) -> float:
@@ -128,20 +121,15 @@ def write_independent(
     """
     summary, rows = results / dataset.name / "cv" / "summary.csv", []
     known = data.read_table(summary).set_index("recipe").T if summary.is_file() else {}
-    clear = outside["label"].to_numpy() == "clear"
-    setup = _setup(dataset, outside, weights_directory)
+    known = dict(known) | {"final": {key: final[key]["value"] for key in ACCURACIES}}
+    clear, setup = outside["label"] == "clear", _setup(dataset, outside, weights_directory)
     for name in (*RECIPES, "final"):
-        if name == "final":
-            inside = {key: final[key]["value"] for key in ("accuracy", "accuracy_groups")}
-            right = outside["right"].to_numpy()
-        else:
-            inside, right = known.get(name, {}), _right(setup, name, outside)
-        found = share(right[clear])
+        right = outside["right"] if name == "final" else _right(setup, name, outside)
+        found, inside = share(right[clear]), known.get(name, {})
         rows.append(
             {
                 "name": name,
-                "accuracy_folds": inside.get("accuracy", np.nan),
-                "accuracy_groups_folds": inside.get("accuracy_groups", np.nan),
+                **{f"{key}_folds": inside.get(key, np.nan) for key in ACCURACIES},
                 "n_clear": int(clear.sum()),
                 "accuracy_clear": found.pop("value"),
                 **found,
@@ -177,14 +165,13 @@ def _setup(
     )
 
 
-def _right(setup: experiments.Setup, name: str, outside: pd.DataFrame) -> np.ndarray:
+def _right(setup: experiments.Setup, name: str, outside: pd.DataFrame) -> pd.Series:
     """Return the share of seeds in which each independent photograph is right."""
-    recipe = recipes.get(name)
-    shares = []
+    recipe, shares = recipes.get(name), []
     for seed in range(1 if recipe.family == "baseline" else SEEDS):
         found = experiments.compute(setup, (recipe, seed, 0, 0))
         if isinstance(found, BatikError):
             raise found
         table = found.predictions.set_index("path").loc[[*map(str, outside["path"])]]
         shares.append(table["label"] == table["predicted"])
-    return np.mean(shares, axis=0)
+    return pd.Series(np.mean(shares, axis=0))
