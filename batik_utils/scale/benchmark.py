@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from gradio_client import Client, handle_file
 from PIL import Image
@@ -58,7 +59,7 @@ def run(
     dataset: Dataset, output: Path, *, model: str = "", ray: str = "", repetitions: int = 4
 ) -> pd.DataFrame:
     """Time everything and write ``bench.csv`` and ``cost.csv``."""
-    table = []
+    table, load = [], psutil.getloadavg()[0]
     with tempfile.TemporaryDirectory() as here, patch.dict(os.environ, BATIK_CACHE_DIR=f"{here}/c"):
         setup = experiments.prepare(dataset, "stratified-0", results=here)
         rows = _prediction(dataset, model) + _training(setup)
@@ -72,7 +73,8 @@ def run(
         setup.store = Store(output.parent / dataset.name / "cv")
         cost.measure(setup, "all", repetitions=repetitions)
     columns = ["name", "reference", "measured", "ratio", "ratio_min", "ratio_max", "repetitions"]
-    written = pd.DataFrame(table, columns=columns).assign(**machine(), dataset=dataset.name)
+    written = pd.DataFrame(table, columns=columns).assign(**machine(), load_before=load)
+    written["dataset"] = dataset.name
     data.write_table(written, output / "bench.csv", digits=5)
     return written
 
