@@ -27,11 +27,7 @@ BLOCK_ALIKE, BLOCK = 0.5, 32
 
 #: A pair is the same cloth if it passes all of these; the sum is of spread and aligned. Set on
 #: planted duplicates, on random pairs and by eye.
-MIN_INLIERS = 14
-MIN_SPREAD = 0.12
-MIN_ALIGNED = 0.3
-MIN_OVERLAP = 0.05
-MIN_SUM = 0.7
+MIN_INLIERS, MIN_SPREAD, MIN_ALIGNED, MIN_OVERLAP, MIN_SUM = 14, 0.12, 0.3, 0.05, 0.7
 #: Fewer points do if the two lie on each other perfectly, as after a large enlargement.
 FEW_INLIERS, FEW_ALIGNED = 8, 0.9
 
@@ -180,10 +176,9 @@ def _lay(a: Features, b: Features) -> Verification:
     if len(pairs) < FEW_INLIERS:
         return Verification()
     source, target = a.points[pairs[:, 0]], b.points[pairs[:, 1]]
+    how = {"maxIters": 1500, "confidence": 0.999}
     try:
-        homography, mask = cv2.findHomography(
-            source, target, cv2.USAC_MAGSAC, 5.0, maxIters=1500, confidence=0.999
-        )
+        homography, mask = cv2.findHomography(source, target, cv2.USAC_MAGSAC, 5.0, **how)
     except cv2.error:
         return Verification()
     if homography is None or not _is_sane(homography, a.grey.shape):
@@ -198,12 +193,8 @@ def _lay(a: Features, b: Features) -> Verification:
     covered = cv2.warpPerspective(np.ones_like(a.grey), homography, size, flags=cv2.INTER_NEAREST)
     back = abs(1 / np.linalg.det(homography[:2, :2]))
     overlap = min(1.0, covered.sum() * max(1 / b.grey.size, back / a.grey.size))
-    return Verification(
-        inliers,
-        _spread(target[inside], covered),
-        _aligned(warped, b.grey, covered),
-        float(overlap),
-    )
+    spread, aligned = _spread(target[inside], covered), _aligned(warped, b.grey, covered)
+    return Verification(inliers, spread, aligned, float(overlap))
 
 
 def _is_sane(homography: np.ndarray, shape: tuple[int, int]) -> bool:

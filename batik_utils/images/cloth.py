@@ -101,7 +101,7 @@ PATTERNS = (_parang, _kawung, _cecek, _lozenges)
 
 
 def _leaf(x: float, y: float, angle: float, length: float, width: float) -> np.ndarray:
-    """Return a pointed oval from ``x, y`` in the direction ``angle`` (clockwise from right)."""
+    # a pointed oval from x, y; the angle is clockwise from right
     t = np.linspace(0, 2 * np.pi, 16)
     along, side = length * (1 - np.cos(t)) / 2, width * np.sin(t)
     c, s = np.cos(angle), np.sin(angle)
@@ -116,9 +116,8 @@ def _flower(rng: Generator) -> Ornament:
 
 def _wings(rng: Generator) -> Ornament:
     role, angles = int(rng.choice(FILLS)), np.linspace(-1.3, 0.5, rng.integers(3, 6))
-    feathers = [
-        (_leaf(0.05, 0.1, a, 0.95, 0.15), (role, LIGHT)[k % 2]) for k, a in enumerate(angles)
-    ]
+    leaves = (_leaf(0.05, 0.1, angle, 0.95, 0.15) for angle in angles)
+    feathers = [(leaf, (role, LIGHT)[k % 2]) for k, leaf in enumerate(leaves)]
     mirrored = [(points * (-1, 1), role) for points, role in feathers]
     return [*feathers, *mirrored, (_leaf(0, 0.7, -np.pi / 2, 1.2, 0.18), DARK)]
 

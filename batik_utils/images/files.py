@@ -96,17 +96,12 @@ _TURNS = {k: Image.Transpose[name] for k, name in enumerate(_TURNS.split(), 2)}
 # Pillow's own limit would also warn, in all threads alike; `MAX_PIXELS` speaks instead
 Image.MAX_IMAGE_PIXELS = None
 
-#: Reasons to refuse a file, in one word: no content; too many bytes; too many pixels; the system
-#: does not let it be read; no image, or of a format that is not read; photo of a phone in HEIC;
-#: broken. What a model is asked about may also be too small, or of one colour.
+#: Reasons to refuse a file; what a model is asked about may also be too small, or of one colour.
 KINDS = ("empty", "bytes", "pixels", "unreadable", "format", "heic", "damaged", "small", "plain")
 
 
 class ImageError(BatikError):
-    """A file that cannot be used as an image; the message is the reason, without its subject.
-
-    ``kind`` is one of `KINDS`, for programs and translations.
-    """
+    """A file that cannot be used as an image, why (without the subject), and its `KINDS`."""
 
     def __init__(self, message: str, kind: str):
         super().__init__(message)
@@ -156,9 +151,6 @@ def open_image(source: Path | str | bytes, *, at_least: int | None = None) -> Im
 
     The format is found from the content; of several frames the first counts. With ``at_least``, a
     JPEG may be decoded at a reduced size whose sides are still at least this many px: faster.
-
-    Raises:
-        ImageError: empty, too large, no image, damaged, or of a format not in ``FORMATS``.
     """
     return _decode(source, at_least)[0]
 
