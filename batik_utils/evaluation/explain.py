@@ -6,13 +6,10 @@ It says where the evidence lies, not what it is, nor that the answer would chang
 """
 
 import copy
-from collections import Counter
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from batik_utils.errors import BatikError
 from batik_utils.images.resize import Preprocessing
 from batik_utils.transforms import normalise
 
@@ -22,8 +19,9 @@ def heat_map(
 ) -> np.ndarray:
     """Grad-CAM of uint8 pictures (N, 3, S, S): float32 (N, S, S), each from 0 to 1.
 
-    Explained is the predicted class. A map without any evidence for it is 0 everywhere. The network
-    is copied and not changed. Source: Selvaraju et al., Grad-CAM, 2017.
+    Explained is the predicted class, by what the backbone's last convolution or batch norm gives,
+    which must run once a pass (not so in `scratch_texture`). A map without any evidence is 0
+    everywhere. The network is copied and not changed. Source: Selvaraju et al., Grad-CAM, 2017.
     """
     from pytorch_grad_cam import GradCAM
 
@@ -31,8 +29,8 @@ def heat_map(
     own.frozen = "no"  # otherwise a frozen backbone runs without gradients
     own.eval().requires_grad_(False)
     device = next(own.parameters()).device
-    layer = target_layer(own, pixels.shape[-1])
-    library = GradCAM(own, [layer])
+    last = [m for m in own.backbone.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)][-1]
+    library = GradCAM(own, [last])
     parts = []
     for part in pixels.split(batch_size):
         # parameters need no gradient, the maps do: it is asked for at the input
@@ -43,32 +41,3 @@ def heat_map(
     # the library adds 1e-7 to what it divides by, which flattens the maps of very small gradients
     top = maps.max((1, 2), keepdims=True)
     return np.divide(maps, top, out=maps, where=top > 0)
-
-
-@torch.no_grad()
-def target_layer(model: nn.Module, size: int) -> nn.Module:
-    """Layer whose maps are explained: the last one of the backbone that still has positions.
-
-    It is the layer that finishes last among those that run once a pass and give maps (N, C, H, W)
-    larger than 1 × 1 for pictures of ``size`` px.
-    """
-    finished, times = [], Counter()
-
-    def note(module: nn.Module, inputs: tuple, output: object) -> None:
-        times[module] += 1
-        if isinstance(output, Tensor) and output.ndim == 4 and min(output.shape[2:]) > 1:
-            finished.append(module)
-
-    handles = [module.register_forward_hook(note) for module in model.backbone.modules()]
-    try:
-        model(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    for module in reversed(finished):
-        if times[module] == 1:
-            return module
-    raise BatikError(
-        f"No layer of this network has positions for pictures of {size} px: Grad-CAM needs maps "
-        f"larger than 1 × 1 before the pooling."
-    )

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from batik_utils import models, recipes
-from batik_utils.errors import BatikError
 from batik_utils.evaluation import explain
 from batik_utils.images.resize import Preprocessing
 from batik_utils.models import TransferClassifier
@@ -17,7 +16,7 @@ from batik_utils.models import TransferClassifier
 PLAIN = Preprocessing(size=32, mean=(0, 0, 0), std=(1, 1, 1))
 
 
-@pytest.mark.parametrize("name", models.ARCHITECTURES)
+@pytest.mark.parametrize("name", sorted({*models.ARCHITECTURES} - {"scratch_texture"}))
 def test_every_architecture_has_a_map_though_its_backbone_is_frozen(name):
     base = next((r for r in recipes.RECIPES.values() if r.architecture == name), None)
     recipe = replace(base or recipes.get("efficientnet_lite0"), architecture=name)
@@ -43,20 +42,14 @@ def test_before_global_pooling_grad_cam_is_cam():
     # maps up with the weights of the linear layer
     torch.manual_seed(1)
     convolution = nn.Conv2d(3, 5, 3, stride=4, padding=1)
-    backbone = nn.Sequential(convolution, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    backbone = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     model = TransferClassifier(backbone, nn.Linear(5, 3))
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     found = explain.heat_map(model, PLAIN, pixels)
     with torch.no_grad():
-        maps, predicted = convolution(pixels / 255).relu(), model(pixels / 255).argmax(1)
+        maps, predicted = convolution(pixels / 255), model(pixels / 255).argmax(1)
         cam = torch.einsum("nkij,nk->nij", maps, model.head.weight[predicted]).relu().numpy()
     for heat, wanted in zip(found, cam, strict=True):
         wanted = cv2.resize(wanted, (32, 32))
         wanted = wanted - wanted.min()
         assert heat == pytest.approx(wanted / max(wanted.max(), 1e-12), abs=1e-4)
-
-
-def test_a_network_without_positions_is_refused():
-    model = TransferClassifier(nn.Sequential(nn.Flatten()), nn.Linear(3 * 32 * 32, 3))
-    with pytest.raises(BatikError, match="larger than 1 × 1"):
-        explain.target_layer(model, 32)
