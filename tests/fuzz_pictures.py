@@ -8,7 +8,6 @@ import random
 import resource
 import signal
 import sys
-import time
 import traceback
 import warnings
 from collections import Counter
@@ -66,12 +65,12 @@ def main() -> int:
     warnings.simplefilter("ignore")
     whole = [*picture_zoo.good().values(), *(content for content, _ in picture_zoo.bad().values())]
     seeds = [content for content in whole if 0 < len(content) < 60_000]
-    chance, began = random.Random(*map(int, sys.argv[1:2])), time.perf_counter()
+    chance = random.Random(*map(int, sys.argv[1:2]))
     found = Counter(outcome(mutate(chance, seeds)) for _ in tqdm(range(FILES), disable=None))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     for what, count in found.most_common():
         sys.stdout.write(f"{count} {what}\n")
-    sys.stdout.write(f"{time.perf_counter() - began:.0f} s, peak memory {memory:.0f} MB\n")
+    sys.stdout.write(f"peak memory {memory:.0f} MB\n")
     return int(memory > MEGABYTES or any(what.startswith("Traceback") for what in found))
 
 

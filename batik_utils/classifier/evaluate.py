@@ -162,11 +162,9 @@ def choose_words(tested: pd.DataFrame) -> dict[str, float]:
     if cloth.any():
         words["cloth_threshold"] = refusal.threshold_at_recall(cloth, CLOTH_RECALL)
     words |= {"sure_from": best[1], "sure_familiarity": best[2]}
-    probably = 0.7
-    for cut in PROBABLY_CUTS[::-1]:
-        middle = known[known["probability"].between(cut, cut + 0.15, inclusive="left")]
-        if middle["right"].mean() >= PROBABLY_RIGHT:
-            probably = float(cut)
+    spans = [known["probability"].between(c, c + 0.15, inclusive="left") for c in PROBABLY_CUTS]
+    good = np.array([known.loc[span, "right"].mean() for span in spans]) >= PROBABLY_RIGHT
+    probably = float(PROBABLY_CUTS[good.argmax()]) if good.any() else 0.7
     return words | {"probably_from": min(probably, best[1])}
 
 
