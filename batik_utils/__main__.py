@@ -26,13 +26,11 @@ RENAMED = {
 }
 PREDICT = """\
 The committed model knows betawi, sidoluhur and tambal; `build` makes one of other motifs.
-
 columns of --csv: file; verdict (sure, unsure, none: no motif of the model, refused: no usable
   picture); motif; p_<motif>, its probability; familiarity, higher is more like the motifs; reason
 keys of --json: path, motif, verdict, probability, probabilities, familiarity, rejected, reason;
   with --details also level, words, kind of a refusal, and evidence (a grid over the picture)
-exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a wrong setting
-"""
+exit status: 0 all answered, 1 a picture was refused or the call interrupted, 2 a wrong setting"""
 OWN_MOTIFS = """\
 A model of your own motifs, from a folder with one folder of pictures for each motif:
   python -m batik_utils audit --data folder --root PICTURES --results RESULTS
@@ -289,9 +287,10 @@ _TRAINING = f"{_DATA} --classes --limit --grid --device --precision --recipes"
 _BUILD = f"{_DATA} --classes --output --evaluate --others --independent"
 _WRITTEN_LAST = "what it writes is written at the end, and what was there before is unchanged"
 _GOES_ON = "finished runs are kept: the same command goes on"
+_KEPT = "finished files and trainings are kept"
 #: Options of each command, defaults of its own, and what holds after Ctrl-C.
 COMMANDS: dict[Callable, tuple[str, dict, str]] = {
-    _run: ("--smoke --output", {}, "finished copies and trainings are kept"),
+    _run: ("--smoke --output", {}, _KEPT),
     _report: (f"{_DATA} --smoke --full", {}, _GOES_ON),
     _train: (f"{_TRAINING} --folds --seeds --epochs --n-train --ray --devices", {}, _GOES_ON),
     _search: (f"{_TRAINING} --trials", {"--recipes": "scratch_small"}, _GOES_ON),
@@ -299,11 +298,7 @@ COMMANDS: dict[Callable, tuple[str, dict, str]] = {
     _build: (_BUILD, {}, _WRITTEN_LAST),
     _predict: ("--csv --json --resume --details --model --ray", {}, "see the answers above"),
     _app: ("--model --host --port --share --gallery --root-path", {}, "the server has stopped"),
-    _export: (
-        "--format --output --model --gallery",
-        {"--output": "build/export"},
-        "finished files are kept",
-    ),
+    _export: ("--format --output --model --gallery", {"--output": "build/export"}, _KEPT),
     _bench: ("--data --root --model --output --ray", {}, _WRITTEN_LAST),
 }
 
