@@ -1,7 +1,5 @@
 """Figures: data in, a matplotlib ``Figure`` out, all in one style.
 
-    >>> plots.show(plots.class_counts(dataset), alt="Bar chart: 50 pictures of each motif.")
-
 A new figure is one function with ``@style()``; titles and captions are the notebook's. One accent
 colour for what matters, labels beside the marks, nothing told by colour alone.
 """
@@ -145,8 +143,7 @@ def picture_grid(
 def overlays(pixels: np.ndarray, maps: np.ndarray, captions: Sequence[str]) -> Figure:
     """Pictures, uint8 (N, 3, S, S), each above itself in grey under its heat map (N, S, S).
 
-    A white line surrounds what is hotter than half of the hottest place. Never commit this figure
-    for photographs whose licence is unclear.
+    Never commit this figure for photographs whose licence is unclear.
     """
     n = len(captions)
     # the picture in grey: its own colours would be taken for heat
@@ -161,10 +158,7 @@ def overlays(pixels: np.ndarray, maps: np.ndarray, captions: Sequence[str]) -> F
 
 @style()
 def architecture(model: nn.Module, size: int) -> Figure:
-    """Outputs of the layers that change the shape, as boxes; filled: layers that learn.
-
-    A box is as high as the map's side and as wide as its number of channels (logarithm).
-    """
+    """Outputs of layers as boxes: side high, channels wide (logarithm); filled: those learn."""
     import torchinfo
 
     boxes = [("picture", [1, 3, size, size], 0)]

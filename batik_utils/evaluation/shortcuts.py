@@ -1,8 +1,7 @@
 """Shortcuts: does a network know the motif, or something that comes with it?
 
 A linear probe on a frozen backbone is tested in the grouped folds on pictures from which something
-was removed (`KINDS`), and on pictures with a printed watermark, trained with and without the
-pictures that bear one.
+was removed (`KINDS`), and on pictures with a printed watermark.
 """
 
 import math
@@ -47,10 +46,7 @@ def run(
     watermarked: Sequence[str] = (),
     weights_directory: str | None = None,
 ) -> list[pd.DataFrame]:
-    """Test the networks of `RECIPES` and write the tables of `summarise` and `watermark_effect`.
-
-    ``watermarked`` lists the paths of pictures with a printed watermark.
-    """
+    """Test the networks of `RECIPES`; write tables of `summarise`, `watermark_effect` (if any)."""
     watermarked = sorted(set(watermarked) & set(folds["path"]))
     folds = folds.set_index("path").loc[dataset.manifest["path"]].reset_index()
     pictures = {}
@@ -68,23 +64,17 @@ def run(
         pictures[name] = answers(features, folds, watermarked)
     found = {"shortcuts": {name: summarise(rows, folds) for name, rows in pictures.items()}}
     if watermarked:
-        found["watermark"] = {
-            n: watermark_effect(rows, watermarked) for n, rows in pictures.items()
-        }
-    tables = []
-    for stem, parts in found.items():
-        tables.append(pd.concat(parts, names=["recipe"]).reset_index("recipe").round(6))
-        if stem == "shortcuts":
-            tables[0]["dataset"] = dataset.digest
-        data.write_table(tables[-1], folder / f"{stem}.csv", digits=None)
+        effects = {name: watermark_effect(rows, watermarked) for name, rows in pictures.items()}
+        found["watermark"] = effects
+    tables = [pd.concat(parts, names=["recipe"]).reset_index("recipe") for parts in found.values()]
+    tables[0]["dataset"] = dataset.digest
+    for stem, table in zip(found, tables, strict=True):
+        data.write_table(table.round(6), folder / f"{stem}.csv", digits=None)
     return tables
 
 
 def masked(pixels: Tensor, kind: str) -> Tensor:
-    """Pictures, uint8 (N, 3, S, S), with one of `KINDS` done to them.
-
-    What is hidden takes the mean colour of the rest.
-    """
+    """Pictures, uint8 (N, 3, S, S), after one of `KINDS`; what is hidden takes the mean colour."""
     side = pixels.shape[-1]
     y, x = (np.mgrid[:side, :side] + 0.5) / side  # the middle of a pixel decides
     band, seal = (y >= 0.45) & (y < 0.55), (y >= 0.78) & (x >= 0.78)
@@ -100,8 +90,9 @@ def masked(pixels: Tensor, kind: str) -> Tensor:
         luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         return (pixels * luma).sum(1, keepdim=True).round().to(torch.uint8).repeat(1, 3, 1, 1)
     if kind == "blurred":
-        sigma = side / 28
-        return functional.gaussian_blur(pixels, [2 * math.ceil(3 * sigma) + 1] * 2, [sigma] * 2)
+        return functional.gaussian_blur(
+            pixels, [2 * math.ceil(3 * side / 28) + 1] * 2, [side / 28] * 2
+        )
     if kind == "shuffled tiles":
         rng = np.random.default_rng(0)
         tiles = pixels.unfold(2, side // 4, side // 4).unfold(3, side // 4, side // 4).flatten(2, 3)
@@ -122,13 +113,10 @@ def masked(pixels: Tensor, kind: str) -> Tensor:
 def answers(
     features: Mapping[str, np.ndarray], folds: pd.DataFrame, watermarked: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Motif that probes say for every kind of picture, from features (N, F) by kind.
-
-    ``path, motif, group, kind, trained_on, said``, a row for each repeat of the folds.
-    """
+    """Motif ``said`` by probes for each picture, kind and training, from features (N, F)."""
     motifs, marked = folds["motif"].to_numpy(), folds["path"].isin(watermarked).to_numpy()
-    own = {kind: [kind] for kind in features if kind not in ("whole", "watermark added")}
-    tests = {"whole": list(features), **own}
+    tests = {kind: [kind] for kind in features if kind != "watermark added"}
+    tests["whole"] = list(features)
     if marked.any():
         few = [kind for kind in ("whole", "band masked", "watermark added") if kind in features]
         tests |= {UNMARKED: few, CONTROL: few}
@@ -149,10 +137,7 @@ def answers(
 
 
 def summarise(pictures: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
-    """Accuracy of each kind and training, and its change from whole pictures, with 95 % intervals.
-
-    They are bootstrapped over groups of near-duplicates and hold the probes fixed.
-    """
+    """Accuracy of each kind and training and its change from whole pictures; 95 % by groups."""
     right = pictures.assign(right=pictures["said"] == pictures["motif"])
     right = right.pivot_table("right", "path", ["kind", "trained_on"], sort=False)
     right = right.loc[folds["path"]]

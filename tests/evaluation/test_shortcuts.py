@@ -67,12 +67,9 @@ def test_a_planted_shortcut_shows_in_both_ways_of_training():
     table = shortcuts.summarise(pictures, folds).set_index(["kind", "trained_on"])
     accuracy = table["accuracy"]
     assert accuracy["whole", "whole"] == 1
-    assert accuracy["band masked", "whole"] < 0.6
-    assert accuracy["band masked", "band masked"] < 0.6
-    assert accuracy["centre only", "whole"] < 0.6
+    assert accuracy["band masked", "whole"] < 0.6 and accuracy["centre only", "whole"] < 0.6
     # what is left would be enough, only this model has not learned it
     assert accuracy["centre only", "centre only"] == 1
-    assert ("watermark added", "watermark added") not in accuracy.index
     assert accuracy["watermark added", "whole"] == pytest.approx(1 / 3)
     assert (table["lower"] <= accuracy).all() and (accuracy <= table["upper"]).all()
     assert table.loc[("band masked", "whole"), "change_upper"] < 0

@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 from sklearn.datasets import make_moons
-from sklearn.metrics import f1_score
 from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 from test_out_of_fold import joined, run_rows
@@ -104,20 +103,15 @@ def test_pairwise_puts_each_test_in_its_place(grid):
     folds = runs.pivot(index=["seed", "fold"], columns="recipe", values="accuracy")
     _, p = significance.corrected_t(folds["b"] - folds["a"], n_train=32, n_test=8)
     assert row["p_corrected_t"] == pytest.approx(p)
-    for kind in ("p_groups", "p_corrected_t"):
-        assert table[f"{kind}_holm"].tolist() == pytest.approx(significance.holm(table[kind]))
+    assert table["p_groups_holm"].tolist() == pytest.approx(significance.holm(table["p_groups"]))
 
 
 def test_pairwise_compares_one_precision_on_common_repeats(grid):
     runs, predictions, groups = grid
-    fewer = runs[~((runs["recipe"] == "c") & (runs["seed"] > 0))]
+    fewer = runs[(runs["recipe"] != "c") | (runs["seed"] == 0)]
     table = significance.pairwise(fewer, predictions, groups, "c")
     assert table[["recipe_b", "repeats"]].to_numpy().tolist() == [["a", 1], ["b", 1]]
-    first = fewer[fewer["seed"] == 0].groupby("recipe")["accuracy"].mean()
-    assert table["difference"].tolist() == pytest.approx([first["c"] - first[k] for k in "ab"])
-    mixed = runs.assign(
-        precision=["bfloat16" if name == "b" else "float32" for name in runs.recipe]
-    )
+    mixed = runs.assign(precision=runs["recipe"].map({"b": "bfloat16"}).fillna("float32"))
     assert significance.pairwise(mixed, predictions, groups, "a")["recipe_b"].tolist() == ["c"]
     apart = runs[(runs["recipe"] == "a") == (runs["seed"] == 0)]
     for odd, grouped, reference, message in (
@@ -131,16 +125,12 @@ def test_pairwise_compares_one_precision_on_common_repeats(grid):
 
 def test_summary(grid):
     runs, predictions, groups = grid
-    table = significance.summary(runs, predictions, groups)
-    assert table["recipe"].iloc[0] == "a"
-    assert table["accuracy"].is_monotonic_decreasing
-    row = table.iloc[0]
+    row = significance.summary(runs, predictions, groups).iloc[0]
     of_repeats = runs[runs["recipe"] == "a"].groupby("seed")["accuracy"].mean()
-    assert (row["repeats"], row["n_pictures"]) == (3, 40)
+    assert (row["recipe"], row["repeats"], row["n_pictures"]) == ("a", 3, 40)
     assert row["accuracy"] == pytest.approx(of_repeats.mean())
     assert row["sd_between_repeats"] == pytest.approx(of_repeats.std())
-    pooled = out_of_fold.pooled(runs, predictions)
-    shares = out_of_fold.shares_right(pooled)["a"]
+    shares = out_of_fold.shares_right(out_of_fold.pooled(runs, predictions))["a"]
     group = groups.set_index("path")["group"][shares.index]
     interval = significance.group_bootstrap(shares, group)
     assert row[["lower", "upper"]].tolist() == pytest.approx(interval.tolist())
@@ -152,6 +142,3 @@ def test_summary(grid):
     assert (row["wilson_lower"], row["wilson_upper"]) == pytest.approx(wilson)
     # the right motif has probability 0.8 or 0.2
     assert row["ece"] == pytest.approx(abs(row["accuracy"] - 0.8))
-    by_repeat = [rows for _, rows in pooled[pooled["recipe"] == "a"].groupby("repeat")]
-    f1 = [f1_score(rows["label"], rows["predicted"], average="macro") for rows in by_repeat]
-    assert row["f1_macro"] == pytest.approx(np.mean(f1))
