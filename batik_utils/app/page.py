@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 FILES = HERE / "page"
 LANGUAGES = ("en", "id")
 #: Seeds of the cloth that is drawn for each motif; the first two are offered as examples.
-SEEDS = {"betawi": (14, 0, 22, 20), "sidoluhur": (41, 6, 13, 10), "tambal": (20, 2, 6, 12)}
+SEEDS = {"betawi": (33, 22, 13, 34), "sidoluhur": (38, 31, 34, 10), "tambal": (20, 24, 11, 16)}
 #: Name of the model card, in a model's folder and on the page.
 CARD = "MODEL_CARD.md"
 #: Pictures that the page takes at once; the command line takes any number.

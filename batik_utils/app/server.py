@@ -61,8 +61,7 @@ def serve(
     photographs = page.gallery(gallery, predictor.classes)
     root_path = f"/{root_path.strip('/')}".rstrip("/")
     # Gradio asks its own server whether it is there: not through a proxy
-    for name in ("NO_PROXY", "no_proxy"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1", "localhost"]))
+    proxies = {name: os.environ.pop(name) for name in [*os.environ] if "_proxy" in name.lower()}
     room = make_room()
     # the folder "gradio" in the temporary directory may be another user's; read at Gradio's import
     os.environ["GRADIO_TEMP_DIR"] = str(room)
@@ -86,6 +85,8 @@ def serve(
         raise BatikError(
             f"Port {port} on {host} cannot be used ({error}): choose another with --port, or 0."
         ) from error
+    finally:
+        os.environ.update(proxies)
     # the API's description shows a picture where Gradio would show dots
     motif, seeds = next(iter(page.SEEDS.items()))
     example = handle_file(f"{address}page/drawn/{motif}-{seeds[0]}.jpg")

@@ -156,7 +156,7 @@ def test_a_stopped_or_killed_server_leaves_no_upload(
 ):
     """It starts with a proxy set and beside another user's folder ``gradio``, too."""
     (tmp_path / "gradio").touch()  # as root may write anywhere: a file where no folder can be made
-    environment = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
+    environment = {"http_proxy": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
     process = subprocess.Popen(
         [sys.executable, "-m", "batik_utils", "app", "--port", "0", "--model", str(model_folder)],
         cwd=PROJECT,
