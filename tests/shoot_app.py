@@ -20,7 +20,7 @@ from batik_utils.images import cloth
 FOLDER = PROJECT / "results" / "app"
 SHOTS = (  # name, width, height, scheme, locale, cloth
     ("phone", 390, 844, "light", "en-US", ("tambal", 20)),
-    ("phone-dark", 390, 844, "dark", "id-ID", ("sidoluhur", 31)),
+    ("phone-dark", 390, 844, "dark", "id-ID", ("betawi", 33)),
     ("computer", 1280, 720, "light", "en-US", ("tambal", 20)),
 )
 

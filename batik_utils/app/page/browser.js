@@ -7,10 +7,12 @@ const backend = {
   number: 0,
   start(progress) {
     this.worker = new Worker("page/worker.js");
+    this.stored = new Promise((done) => { this.keep = done; });
     this.ready = new Promise((done, fail) => {
       this.worker.onmessage = ({ data: message }) => {
         if (message.progress !== undefined) progress(message.progress);
         else if (message.ready) done();
+        else if (message.stored) this.keep();
         else if (message.failed) fail(new Error(message.failed));
         else {
           const { resolve, reject } = this.waiting.get(message.id);
@@ -29,7 +31,7 @@ const backend = {
   async install() {
     if (!navigator.serviceWorker || !isSecureContext) return false;
     await navigator.serviceWorker.register("sw.js");
-    await navigator.serviceWorker.ready;
+    await Promise.all([navigator.serviceWorker.ready, this.stored]);
     return true;
   },
   async answer(file) {

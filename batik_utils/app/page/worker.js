@@ -152,26 +152,32 @@ async function classify(file) {
   }
 }
 
-// Fetch a file with its bytes counted, or take it from the cache of an earlier visit.
-async function load({ url, bytes }, count) {
+// Fetch a file with its bytes counted, unpacked while it comes, or take it from the cache of an
+// earlier visit; `stored` gets what must end before the page works without internet.
+async function load({ url, bytes }, count, stored) {
   const cache = self.caches ? await caches.open(model.cache).catch(() => null) : null;
   const kept = await cache?.match(url);
-  const found = kept || await fetch(url);
-  if (!found.ok) throw new Error(`${url}: ${found.status}`);
-  const parts = [];
-  for (const reader = found.body.getReader(); ;) {
-    const { done, value } = await reader.read();
-    if (done) break;
-    parts.push(value);
-    count(value.length);
+  if (kept) {
+    count(bytes);
+    return new Uint8Array(await kept.arrayBuffer());
   }
-  const whole = new Blob(parts);
-  const content = new Uint8Array(await whole.arrayBuffer());
-  if (content[0] === 0x1f && content.length !== bytes) throw new Error(`${url}: ${content.length} of ${bytes} bytes`);
-  if (cache && !kept) await cache.put(url, new Response(whole)).catch(() => {});
-  if (content[0] !== 0x1f || content[1] !== 0x8b) return content; // the server had it unpacked
-  const plain = whole.stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(plain).arrayBuffer());
+  const found = await fetch(url);
+  if (!found.ok) throw new Error(`${url}: ${found.status}`);
+  const reader = found.body.getReader();
+  let next = await reader.read();
+  const packed = next.value?.[0] === 0x1f && next.value[1] === 0x8b; // else the server had it unpacked
+  const counted = new ReadableStream({
+    async pull(controller) {
+      if (next.done) return controller.close();
+      count(next.value.length);
+      controller.enqueue(next.value);
+      next = await reader.read();
+    },
+  });
+  const plain = packed ? counted.pipeThrough(new DecompressionStream("gzip")) : counted;
+  const content = new Uint8Array(await new Response(plain).arrayBuffer());
+  if (cache) stored.push(cache.put(url, new Response(content)).catch(() => {}));
+  return content;
 }
 
 async function start(settings) {
@@ -182,7 +188,8 @@ async function start(settings) {
     loaded += bytes;
     postMessage({ progress: Math.min(99, Math.floor((100 * loaded) / all)) });
   };
-  const [runtime, network] = model.files.map((file) => load(file, count));
+  const stored = [];
+  const [runtime, network] = model.files.map((file) => load(file, count, stored));
   ort.env.wasm.wasmBinary = (await runtime).buffer;
   ort.env.wasm.wasmPaths = { mjs: new URL("ort-wasm-simd-threaded.mjs", location.href).href };
   ort.env.wasm.numThreads = 1;
@@ -191,6 +198,8 @@ async function start(settings) {
   await ort.InferenceSession.create(tiny, { executionProviders: ["wasm"] });
   session = await ort.InferenceSession.create(await network, { executionProviders: ["wasm"] });
   postMessage({ ready: true });
+  await Promise.all(stored);
+  postMessage({ stored: true });
 }
 
 self.onmessage = async ({ data: message }) => {
