@@ -167,10 +167,10 @@ def write_manifest(dataset: Dataset, results: Path) -> Path:
 
 def _read_tree(source: str, root: Path, classes: str | Sequence[str], limit: int) -> Dataset:
     folders, everything = motifs.find_folders(root, classes)
-    places = {motif: files.place(folder) for motif, folder in folders.items()}
     jobs = []
     for motif, folder in folders.items():
-        others = {*places.values()} - {places[motif]}  # no link leads from one motif to another
+        # no link leads from one motif to another
+        others = {other.resolve() for other in folders.values()} - {folder.resolve()}
         jobs += [(motif, path) for path in sorted(files.walk(folder, others), key=_by_number)]
     # Pillow decodes outside the interpreter lock, so threads do help
     with ThreadPoolExecutor(os.cpu_count()) as pool:

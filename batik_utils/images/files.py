@@ -22,10 +22,8 @@ from batik_utils.errors import BatikError
 _AVIF = ("AVIF",) if find_spec("PIL._avif") else ()
 #: What may be opened; anything else that Pillow could read is refused.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", *_AVIF)
-#: Larger images are refused before they are decoded (width × height, px).
-MAX_PIXELS = 50_000_000
-#: Larger files are refused before they are opened (bytes).
-MAX_BYTES = 50_000_000
+#: Larger images (width × height, px) and files (bytes) are refused before they are opened.
+MAX_PIXELS, MAX_BYTES = 50_000_000, 50_000_000
 #: Pixels times scans over which a JPEG is refused: it is decoded once for each of its scans, about
 #: ten of an ordinary one; a made one can hold thousands and take hours.
 MAX_SCANNED_PIXELS = 1_500_000_000
@@ -39,7 +37,7 @@ _SYSTEM = re.compile(
     re.IGNORECASE,
 )
 
-_VIDEO = "video; save a picture of it as JPEG"
+_VIDEO, _FETCH = "video; save a picture of it as JPEG", "; download the image itself"
 # how other files begin (regular expression, first 4,096 bytes), what they are, and what to do if it
 # is not to save them as JPEG or PNG
 _OTHERS = (
@@ -60,19 +58,16 @@ _OTHERS = (
     ),
     (rb"%PDF", "PDF document"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript document"),
-    (
-        rb"(?i)\s*(<!--.*?)?(<\?xml[^>]*>\s*)?(<!doctype html|<html|<head|<body)",
-        "HTML page; download the image itself",
-    ),
+    (rb"(?i)\s*(<!--.*?)?(<\?xml[^>]*>\s*)?<(!doctype h|html|head|body)", "HTML page" + _FETCH),
     (rb"(?i)\s*(<\?xml|<svg)", "SVG or XML text"),
     (
-        rb"PK[\x03\x05][\x04\x06]|Rar!|7z\xbc|\x1f\x8b|BZh\d|\xfd7zX|\x28\xb5\x2f\xfd|.{257}ustar",
+        rb"PK[\x03\x05]|Rar!|7z\xbc|\x1f\x8b|BZh|\xfd7zX|\x28\xb5\x2f|.{257}ustar",
         "archive; unpack it",
     ),
     (rb"version https://git-lfs", "Git LFS pointer; run 'git lfs pull'"),
-    (rb"bplist00", "placeholder of a cloud drive; download the image itself"),
+    (rb"bplist00", "placeholder of a cloud drive" + _FETCH),
     (rb"L\0\0\0\x01\x14\x02\0", "shortcut of Windows; copy the file that it points to"),
-    (rb"[\t\r\n -~]{20}|\xff\xfe|\xfe\xff", "text; download the image itself"),
+    (rb"[\t\r\n -~]{20}|\xff\xfe|\xfe\xff", "text" + _FETCH),
 )
 _OTHERS = [(re.compile(start, re.DOTALL), text) for start, text in _OTHERS]
 # how an image of our formats begins; a raw photo is a TIFF with an entry of its own
@@ -121,21 +116,15 @@ def is_visible(path: PurePath, folder: PurePath) -> bool:
     return not any(map(is_hidden, path.relative_to(folder).parts))
 
 
-def place(path: Path) -> tuple[int, int]:
-    """Return what tells whether two paths, through links, mean the same file or folder."""
-    facts = path.stat()
-    return facts.st_dev, facts.st_ino
-
-
-def walk(folder: Path, seen: set[tuple[int, int]] | None = None) -> Iterator[Path]:
+def walk(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
     """Yield the visible files below a folder, sorted, and broken links, so that they are named.
 
-    Links to folders are followed, each folder once, and those in ``seen`` not at all.
+    Links to folders are followed, each folder once, and those in ``seen`` (resolved) not at all.
     """
     seen = set() if seen is None else seen
-    if place(folder) in seen:
+    if (real := folder.resolve()) in seen:
         return
-    seen.add(place(folder))
+    seen.add(real)
     visible = (entry for entry in os.scandir(folder) if not is_hidden(entry.name))
     # links last: of a folder and a link to it the folder counts
     for entry in sorted(visible, key=lambda entry: (entry.is_symlink(), entry.name)):
