@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from batik_utils.classifier import features, refusal, selection
+from batik_utils.classifier.export import FinalNetwork
 from batik_utils.classifier.features import Branch
-from batik_utils.classifier.network import FinalNetwork
 from batik_utils.images.resize import IMAGENET
 
 SIZE = 64

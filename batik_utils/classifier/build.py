@@ -9,7 +9,7 @@ form of all recipes; how refusal and evidence were tested). ``build --evaluate``
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy.special import softmax
 from threadpoolctl import threadpool_limits
 
 from batik_utils import checkpoints, data, experiments, splits
 from batik_utils.classifier import card, compare, evaluate, export, features, refusal, selection
+from batik_utils.classifier.export import FinalNetwork
 from batik_utils.classifier.features import BRANCHES
-from batik_utils.classifier.network import FinalNetwork
 from batik_utils.classifier.selection import FeatureSet
 from batik_utils.data import Dataset
 from batik_utils.duplicates import audit
 from batik_utils.errors import BatikError, replacing
 from batik_utils.evaluation.out_of_fold import FINAL
-from batik_utils.images import changes, files
+from batik_utils.images import files
 
 #: Side of the square that a picture is squashed to (px).
 SIZE = 448
@@ -96,9 +95,8 @@ def run(
     if not evaluate_only:
         return write_model(output or home / "model", dataset, final, choice, found)
     _write(home / "cv" / FINAL / "metrics.json", found)
-    copiers = [copier(k) for k in range(1, COPIES + 1)]
-    arguments = (dataset, samples.groups, fold_of, outside, copiers, weights_directory)
-    data.write_table(compare.ablation(*arguments), home / "cv" / FINAL / "ablation.csv")
+    designs = compare.ablation(dataset, samples.groups, fold_of, outside, weights_directory)
+    data.write_table(designs, home / "cv" / FINAL / "ablation.csv")
     if len(outside):
         compare.write_independent(dataset, outside, found, results, weights_directory)
     return home / "cv" / FINAL
@@ -124,19 +122,13 @@ def gather(
 ) -> tuple[FeatureSet, np.ndarray]:
     """Return features of pictures, copies and counter-examples, and folds (N, R) of pictures."""
     dataset, compute = setup.dataset, partial(features.compute, network, size=SIZE)
-    pictures = [compute(dataset.paths)]
-    for k in range(1, COPIES + 1):
-        pictures.append(compute(dataset.paths, change=copier(k), name=f"copy {k}"))
+    rounds = ["", *(f"copy {k}" for k in range(1, COPIES + 1))]
+    pictures = [compute(dataset.paths, change=change) for change in rounds]
     others = compute(negatives["path"]) if len(negatives) else pictures[0][:0]
     folds = setup.folds.set_index("path").loc[dataset.manifest["path"]]
     known = np.array(dataset.labels), folds["group"].to_numpy()
     samples = FeatureSet.of(pictures, *known, others, negatives["kind"].to_numpy())
     return samples, folds.filter(like="repeat_").to_numpy()
-
-
-def copier(copy: int) -> Callable[[Image.Image, int], Image.Image]:
-    """Return what changes a picture, given its number in the data set, for one round of copies."""
-    return lambda image, number: changes.changed(image, np.random.default_rng([copy, number]))
 
 
 def learned(samples: FeatureSet, tested: pd.DataFrame) -> tuple[refusal.Refusal, selection.Choice]:

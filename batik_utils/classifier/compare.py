@@ -9,14 +9,12 @@ import itertools
 import tempfile
 import time
 import timeit
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from batik_utils import data, experiments, recipes
 from batik_utils.checkpoints import Store
@@ -32,13 +30,11 @@ RECIPES = ("majority", "file_facts", "texture", "scratch1_drop02_20ep")
 RECIPES += ("mobilenet_v2_probe", "efficientnet_lite0")
 SEEDS, ACCURACIES = 3, ("accuracy", "accuracy_groups")
 THREE = (Branch("efficientnet_lite0", (3, 5, 6)), Branch("mobilenet_v2", (10, 16, 17)))
-_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_90", "ROTATE_180", "ROTATE_270")
-TURNED = [lambda image, _, turn=Image.Transpose[t]: image.transpose(turn) for t in _TURNS]
-#: Name, stages, side (px), copies, square root.
+#: Name, stages, side (px), four changed copies, square root.
 DESIGNS = (
-    ("three stages", THREE, 448, "none", False),
-    ("three stages, square root", THREE, 448, "none", True),
-    ("five stages, square root", BRANCHES, 448, "none", True),
+    ("three stages", THREE, 448, "", False),
+    ("three stages, square root", THREE, 448, "", True),
+    ("five stages, square root", BRANCHES, 448, "", True),
     ("five stages, square root, changed copies (final)", BRANCHES, 448, "copy", True),
     ("turned and mirrored copies instead", BRANCHES, 448, "turned", True),
     ("320 px", BRANCHES, 320, "copy", True),
@@ -52,22 +48,20 @@ def ablation(
     groups: np.ndarray,
     fold_of: np.ndarray,
     outside: pd.DataFrame,
-    changed: Sequence[Callable],
     weights_directory: str | Path | None = None,
 ) -> pd.DataFrame:
     """Return accuracy inside (by picture, by group) and outside, and time, of the `DESIGNS`.
 
     The ridge is 1, features are scaled by the pictures themselves. ``groups`` (N,) are those of
     near-duplicates, ``fold_of`` (N, R) the folds in which pictures are tested, ``outside``
-    photographs of other collections; ``changed`` makes each round of changed copies.
+    photographs of other collections.
     """
     labels, clear, rows = np.array(dataset.labels), (outside["label"] == "clear").to_numpy(), []
     truth = outside["motif"].map(dataset.classes.index).to_numpy(int)
     for name, branches, size, copies, rooted in DESIGNS:
         network = features.build(branches, weights_directory)
-        rounds = {"none": [], "copy": changed, "turned": TURNED}[copies]
-        changes = [(None, ""), *((change, f"{copies} {k}") for k, change in enumerate(rounds, 1))]
-        found = [features.compute(network, dataset.paths, size, *change) for change in changes]
+        rounds = [f"{copies} {k}" for k in range(1, 5)] if copies else []
+        found = [features.compute(network, dataset.paths, size, r) for r in ("", *rounds)]
         found.append(
             features.compute(network, outside["path"], size) if len(truth) else found[0][:0]
         )

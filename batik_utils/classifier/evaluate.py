@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from batik_utils import checkpoints, metrics
 from batik_utils.classifier import features, refusal
-from batik_utils.classifier.network import FinalNetwork
+from batik_utils.classifier.export import FinalNetwork
 from batik_utils.classifier.refusal import PARTS, Refusal
 from batik_utils.classifier.selection import FeatureSet, Nested
 from batik_utils.data import Dataset
@@ -51,7 +51,8 @@ def accuracy(dataset: Dataset, samples: FeatureSet, nested: Nested, doubted: set
     largest = groups == pd.Series(groups).mode()[0]
     clean = ~dataset.manifest["path"].isin(doubted).to_numpy()
     once = pd.Series(shares).groupby(groups).mean()
-    folds = nested.choices["fold"].nunique()
+    undoubted, folds = share(shares[clean], groups[clean]), nested.choices["fold"].nunique()
+    motifs = [(motif, labels == k) for k, motif in enumerate(classes)]
     return {
         "dataset": dataset.digest,
         "pictures": len(labels),
@@ -61,12 +62,8 @@ def accuracy(dataset: Dataset, samples: FeatureSet, nested: Nested, doubted: set
         "accuracy_groups": share(once, once.index),
         "accuracy_largest_group": {"size": int(largest.sum()), "value": shares[largest].mean()},
         "accuracy_without_largest_group": share(shares[~largest], groups[~largest]),
-        "accuracy_without_doubted_labels": {"pictures": int(clean.sum())}
-        | share(shares[clean], groups[clean]),
-        "recall": {
-            motif: share(shares[labels == k], groups[labels == k])
-            for k, motif in enumerate(classes)
-        },
+        "accuracy_without_doubted_labels": {"pictures": int(clean.sum()), **undoubted},
+        "recall": {m: share(shares[own], groups[own]) for m, own in motifs},
         "nll": float(-np.log(np.maximum(chance, 1e-12)).mean()),
         "expected_calibration_error": calibration.expected_calibration_error(pooled),
         "git": checkpoints.git_commit(),

@@ -1,30 +1,82 @@
-"""The deployed model as a file: ONNX (what the app runs), safetensors, or torch's ``.pt``.
+"""The deployed network, and its files: ONNX (what the app runs), safetensors, torch's ``.pt``.
 
-The torch network is read back out of the ONNX file, so no training picture is needed. All files
-hold the same numbers by name, kernels as float16. Introduced in notebook 05.
+All that is learned are linear functions of frozen features, and distances to the motifs' means. The
+torch network is read back out of the ONNX file, so no training picture is needed. All files hold
+the same numbers by name, kernels as float16. Introduced in notebook 05.
 """
 
 import json
 import logging
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from batik_utils.app import predict
 from batik_utils.app.model_folder import open_session
-from batik_utils.classifier.features import is_stored_half
-from batik_utils.classifier.network import OUTPUTS, FinalNetwork
+from batik_utils.classifier import features
+from batik_utils.classifier.features import Branch, is_stored_half
+from batik_utils.classifier.refusal import NUMBERS, Refusal
 from batik_utils.errors import BatikError, replacing
 
+OUTPUTS = ("probabilities", "familiarity", "cloth", "evidence")
 #: Version of the ONNX operators in the file; onnxruntime 1.15 and newer know it.
 OPSET = 18
 #: Largest difference to the torch network that is taken for rounding.
 TOLERANCE = 1e-3
 FORMATS = ("onnx", "safetensors", "pt")
 _FORMAT = "batik-model-2"
+
+
+class FinalNetwork(Refusal):
+    """uint8 pixels (N, S, S, 3) to the four `OUTPUTS`."""
+
+    def __init__(
+        self,
+        backbones: features.Features,
+        branches: Sequence[Branch],
+        size: int,
+        numbers: dict[str, Tensor],
+    ):
+        super().__init__(numbers)
+        self.network, self.branches, self.size = backbones, tuple(branches), size
+        self.float().eval()
+
+    def facts(self) -> dict:
+        """Return what `restored` needs beside the numbers, as plain values."""
+        return {"branches": [[b.recipe, list(b.taps)] for b in self.branches], "size": self.size}
+
+    @classmethod
+    def restored(cls, facts: dict, state: dict[str, Tensor]) -> "FinalNetwork":
+        """Return the network of saved facts and numbers; float16 becomes float32."""
+        try:
+            branches = [Branch(str(recipe), tuple(taps)) for recipe, taps in facts["branches"]]
+            backbones = features.build(branches, filled=False)
+            model = cls(backbones, branches, int(facts["size"]), {n: state[n] for n in NUMBERS})
+            own = model.state_dict()
+            # counted while training, used by nothing here
+            counted = {n: t for n, t in own.items() if n.endswith("num_batches_tracked")}
+            model.load_state_dict({n: t for n, t in state.items() if n in own} | counted)
+            # sizes of its numbers are only known to be right when they have been used
+            with torch.inference_mode():
+                model(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+        except (RuntimeError, AttributeError, TypeError, LookupError, ValueError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise BatikError(f"These numbers are not of this network: {first}") from error
+        return model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the four `OUTPUTS`."""
+        maps, k = self.network.maps(pixels), len(self.means)
+        weight, bias = self.weight[:, :k] / self.temperature, self.bias[:k] / self.temperature
+        places = features.evidence(maps, weight, bias)
+        probabilities, parts = self.answer(features.pool(maps))
+        against = places - places.mean(1, keepdim=True)
+        return probabilities, self.familiarity(parts), parts[:, 3], against
 
 
 def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
@@ -35,6 +87,7 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
     """
     import onnx
     from onnx_ir.passes import common
+    from onnxscript import optimizer
 
     # every step is reported, and the exporter warns of its own history
     disabled = logging.root.manager.disable
@@ -52,9 +105,16 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
             optimize=False,
             verbose=False,
         )
-    # the optimiser would merge batch norm into kernels, which are float16 numbers only as they
-    # are; onnxruntime merges them itself, in float32
-    _fold(program.model)
+    # What depends on no input is computed; otherwise onnxruntime does not merge batch norm into the
+    # convolutions, three times as slow. The network's own numbers stay, to be read back; merged
+    # here, kernels would not be float16 numbers.
+    own = set(program.model.graph.initializers)
+
+    def may_fold(node) -> bool | None:
+        reads_own = any(value is not None and value.name in own for value in node.inputs)
+        return False if reads_own and node.op_type != "Shape" else None
+
+    optimizer.fold_constants(program.model, onnx_shape_inference=True, should_fold=may_fold)
     common.RemoveUnusedNodesPass()(program.model)
     # paths and line numbers of this machine
     common.ClearMetadataAndDocStringPass()(program.model)
@@ -68,24 +128,6 @@ def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
     with replacing(path) as partial:
         partial.write_bytes(model.SerializeToString(deterministic=True))
     return path
-
-
-def _fold(model) -> None:
-    """Compute what depends on no input, except what reads the network's own numbers.
-
-    The exporter leaves batch norm's reshaped constants as operators, and onnxruntime then does not
-    merge batch norm into the convolutions: three times as slow. The network's own numbers stay as
-    they are, so that they can be read back.
-    """
-    from onnxscript import optimizer
-
-    own = set(model.graph.initializers)
-
-    def may_fold(node) -> bool | None:
-        reads_own = any(value is not None and value.name in own for value in node.inputs)
-        return False if reads_own and node.op_type != "Shape" else None
-
-    optimizer.fold_constants(model, onnx_shape_inference=True, should_fold=may_fold)
 
 
 def _store_half(graph) -> None:

@@ -7,7 +7,7 @@ et al., 2010, and Arandjelović & Zisserman, 2012 (signed square root).
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from tqdm.auto import tqdm
 
 from batik_utils import models, recipes
 from batik_utils.errors import BatikError
-from batik_utils.images import cache, files
+from batik_utils.images import cache, changes, files
 from batik_utils.images.resize import Preprocessing, to_pixels
 from batik_utils.weights import WEIGHTS
 
 INTERPOLATION = "bicubic"
+_TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_90", "ROTATE_180", "ROTATE_270")
+TURNS = [Image.Transpose[name] for name in _TURNS]
 #: Below this a mean or deviation is no signal (and the square root has no slope).
 TINY = 1e-6
 
@@ -169,22 +171,20 @@ def pixels_of(image: Image.Image, size: int) -> np.ndarray:
     return np.ascontiguousarray(to_pixels(image, size, INTERPOLATION).transpose(1, 2, 0))
 
 
-def compute(
-    network: nn.Module,
-    paths: Sequence[Path],
-    size: int,
-    change: Callable[[Image.Image, int], Image.Image] | None = None,
-    name: str = "",
-) -> np.ndarray:
-    """Return float32 features (N, F) of picture files; known ones come from the cache.
+def changed(image: Image.Image, change: str, number: int) -> Image.Image:
+    """Return a picture, given its number, changed: "", "copy 1" and so on, "turned 1" to 4."""
+    kind, _, k = change.partition(" ")
+    if kind == "copy":
+        return changes.changed(image, np.random.default_rng([int(k), number]))
+    return image.transpose(TURNS[int(k) - 1]) if kind == "turned" else image
 
-    ``change`` is applied to each opened picture, with its number; the cache knows it by ``name``.
-    """
+
+def compute(network: nn.Module, paths: Sequence[Path], size: int, change: str = "") -> np.ndarray:
+    """Return float32 features (N, F) of picture files; known ones come from the cache."""
 
     def rows() -> Iterator[np.ndarray]:
         for number, path in enumerate(tqdm(paths, desc="Features", disable=None)):
-            image = files.open_image(path)
-            image = change(image, number) if change else image
+            image = changed(files.open_image(path), change, number)
             with torch.inference_mode():
                 yield network(torch.from_numpy(pixels_of(image, size)[None]))[0].numpy()
 
@@ -193,5 +193,5 @@ def compute(
         numbers.update(key.encode())
         numbers.update(tensor.numpy().tobytes())
     contents = (hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths)
-    parts = [numbers.hexdigest(), f"{size} {INTERPOLATION} {name}", *contents]
+    parts = [numbers.hexdigest(), f"{size} {INTERPOLATION} {change}", *contents]
     return np.array(cache.cached("features", parts, len(paths), rows))

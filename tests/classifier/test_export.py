@@ -12,7 +12,7 @@ from small_network import fitted_to, network_of, noise, samples_of
 
 from batik_utils.app.model_folder import open_session
 from batik_utils.classifier import export
-from batik_utils.classifier.network import OUTPUTS, FinalNetwork
+from batik_utils.classifier.export import OUTPUTS, FinalNetwork
 from batik_utils.errors import BatikError
 
 
