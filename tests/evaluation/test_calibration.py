@@ -79,6 +79,5 @@ def test_a_temperature_comes_from_the_other_folds_of_its_recipe_and_repeat():
     before, after = (calibration.scaled(t)["temperature"] for t in (table, spoilt))
     assert (before[mine] == after[mine]).all()
     assert (before[~mine] != after[~mine]).all()
-    others = [spoilt.assign(recipe="bold"), spoilt.assign(repeat=1)]
-    together = calibration.scaled(pd.concat([table, *others]))["temperature"]
+    together = calibration.scaled(pd.concat([table, spoilt.assign(repeat=1)]))["temperature"]
     assert together[: len(table)].to_numpy() == pytest.approx(before.to_numpy())

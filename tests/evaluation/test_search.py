@@ -56,12 +56,8 @@ def test_trials_are_seeded_and_open_no_test_picture(make, name):
         (setup.dataset.root / path).unlink()
     table = run(setup, name, 4).drop(columns="seconds")
     pd.testing.assert_frame_equal(table, expected.drop(columns="seconds"))
-    written = search.read(setup.store.folder, name)
-    pd.testing.assert_frame_equal(
-        written.drop(columns="seconds"), table, rtol=1e-5, check_dtype=False
-    )
-    assert table["number"].tolist() == [0, 1, 2, 3]
-    assert set(table["state"]) == {"COMPLETE"}  # pruning begins after five trials
+    written = search.read(setup.store.folder, name).drop(columns="seconds")
+    pd.testing.assert_frame_equal(written, table, rtol=1e-5, check_dtype=False)
     # the first trial is the recipe itself within the ranges
     first = table.loc[0, list(search.PARAMETERS)].tolist()
     assert first == pytest.approx([2, 0.01, 0.0, 1e-6, 0.0])
@@ -134,12 +130,7 @@ def test_a_training_that_diverges_is_pruned_and_not_the_end(make, toy, monkeypat
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [
-        ({"name": "nothing"}, "Unknown recipe 'nothing'"),
-        ({"name": "majority"}, "majority"),
-        ({"trials": 0}, "1 trial"),
-        ({"folds": 7}, "7 folds"),
-    ],
+    [({"name": "majority"}, "majority"), ({"trials": 0}, "1 trial"), ({"folds": 7}, "7 folds")],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(make, settings, message):
     setup = make()
