@@ -136,10 +136,9 @@ def write_csv(
 def still_to_do(
     found: Sequence[Source], classes: Sequence[str], path: Path, *, resume: bool
 ) -> list[Source]:
-    """Return the files that a table is to be written of.
+    """Return all files, with ``resume`` those that an interrupted `write_csv` left.
 
-    With ``resume`` those that an interrupted `write_csv` left; a line it left half written goes.
-    Otherwise all; BatikError where answers about other files, or of an unfinished call, would go.
+    BatikError where answers about other files, or of an unfinished call, would be lost.
     """
     done = _done(classes, path, cut=resume)
     if not resume and done and done != Counter(map(_cell, found)):

@@ -18,10 +18,9 @@ from batik_utils.images.resize import Preprocessing
 class Rules:
     """Thresholds of ``labels.json``; the defaults are an older model's.
 
-    ``classes`` are in the order of the probabilities. Below ``familiarity_threshold`` no motif is
-    named; below ``cloth_threshold`` such a picture shows no cloth either (NaN: the model cannot
-    tell). From ``sure_from`` and ``sure_familiarity`` the motif is sure, from ``probably_from`` it
-    is named alone, else with the second.
+    Below ``familiarity_threshold`` no motif is named; below ``cloth_threshold`` such a picture
+    shows no cloth either (NaN: the model cannot tell). From ``sure_from`` and ``sure_familiarity``
+    the motif is sure, from ``probably_from`` it is named alone, else with the second.
     """
 
     classes: tuple[str, ...]

@@ -82,11 +82,7 @@ class Prediction:
 
 
 class Predictor:
-    """A loaded model; safe to use from several threads.
-
-    ``size`` and ``interpolation`` say how a picture is squashed, ``rules`` the thresholds,
-    ``folder`` where the model came from; ``threads`` are those of one run of it (0: all cores).
-    """
+    """A loaded model, safe to use from several threads; ``threads`` for one run (0: all cores)."""
 
     def __init__(self, folder: Path, threads: int = 0):
         model_folder.verify(folder)
@@ -112,10 +108,7 @@ class Predictor:
     def stream(
         self, images: Iterable[Source], *, workers: int = 2, details: bool = False
     ) -> Iterator[Prediction]:
-        """Yield the answers about pictures in their order, holding only a few in memory.
-
-        A worker takes a picture from file to answer: several are fastest with ``threads=1``.
-        """
+        """Yield the answers about pictures in their order, holding only a few in memory."""
 
         def one(number: int, source: Source) -> Prediction:
             given = source.name if isinstance(source, Upload) else source
@@ -134,11 +127,7 @@ class Predictor:
                     future.cancel()
 
     def run(self, pixels: np.ndarray, *, details: bool = False) -> dict[str, np.ndarray]:
-        """Run the model alone on uint8 (N, size, size, 3).
-
-        Gives ``probabilities`` (N, K), ``familiarity`` (N,), ``cloth`` (N,) if it has it, and with
-        ``details``, if it has that, ``evidence`` (N, K, H, W).
-        """
+        """Run the model alone on uint8 (N, size, size, 3); ``evidence`` only with ``details``."""
         asked = ["probabilities", "familiarity"] + ["cloth"] * self.tells_cloth
         asked += ["evidence"] * (details and self.explains)
         found = self.session.run(asked, {"pixels": np.ascontiguousarray(pixels)})

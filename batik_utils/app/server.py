@@ -186,10 +186,7 @@ def _free_port(host: str) -> int:
 
 
 def make_room() -> Path:
-    """Return a new folder that only this user reads, and delete those of processes that are gone.
-
-    It goes when the process ends; of one that was killed, a lock that nobody holds tells so.
-    """
+    """Return a private folder, deleted at the end, and delete those of killed processes."""
     place = Path(tempfile.gettempdir())
     for old in place.glob(f"{ROOM}*"):
         # other users' folders cannot be locked, and those in use are

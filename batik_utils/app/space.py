@@ -1,9 +1,4 @@
-"""The application as a Hugging Face Space: a folder that can be pushed as it is.
-
-    python -m batik_utils export --format space --output build/space
-
-The Space holds `PARTS` of the package, the model, and ``app.py`` and README of ``hub/``.
-"""
+"""The application as a Hugging Face Space: `PARTS` of the package, the model, and ``hub/``."""
 
 import shutil
 from importlib import metadata

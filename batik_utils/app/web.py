@@ -27,11 +27,7 @@ _RUNTIME = "ort-wasm-simd-threaded"
 
 
 def build(folder: Path, model: Path | str | None = None, gallery: Path | str = "") -> Path:
-    """Write the page to a folder and return it; files of an earlier build are replaced.
-
-    ``gallery`` is a folder of photographs. BatikError: the model is not whole, or onnxruntime-web
-    cannot be had.
-    """
+    """Write the page, with a folder of photographs, to a folder and return it."""
     predictor = Predictor.load(model)
     photographs = page.gallery(gallery, predictor.classes)
     inside, card = folder / "page", predictor.folder / page.CARD
@@ -75,10 +71,7 @@ def _pack(path: Path, content: bytes) -> dict:
 
 
 def _write_worker(folder: Path, model: str) -> None:
-    """Write the service worker, with the list of what it keeps and a version of all of it.
-
-    The page keeps the two large files itself, counted, in the cache ``model``.
-    """
+    """Write the service worker: list and version of all but the two large files in ``model``."""
     own = [path for path in folder.rglob("*") if path.is_file()]
     names = sorted(path.relative_to(folder).as_posix() for path in own if path.suffix != ".bin")
     names = ["./", *(name for name in names if name != "sw.js")]

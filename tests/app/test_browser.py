@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import threading
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ from batik_utils.app.predict import Predictor
 from batik_utils.errors import PROJECT
 from batik_utils.images import cloth
 from batik_utils.images.motifs import MOTIFS
-from batik_utils.images.resize import to_pixels
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 pytestmark = pytest.mark.skipif(
@@ -44,15 +43,10 @@ COMPUTER = {"viewport": {"width": 1280, "height": 800}}
 LOCALE = {"en": "en-US", "id": "id-ID"}
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @contextlib.contextmanager
 def served(folder: Path):
     """Yield the address of a folder on a plain static server."""
-    handler = functools.partial(Quiet, directory=folder)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=found.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{found.server_port}/"
@@ -346,38 +340,8 @@ def test_it_works_without_internet_after_the_first_visit(visit, drawn):
     assert picture.evaluate("(img) => img.decode().then(() => img.naturalWidth)") > 0
 
 
-@pytest.fixture(scope="module")
-def alone(browser, sites):
-    page = browser.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto((sites["folder"] / "index.html").as_uri())  # opened as a file it says what to do
-    expect(page.get_by_role("alert")).to_have_text(SAY["en"]["file_page"])
-    page.goto(sites["alone"])
-    yield page
-    page.close()
-
-
 OPEN = """async (text) => backend.answer(new File([Uint8Array.from(atob(text),
   (letter) => letter.charCodeAt(0))], "file"))"""
-RESIZE = """async ([text, width, height, method]) => {
-  const data = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const made = await backend.call("resize", [{data, width, height}, 48, method]);
-  return btoa(Array.from(made, (n) => String.fromCharCode(n)).join(""));
-}"""
-
-
-@pytest.mark.parametrize("method", ["box", "bilinear", "bicubic"])
-def test_the_script_resizes_as_pillow_does(alone, method):
-    chance = np.random.default_rng(0)
-    for width, height in ((97, 61), (48, 64), (23, 31), (1, 90)):
-        pixels = chance.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        rgba = np.dstack([pixels, np.full((height, width), 255, np.uint8)])
-        text = b64encode(rgba.tobytes()).decode()
-        found = b64decode(alone.evaluate(RESIZE, [text, width, height, method]))
-        found = np.frombuffer(found, np.uint8).astype(int).reshape(48, 48, 3)
-        wanted = to_pixels(Image.fromarray(pixels), 48, method).transpose(1, 2, 0)
-        assert np.abs(found - wanted).max() <= 1, (width, height)
-        assert np.mean(found != wanted) < 0.001, (width, height)
 
 
 def compare(page: Page, predictor: Predictor, contents: list[bytes], familiarity: float) -> None:
@@ -393,7 +357,7 @@ def compare(page: Page, predictor: Predictor, contents: list[bytes], familiarity
             assert np.abs(np.array(found["evidence"]) - wanted.evidence).max() < 0.1
 
 
-def test_its_answers_agree_with_pythons(alone, predictor):
+def test_its_answers_agree_with_pythons(visit, predictor):
     good = picture_zoo.good()
     contents = [good[n] for n in ("PNG with transparency", "GIF", "BMP", "animated WebP")]
     for motif, seed in zip(MOTIFS, (0, 3, 11), strict=True):
@@ -403,15 +367,14 @@ def test_its_answers_agree_with_pythons(alone, predictor):
             turned = {"exif": exif} if kind == "JPEG" else {}
             cloth.draw(motif, seed, (200, 160)).save(stream, kind, **turned)
             contents.append(stream.getvalue())
-    compare(alone, predictor, contents, 0.5)
+    compare(visit("alone"), predictor, contents, 0.5)
 
 
-def test_it_refuses_what_python_refuses(alone):
-    bad = picture_zoo.bad()
-    for name in ("HTML", "SVG", "PDF", "half a PNG", "1 x 1", "31 x 500", "one colour", "HEIC"):
-        found = alone.evaluate(OPEN, b64encode(bad[name][0]).decode())
-        assert found["verdict"] == "refused", name
-        assert found["kind"] in REFUSED["en"], name
+def test_opened_as_a_file_it_says_what_to_do(browser, sites):
+    page = browser.new_page()
+    page.goto((sites["folder"] / "index.html").as_uri())
+    expect(page.get_by_role("alert")).to_have_text(SAY["en"]["file_page"])
+    page.close()
 
 
 def test_the_deployed_model_answers_there_as_in_python(browser, tmp_path):

@@ -36,13 +36,10 @@ const backend = {
   },
   async answer(file) {
     await this.ready;
-    return this.call("file", file);
-  },
-  call(key, value) {
     return new Promise((resolve, reject) => {
       const id = this.number++;
       this.waiting.set(id, { resolve, reject });
-      this.worker.postMessage({ id, [key]: value });
+      this.worker.postMessage({ id, file });
     });
   },
 };

@@ -206,8 +206,7 @@ self.onmessage = async ({ data: message }) => {
   const { id } = message;
   try {
     if (message.start) await start(message.start);
-    else if (message.file) postMessage({ id, answer: await classify(message.file) });
-    else postMessage({ id, answer: resize(...message.resize) });
+    else postMessage({ id, answer: await classify(message.file) });
   } catch (error) {
     postMessage(message.start ? { failed: String(error) } : { id, error: String(error) });
   }
