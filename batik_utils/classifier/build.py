@@ -172,12 +172,7 @@ def independent_pictures(folder: Path | None, classes: Sequence[str]) -> pd.Data
     return table[columns]
 
 
-def _runs(
-    setup: experiments.Setup,
-    nested: selection.Nested,
-    network: features.Features,
-    started: datetime,
-) -> dict[str, pd.DataFrame]:
+def _runs(setup, nested, network: features.Features, started: datetime) -> dict:
     """Return ``runs.csv`` and ``predictions.csv`` of the cross-validation."""
     params = sum(p.numel() for p in network.parameters())
     facts = {"weights": " + ".join(network.provenance), "params": params, "device": "cpu"}

@@ -28,14 +28,12 @@ from batik_utils.images import files
 
 RECALL, CLOTH_RECALL = 0.95, 0.97
 #: Other motifs are left out in so many lots.
-LOTS = 5
-LEFT_OUT = "half of the classes, a fifth of the motifs"
-#: Answers called sure are right in at least this share; of counter-examples at most this share is.
-SURE_RIGHT, SURE_AND_WRONG = 0.98, 0.004
+LOTS, LEFT_OUT = 5, "half of the classes, a fifth of the motifs"
+#: Answers called sure, and probable, are right in at least this share; of counter-examples at most
+#: this share is called sure.
+SURE_RIGHT, PROBABLY_RIGHT, SURE_AND_WRONG = 0.98, 0.75, 0.004
 #: Probabilities from which answers may be called sure, and probable.
 SURE_CUTS, PROBABLY_CUTS = np.arange(80, 100) / 100, np.arange(50, 90, 5) / 100
-#: Answers called probable are right in at least this share.
-PROBABLY_RIGHT = 0.75
 #: Shares of places that are blurred to test the evidence.
 SHARES = (0.1, 0.2, 0.3)
 

@@ -99,9 +99,6 @@ def test_sure_is_right_often_enough_and_rarely_said_of_others():
     assert set(sure["kind"]) == {"motifs"} and sure["right"].all() and len(sure) == 60
     assert 0.75 < words["sure_from"] <= 0.95 and 1 < words["sure_familiarity"] <= 2
     assert words["probably_from"] <= words["sure_from"]
-
-
-def test_nothing_is_sure_where_too_little_is_right():
     table = answers([(0.99, 2.0, i % 2 == 0) for i in range(40)], [(0.9, 1.0)] * 10)
     answered = evaluate.with_words(table, evaluate.choose_words(table))
     assert "sure" not in set(answered["words"])

@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from small_network import samples_of
 
 from batik_utils.classifier import selection
@@ -17,18 +16,6 @@ def test_rows_of_copies_and_others_stand_behind_the_pictures():
     assert list(samples.rows(np.array([0, 59]))) == [0, 59, 60, 119]
     assert list(samples.other_rows(np.array([0]))) == [120]
     assert len(samples.scaled) == 120 + 100
-
-
-def test_the_discriminant_is_that_of_scikit_learn():
-    samples = samples_of()
-    few = samples.scaled[:, :8]
-    theirs = LinearDiscriminantAnalysis(solver="lsqr", priors=[1 / 3] * 3)
-    wanted = theirs.fit(few[:60], samples.labels).decision_function(few[:60])
-    small = dataclasses.replace(samples, scaled=few, gram=few @ few.T)
-    ours = small.fit(np.arange(60), samples.labels, 1e-9).logits(few[:60])
-    np.testing.assert_allclose(
-        ours - ours.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True), rtol=0.05
-    )
 
 
 def test_nested_predicts_every_picture_and_says_what_was_chosen():
