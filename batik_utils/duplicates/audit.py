@@ -87,19 +87,16 @@ def _counts(tables: dict[str, pd.DataFrame]) -> dict[str, int]:
     sizes = groups["group"].value_counts()
     counts = {
         "pictures": len(groups),
-        "pairs": len(edges),
-        "pairs across motifs": (edges["motif_a"] != edges["motif_b"]).sum(),
-        **{f"pairs by {m}": (edges["method"] == m).sum() for m in pairs.METHODS},
-        **{f"pairs seen {seen}": (edges["seen"] == seen).sum() for seen in SEEN},
+        "pairs of near-duplicates": len(edges),
+        "of them across motifs": (edges["motif_a"] != edges["motif_b"]).sum(),
         "groups of two or more": (sizes > 1).sum(),
-        "pictures in such groups": sizes[sizes > 1].sum(),
         "largest group": sizes.max(),
         "doubtful labels": tables["doubtful_labels"]["path"].nunique(),
     }
     if "course_twins" in tables:
         direct = (tables["course_twins"]["direct"] > 0).sum()
         counts["course test pictures with a near-duplicate in training"] = direct
-    return {name: int(count) for name, count in counts.items()}
+    return counts
 
 
 def folder_of(dataset: Dataset, results: Path) -> Path:

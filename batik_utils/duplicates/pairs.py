@@ -23,7 +23,6 @@ from batik_utils.data import Dataset
 from batik_utils.duplicates import local_features
 from batik_utils.images.files import open_image
 
-METHODS = ("exact", "hash", "correlation", "features")
 EDGE_COLUMNS = ("path_a", "path_b", "motif_a", "motif_b", "method", "score", "hash")
 EDGE_COLUMNS += ("correlation", "inliers", "spread", "aligned", "overlap")
 
@@ -134,8 +133,7 @@ def compare(a: Look, b: Look) -> Comparison:
         "correlation": (correlation >= MIN_CORRELATION, correlation),
         "features": (local_features.is_same(found), found.aligned),
     }
-    method = next((name for name in METHODS if held[name][0]), "")
-    score = held[method][1] if method else 0.0
+    method, score = next(((name, n) for name, (holds, n) in held.items() if holds), ("", 0.0))
     return Comparison(method, score, bits, correlation, found)
 
 

@@ -230,7 +230,7 @@ def test_an_audit_writes_its_tables_and_repeats_itself(
         ("batik-betawi/3.png", "confident learning"),
     }
     assert "elsewhere/1.png" not in set(doubtful["path"])
-    assert (found["pairs"], found["pictures"]) == (3, len(dataset.manifest))
+    assert (found["pairs of near-duplicates"], found["pictures"]) == (3, len(dataset.manifest))
     assert audit.doubted(folder) == {f"batik-{p}.png" for p in ("betawi/2", "tambal/3", "tambal/5")}
     assert "batik-betawi/3.png" in audit.doubted(folder, by_any=True)
     assert audit.doubted(tmp_path / "none") is None
@@ -246,7 +246,7 @@ def test_an_audit_writes_its_tables_and_repeats_itself(
     (folder / "missed_pairs.csv").write_text(
         "path_a,path_b,reason\nbatik-tambal/2.png,batik-tambal/3.png,one cloth\n"
     )
-    assert audit.run(dataset, tmp_path)["pairs"] == 3
+    assert audit.run(dataset, tmp_path)["pairs of near-duplicates"] == 3
     of = data.read_table(folder / "duplicate_groups.csv").set_index("path")["group"]
     assert of["batik-tambal/3.png"] == "batik-tambal/2.png"
 
