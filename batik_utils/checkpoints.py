@@ -151,7 +151,9 @@ class Store:
             ) from error
 
     def check_writable(self) -> None:
-        """Raise `NotWritten` now if `add` would do so after hours."""
+        """Raise now what `add` would raise after hours: a full disk, a damaged table."""
+        for name in _COLUMNS:
+            self.read(name)
         with self._locked(), replacing(self.folder / ".lock.try") as partial:
             partial.touch()
         (self.folder / ".lock.try").unlink(missing_ok=True)
@@ -266,7 +268,7 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({reason}): train or copy it again."
+            f"{path} is damaged or no checkpoint ({reason}): remove it and train again."
         ) from error
     raise OutdatedCheckpoint(
         f"{path} was saved by another version of this project: remove it and train again."

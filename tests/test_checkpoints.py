@@ -180,6 +180,11 @@ def is_full(store, monkeypatch):
     monkeypatch.setattr(Path, "replace", refuse)
 
 
+def is_damaged(store, monkeypatch):
+    store.folder.mkdir(parents=True)
+    (store.folder / "history.csv").write_bytes(b"")
+
+
 def is_locked(store, monkeypatch):
     store.folder.mkdir(parents=True)
     held = checkpoints.locked
@@ -192,7 +197,7 @@ def is_locked(store, monkeypatch):
     monkeypatch.setattr(checkpoints, "locked", locked)
 
 
-@pytest.mark.parametrize("trouble", [is_a_file, is_full, is_locked])
+@pytest.mark.parametrize("trouble", [is_a_file, is_full, is_damaged, is_locked])
 def test_a_folder_that_cannot_be_written_is_told_before_and_loses_no_run(
     store, monkeypatch, tmp_path, trouble
 ):
