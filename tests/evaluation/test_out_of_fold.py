@@ -47,16 +47,6 @@ def tables():
     return joined(a, run_rows("b", [[0, 1, 1, 1], [0, 1, 1, 1]]))
 
 
-def test_every_picture_comes_once_a_repeat(tables):
-    table = out_of_fold.pooled(*tables)
-    one = table[(table["recipe"] == "a") & (table["repeat"] == 1) & (table["path"] == "2.jpg")]
-    assert one[["fold", "label", "predicted", "right"]].to_numpy().tolist() == [
-        [0, "tambal", "betawi", False]
-    ]
-    shares = out_of_fold.shares_right(table)
-    assert shares.loc["1.jpg"].to_dict() == pytest.approx({"a": 2 / 3, "b": 1})
-
-
 def test_what_does_not_fit_together_is_refused(tables):
     runs, predictions = tables
     again = [table[table["run"] == "a-e1-f0-s0"].assign(run="a-e1-f0-s0-n20") for table in tables]
