@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import standin
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
@@ -33,12 +32,12 @@ def shoot(address: str, scratch: Path) -> None:
         )
         for name, width, height, scheme, locale, drawn in SHOTS:
             cloth.draw(*drawn, (640, 480)).save(scratch / "cloth.png")
-            size = {"width": width, "height": height}
-            phone = {"has_touch": width < 500, "is_mobile": width < 500}
-            context = browser.new_context(
-                viewport=size, color_scheme=scheme, locale=locale, **phone
+            page = browser.new_page(
+                viewport={"width": width, "height": height},
+                color_scheme=scheme,
+                locale=locale,
+                is_mobile=width < 500,
             )
-            page = context.new_page()
             page.goto(address)
             page.set_input_files("#from-files", scratch / "cloth.png")
             expect(page.locator("#switch")).to_be_visible()
@@ -46,7 +45,7 @@ def shoot(address: str, scratch: Path) -> None:
             path = FOLDER / f"{name}.png"
             page.screenshot(path=path)
             Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
-            context.close()
+            page.close()
         browser.close()
 
 
@@ -69,7 +68,4 @@ def write_texts() -> None:
 FOLDER.mkdir(parents=True, exist_ok=True)
 write_texts()
 with tempfile.TemporaryDirectory() as place:
-    model = Predictor.load(threads=1)
-    if not model.explains:
-        model = Predictor.load(standin.write(Path(place) / "model"))
-    shoot(server.serve(model, port=0, wait=False), Path(place))
+    shoot(server.serve(Predictor.load(threads=1), port=0, wait=False), Path(place))
