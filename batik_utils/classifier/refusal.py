@@ -95,22 +95,21 @@ def fit(
 ) -> Refusal:
     """Learn from pictures of the motifs and from counter-examples; it takes scaled features.
 
-    All but the distance learn from changed copies of the motifs, too; against counter-examples a
-    picture and its copies count as one.
+    The motifs and the contrast learn from changed copies, too; against counter-examples a picture
+    and its copies count as one. Cloth and distance do not: they are of pictures as they are.
     """
     labels, n_motifs = samples.labels[pictures], samples.labels.max() + 1
     present = [kind for kind in KINDS if (samples.kinds[others] == kind).any()]
     number = {kind: n_motifs + i for i, kind in enumerate(present)}
-    motifs, rows = samples.fit_motifs(pictures, ridge), samples.rows(pictures)
-    is_motif = np.arange(len(rows) + len(others)) < len(rows)
-    of_others = [number[kind] for kind in samples.kinds[others]]
-    classes = np.r_[np.tile(labels, 1 + samples.copies), of_others].astype(int)
-    weights = np.r_[copy_weights(len(pictures), samples.copies) / 2, np.ones(len(others))]
-    rows = np.r_[rows, samples.other_rows(others)]
-    kinds = samples.fit(rows, classes, RIDGE, weights)
+    classes = np.r_[labels, [number[kind] for kind in samples.kinds[others]]].astype(int)
+    of_others, copied = samples.other_rows(others), samples.rows(pictures)
+    motifs = samples.fit_motifs(pictures, ridge)
+    kinds = samples.fit(np.r_[pictures, of_others], classes, RIDGE)
     contrast = Linear(np.zeros((samples.scaled.shape[1], 2)), np.zeros(2))
     if len(others):
-        contrast = samples.fit(rows, is_motif.astype(int), RIDGE, weights)
+        is_motif = np.r_[np.ones(len(copied), int), np.zeros(len(others), int)]
+        weights = np.r_[copy_weights(len(pictures), samples.copies) / 2, np.ones(len(others))]
+        contrast = samples.fit(np.r_[copied, of_others], is_motif, RIDGE, weights)
     known = samples.scaled[pictures]
     means = np.stack([known[labels == k].mean(0) for k in range(n_motifs)])
     residuals = known - means[labels]
