@@ -36,8 +36,7 @@ MAX_MEGABYTES = 20
 CONCURRENCY, QUEUE = 2, 64
 #: Uploads are looked for every minute and deleted at this age (s).
 CHECK_EVERY, DELETE_AFTER = 60, 540
-#: Beginning of the name of the temporary folder of uploads.
-ROOM = "batik-app-"
+ROOM = "batik-app-"  # begins the name of the temporary folder of uploads
 _log = logging.getLogger(__name__)
 
 
