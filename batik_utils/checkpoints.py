@@ -158,10 +158,10 @@ class Store:
             partial.touch()
         (self.folder / ".lock.try").unlink(missing_ok=True)
 
-    def note_not_run(self, recipe: str, reason: str = "", remedy: str = "") -> None:
-        """Remember why a recipe could not be run, and what would help; forget it without reason."""
-        if reason or recipe in set(self.read("not_run")["recipe"]):
-            rows = [[recipe, reason, remedy]] if reason else []
+    def note_not_run(self, recipe: str, remedy: str = "") -> None:
+        """Remember what would give a recipe its weights; without remedy, that it has them."""
+        if remedy or recipe in set(self.read("not_run")["recipe"]):
+            rows = [[recipe, "not run: weights not reachable", remedy]] if remedy else []
             table = pd.DataFrame(rows, columns=list(_COLUMNS["not_run"]))
             self._replace("recipe", recipe, {"not_run": table})
 
@@ -202,11 +202,7 @@ def _rescued(tables: dict[str, pd.DataFrame]) -> Path | None:
 
 
 class CheckpointError(BatikError):
-    """A file that is not a checkpoint of ours, or not a whole one."""
-
-
-class OutdatedCheckpoint(CheckpointError):
-    """A checkpoint of ours that another version wrote."""
+    """A file that is no whole checkpoint of this version of the project."""
 
 
 @dataclass(frozen=True)
@@ -239,8 +235,8 @@ def save(path: Path, saved: Checkpoint) -> Path:
 def load(path: Path) -> Checkpoint:
     """Open a checkpoint; nothing in the file is executed.
 
-    Raises `OutdatedCheckpoint` for a file of another version, and `CheckpointError` for one that is
-    missing, damaged, foreign, or holds more than plain values and tensors, as a malicious one does.
+    CheckpointError: it is missing, damaged, foreign, of another version, or holds more than plain
+    values and tensors, as a malicious one does.
     """
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
@@ -252,12 +248,13 @@ def load(path: Path) -> Checkpoint:
         if not isinstance(content, dict) or "batik-checkpoint" not in content["format"]:
             raise ValueError("a file of another project")
         known = set(content["recipe"]) == {f.name for f in fields(Recipe)}
-        if content["format"] == _FORMAT and known:
-            recipe, classes = Recipe(**content["recipe"]), tuple(content["classes"])
-            model = models.build_untrained(recipe, len(classes))
-            model.load_state_dict(content["state"])
-            seen = Preprocessing.from_dict(content["preprocessing"])
-            return Checkpoint(model.eval(), recipe, classes, seen, content["dataset"])
+        if content["format"] != _FORMAT or not known:
+            raise ValueError("saved by another version of this project")
+        recipe, classes = Recipe(**content["recipe"]), tuple(content["classes"])
+        model = models.build_untrained(recipe, len(classes))
+        model.load_state_dict(content["state"])
+        seen = Preprocessing.from_dict(content["preprocessing"])
+        return Checkpoint(model.eval(), recipe, classes, seen, content["dataset"])
     except pickle.UnpicklingError as error:
         # torch's own text advises to switch the protection off, so it is not repeated
         raise CheckpointError(
@@ -268,8 +265,5 @@ def load(path: Path) -> Checkpoint:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(
-            f"{path} is damaged or no checkpoint ({reason}): remove it and train again."
+            f"{path} is no whole checkpoint of this version ({reason}): remove it and train again."
         ) from error
-    raise OutdatedCheckpoint(
-        f"{path} was saved by another version of this project: remove it and train again."
-    )

@@ -278,8 +278,7 @@ def run_grid(
         if isinstance(result, WeightsNotFound):
             if recipe.name not in not_run:
                 log.warning("%s", result)
-                reason = "not run: weights not reachable"
-                setup.store.note_not_run(recipe.name, reason, result.remedy)
+                setup.store.note_not_run(recipe.name, result.remedy)
             not_run[recipe.name] = result.remedy
         elif isinstance(result, BatikError):
             log.warning("%s: %s", name, result)
@@ -338,7 +337,7 @@ def train_or_load(
     if finished and path.exists():
         try:
             saved = checkpoints.load(path)
-        except checkpoints.OutdatedCheckpoint as error:
+        except checkpoints.CheckpointError as error:
             log.warning("%s Training it again now.", error)
     if saved is None:
         if not finished:
