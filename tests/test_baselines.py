@@ -13,32 +13,25 @@ from batik_utils.errors import BatikError
 RANDOM = np.random.default_rng(0)
 
 
-def a_manifest(n):
-    columns = {"size": (1_000, 90_000), "width": (100, 900), "height": (100, 900)}
-    return pd.DataFrame({name: RANDOM.integers(*limits, n) for name, limits in columns.items()})
-
-
 def noise(n, low, high, side=24):
     return RANDOM.integers(low, high, (n, 3, side, side), dtype=np.uint8)
 
 
 def test_file_facts_do_not_look_at_the_picture():
     row = pd.DataFrame({"size": [3000], "width": [40], "height": [50]})
-    for pixels in (noise(1, 0, 2), noise(1, 0, 256)):
-        found = baselines.file_facts(row, pixels)
-        np.testing.assert_allclose(found, [[3000, 40, 50, 0.8, 1.5]])
+    np.testing.assert_allclose(baselines.file_facts(row, None), [[3000, 40, 50, 0.8, 1.5]])
 
 
 def test_a_colour_histogram_knows_colours_and_no_places():
     picture = noise(1, 0, 256)
     mixed = picture.reshape(1, 3, -1)[..., RANDOM.permutation(24 * 24)].reshape(picture.shape)
-    first, second = (baselines.colour_histogram(a_manifest(1), p) for p in (picture, mixed))
+    first, second = (baselines.colour_histogram(None, p) for p in (picture, mixed))
     np.testing.assert_allclose(first, second)
     red = np.zeros((1, 3, 8, 8), np.uint8)
     red[:, 0] = 255
     expected = np.zeros((3, baselines.COLOUR_BINS))
     expected[0, 0] = expected[1, -1] = expected[2, -1] = 1  # hue 0, full saturation and value
-    found = baselines.colour_histogram(a_manifest(1), red)
+    found = baselines.colour_histogram(None, red)
     np.testing.assert_allclose(found, expected.reshape(1, -1))
 
 
@@ -46,7 +39,7 @@ def test_texture_is_blind_to_hue_and_sees_grain():
     grey = np.repeat(noise(1, 0, 256, 48)[:, :1], 3, axis=1)
     coarse = np.kron(grey[..., ::4, ::4], np.ones((4, 4), np.uint8))
     fine, swapped, rough = (
-        baselines.texture(a_manifest(1), picture) for picture in (grey, grey[:, ::-1], coarse)
+        baselines.texture(None, picture) for picture in (grey, grey[:, ::-1], coarse)
     )
     np.testing.assert_allclose(fine, swapped)
     assert np.abs(fine - rough).max() > 0.1
@@ -57,7 +50,7 @@ def test_probabilities_of_the_test_pictures_repeat_with_the_seed(name):
     # dark, middle and bright pictures of three sizes: every baseline but the majority can tell
     labels = np.repeat([0, 1, 2], 12)
     pixels = [noise(12, low, low + span) for low, span in ((0, 9), (90, 60), (0, 255))]
-    manifest = a_manifest(36).assign(size=labels * 10_000 + 500)
+    manifest = pd.DataFrame({"size": labels * 10_000 + 500, "width": 40, "height": 50})
     features = baselines.BASELINES[name].describe(manifest, np.concatenate(pixels))
     train, test = np.split(RANDOM.permutation(36), [27])
     once, again = (

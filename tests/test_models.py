@@ -114,20 +114,6 @@ def test_two_training_steps(recipe):
 # --- scratch networks -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("network", "expected"),
-    [
-        ("scratch1", lambda p: [p]),
-        ("scratch2", lambda p: [p] * 8),
-        ("scratch3", lambda p: [0.2, 0.2, p]),
-    ],
-)
-def test_dropout_in_the_dropout_variants_only(network, expected):
-    assert dropouts(untrained(network)) == []
-    for suffix, p in (("_drop02", 0.2), ("_drop05_20ep", 0.5)):
-        assert dropouts(untrained(network + suffix)) == expected(p)
-
-
 def test_scratch2_is_resnet18_and_drops_at_the_end_of_each_block():
     resnet = torchvision.models.resnet18(num_classes=3).eval()
     model = untrained("scratch2").eval()
@@ -136,17 +122,24 @@ def test_scratch2_is_resnet18_and_drops_at_the_end_of_each_block():
     model.backbone.load_state_dict(state)
     batch = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model(batch), resnet(batch))
-    last = untrained("scratch2_drop05").backbone.train().layer4
+    dropping = untrained("scratch2_drop05")
+    assert dropouts(dropping) == [0.5] * 8 and not dropouts(model)
+    last = dropping.backbone.train().layer4
     assert [type(m).__name__ for m in last[1]] == ["BasicBlock", "Dropout"]
     assert (last(torch.randn(4, 256, 2, 2)) == 0).float().mean() > 0.4
 
 
-@pytest.mark.parametrize("name", ["scratch1", "scratch3_drop05"])
-def test_scratch1_and_3_give_what_the_published_order_gives(name):
+@pytest.mark.parametrize(
+    ("name", "early", "late"),
+    [
+        *(("scratch1", [], []), ("scratch1_drop02_20ep", [], [0.2])),
+        *(("scratch3", [], []), ("scratch3_drop05", [0.2], [0.5])),
+    ],
+)
+def test_scratch1_and_3_give_what_the_published_order_gives(name, early, late):
     model = untrained(name)
+    early, late = ([nn.Dropout(p) for p in rates] for rates in (early, late))
     first, second = (m for m in model.backbone if isinstance(m, nn.Conv2d))
-    early = [nn.Dropout(0.2)] if name == "scratch3_drop05" else []
-    late = [nn.Dropout(0.5)] if name.endswith("drop05") else []
     hidden, last = (m for m in model.head if isinstance(m, nn.Linear))
     published = nn.Sequential(
         *(first, nn.ReLU(), *early, nn.MaxPool2d(2)),
@@ -267,11 +260,6 @@ def test_a_weights_file_fills_the_backbone(name, monkeypatch, tmp_path):
     with torch.inference_mode():
         expected = body(batch).mean((2, 3))
         torch.testing.assert_close(model.eval().backbone(batch), expected)
-
-
-def test_without_weights_there_is_no_network():
-    with pytest.raises(weights.WeightsNotFound, match=r"127\.0\.0\.1"):
-        models.build(recipes.get("efficientnet_b0"), 3)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the shared weights beside the project")

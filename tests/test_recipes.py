@@ -25,15 +25,8 @@ def test_the_published_recipes_are_as_they_were_checked_against_the_publication(
     """A change of these values must be meant: results were published with them."""
     text = json.dumps([asdict(replace(r, extra=())) for r in PUBLISHED.values()])
     assert len(PUBLISHED) == 26
+    assert {models.preprocessing_of(recipe) for recipe in PUBLISHED.values()} == {weights.IMAGENET}
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "6b43b30f8e1ab882"
-
-
-def test_published_recipes_share_the_published_input_and_are_shares_of_15_pictures():
-    for recipe in PUBLISHED.values():
-        assert models.preprocessing_of(recipe) == weights.IMAGENET
-        share = recipe.published * 15
-        assert abs(share - round(share)) < 0.001  # of 15 test pictures
-    assert all(RECIPES[name].published is None for name in OURS)
 
 
 @pytest.mark.parametrize(
@@ -67,11 +60,9 @@ def test_a_recipe_is_plain_and_names_things_that_exist(recipe):
     [
         ("resnet", "scratch1, scratch1_20ep"),
         ("Scratch1", "scratch1"),
-        ("SCRATCH", "scratch"),
         ("mobilnet_v2", "mobilenet_v2"),
         ("efficientnet-lite0", "efficientnet_lite0"),
         ("All", "all"),
-        ("", "recipe names"),
         (" , ", "recipe names"),
     ],
 )

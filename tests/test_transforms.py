@@ -112,13 +112,11 @@ def test_a_further_change_is_one_line_and_leaves_all_other_draws_as_they_are(mon
 
 
 def test_changes_depend_on_the_generator_alone_and_differ_by_picture():
-    torch.manual_seed(1)
-    one = augmented(augment=0.5)
+    same_picture = CLOTH[:1].expand(20, -1, -1, -1)
+    one, other = (augmented(same_picture, augment=0.5, seed=seed) for seed in (0, 1))
     torch.manual_seed(2)
-    assert torch.equal(one, augmented(augment=0.5))
-    assert not torch.equal(one, augmented(augment=0.5, seed=1))
-    same_picture = augmented(CLOTH[:1].expand(20, -1, -1, -1), augment=0.5)
-    assert len(same_picture.flatten(1).unique(dim=0)) == 20
+    assert torch.equal(one, augmented(same_picture, augment=0.5))
+    assert len(torch.cat([one, other]).flatten(1).unique(dim=0)) == 40
 
 
 # --- what the changes do to cloth -------------------------------------------------------------
@@ -139,17 +137,13 @@ def test_at_full_strength_all_eight_positions_of_a_square_are_equally_likely():
 
 
 def test_cloth_stays_cloth():
-    """Plain stays plain, grey nearly grey, red red, and the greater part stays in sight."""
+    """Plain stays plain, grey nearly grey, and the greater part stays in sight."""
     plain = torch.full((50, 3, 32, 32), 128, dtype=torch.uint8)
     batch = augmented(plain, augment=1.0)
     assert batch.amax((2, 3)).sub(batch.amin((2, 3))).max() < 0.1
     grey = batch.mean((2, 3))
     assert (grey.amax(1) - grey.amin(1)).max() < 1
     assert grey.min() > 128 * 0.59 and grey.max() < 128 * 1.41
-    red = torch.zeros(200, 3, 4, 4, dtype=torch.uint8)
-    red[:, 0] = 200
-    batch = augmented(red, augment=1.0).mean((2, 3))
-    assert (batch[:, 0] > 1.5 * batch[:, 1:].amax(1)).all()
     # a ramp tells how much of the width can still be seen: at least half of it
     ramp = torch.linspace(0, 255, 32).expand(50, 3, 32, 32)
     seen = transforms.change_shape(ramp, 1.0, torch.Generator().manual_seed(0))
