@@ -88,12 +88,12 @@ def draw(motif: str, number: int, side: int = 24) -> Image.Image:
 def picture_tree(tmp_path) -> Callable[..., Path]:
     """Write ``<root>/<folder>/1.jpg`` and so on; the picture depends on motif and number alone."""
 
-    def write(folders: dict[str, int] = THREE, root: Path | None = None) -> Path:
+    def write(folders: dict[str, int] = THREE, root: Path | None = None, side=24) -> Path:
         root = root or tmp_path / "pictures"
         for folder, count in folders.items():
             (root / folder).mkdir(parents=True)
             for number in range(1, count + 1):
-                picture = draw(motifs.from_folder(folder), number)
+                picture = draw(motifs.from_folder(folder), number, side)
                 picture.save(root / folder / f"{number}.jpg")
         return root
 

@@ -55,16 +55,11 @@ def test_figures_show_their_data(every):
     texts = {name: [t.get_text() for a in f.axes for t in a.texts] for name, f in every.items()}
     assert texts["confusion_matrix"] == ["4", "0", "1", "3"]
     assert texts["intervals"] == ["70%", "30%", "guessing"]
-    assert texts["learning_curves"] == ["train", "validation"] * 2
     # the first epoch's loss is outside, so that the gap between the later ones is seen
     assert every["learning_curves"].axes[0].get_ylim()[1] < 2
     assert "112\nparameters" in texts["architecture"][1]  # weights and biases of 4 × 3 × 3 × 3
-    lines = every["repetitions"].axes[0].lines
-    assert sorted(float(x) for line in lines for x in line.get_xdata() if x == x) == [
-        0.4, 0.6, 0.6, 0.8
-    ]  # fmt: skip
-    shares = [line.get_ydata().sum() for line in every["colour_histograms"].axes[0].lines]
-    assert shares == pytest.approx([1, 1, 1])
+    drawn = np.concatenate([line.get_xdata() for line in every["repetitions"].axes[0].lines])
+    assert sorted(drawn[~np.isnan(drawn)]) == [0.4, 0.6, 0.6, 0.8]
 
 
 def test_a_figure_is_shown_with_its_alternative_text(every, monkeypatch):

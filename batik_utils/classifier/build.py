@@ -46,7 +46,6 @@ N_EVIDENCE = 50
 def run(
     dataset: Dataset,
     results: Path,
-    weights_directory: str | Path | None = None,
     *,
     output: Path | None = None,
     others: Path | None = None,
@@ -66,7 +65,7 @@ def run(
     setup = experiments.prepare(dataset, "cv", results=results, device="cpu")
     negatives = counter_examples(dataset, groups_file, others)
     outside = independent_pictures(independent, dataset.classes)
-    network = features.build(BRANCHES, weights_directory)
+    network = features.build(BRANCHES)
     samples, fold_of = gather(setup, negatives, network)
     nested = selection.nested(samples, fold_of)
     tested = evaluate.refused(samples, negatives, fold_of, nested.choices)
@@ -95,10 +94,10 @@ def run(
     if not evaluate_only:
         return write_model(output or home / "model", dataset, final, choice, found)
     _write(home / "cv" / FINAL / "metrics.json", found)
-    designs = compare.ablation(dataset, samples.groups, fold_of, outside, weights_directory)
+    designs = compare.ablation(dataset, samples.groups, fold_of, outside)
     data.write_table(designs, home / "cv" / FINAL / "ablation.csv")
     if len(outside):
-        compare.write_independent(dataset, outside, found, results, weights_directory)
+        compare.write_independent(dataset, outside, found, results)
     return home / "cv" / FINAL
 
 

@@ -44,11 +44,7 @@ DESIGNS = (
 
 
 def ablation(
-    dataset: Dataset,
-    groups: np.ndarray,
-    fold_of: np.ndarray,
-    outside: pd.DataFrame,
-    weights_directory: str | Path | None = None,
+    dataset: Dataset, groups: np.ndarray, fold_of: np.ndarray, outside: pd.DataFrame
 ) -> pd.DataFrame:
     """Return accuracy inside (by picture, by group) and outside, and time, of the `DESIGNS`.
 
@@ -59,7 +55,7 @@ def ablation(
     labels, clear, rows = np.array(dataset.labels), (outside["label"] == "clear").to_numpy(), []
     truth = outside["motif"].map(dataset.classes.index).to_numpy(int)
     for name, branches, size, copies, rooted in DESIGNS:
-        network = features.build(branches, weights_directory)
+        network = features.build(branches)
         rounds = [f"{copies} {k}" for k in range(1, 5)] if copies else []
         found = [features.compute(network, dataset.paths, size, r) for r in ("", *rounds)]
         found.append(
@@ -101,13 +97,7 @@ def _milliseconds(network: features.Features, size: int) -> float:
     return 1000 * float(np.median(found[1:]))
 
 
-def write_independent(
-    dataset: Dataset,
-    outside: pd.DataFrame,
-    final: dict,
-    results: Path,
-    weights_directory: str | Path | None = None,
-) -> None:
+def write_independent(dataset: Dataset, outside: pd.DataFrame, final: dict, results: Path) -> None:
     """Write ``results/independent/``: accuracy of recipes on other collections, and which they are.
 
     All pictures of ``dataset`` are learned from. ``outside`` is of `build.independent_pictures`,
@@ -116,7 +106,7 @@ def write_independent(
     summary, rows = results / dataset.name / "cv" / "summary.csv", []
     known = data.read_table(summary).set_index("recipe").T if summary.is_file() else {}
     known = dict(known) | {"final": {key: final[key]["value"] for key in ACCURACIES}}
-    clear, setup = outside["label"] == "clear", _setup(dataset, outside, weights_directory)
+    clear, setup = outside["label"] == "clear", _setup(dataset, outside)
     for name in (*RECIPES, "final"):
         right = outside["right"] if name == "final" else _right(setup, name, outside)
         found, inside = share(right[clear]), known.get(name, {})
@@ -137,9 +127,7 @@ def write_independent(
     data.write_table(named, results / "independent" / "manifest.csv")
 
 
-def _setup(
-    dataset: Dataset, outside: pd.DataFrame, weights_directory: str | Path | None
-) -> experiments.Setup:
+def _setup(dataset: Dataset, outside: pd.DataFrame) -> experiments.Setup:
     """Return a set-up that learns from all pictures and is tested on the independent ones."""
     parts = [dataset]
     for root, table in outside.groupby(outside["path"].map(lambda path: path.parents[1])):
@@ -155,7 +143,6 @@ def _setup(
         manifest[["path"]].assign(subset=subset),
         Store(Path(tempfile.gettempdir()) / "unused"),
         torch.device("cpu"),
-        weights_directory=weights_directory,
     )
 
 

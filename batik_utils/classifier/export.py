@@ -36,14 +36,10 @@ class FinalNetwork(Refusal):
     """uint8 pixels (N, S, S, 3) to the four `OUTPUTS`."""
 
     def __init__(
-        self,
-        backbones: features.Features,
-        branches: Sequence[Branch],
-        size: int,
-        numbers: dict[str, Tensor],
+        self, network: features.Features, branches: Sequence[Branch], size: int, numbers: dict
     ):
         super().__init__(numbers)
-        self.network, self.branches, self.size = backbones, tuple(branches), size
+        self.network, self.branches, self.size = network, tuple(branches), size
         self.float().eval()
 
     def facts(self) -> dict:

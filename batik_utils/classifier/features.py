@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from batik_utils import models, recipes
-from batik_utils.errors import BatikError
 from batik_utils.images import cache, changes, files
 from batik_utils.images.resize import Preprocessing, to_pixels
 from batik_utils.weights import WEIGHTS
@@ -128,9 +127,7 @@ def evidence(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
     return total
 
 
-def build(
-    branches: Sequence[Branch], weights_directory: str | Path | None = None, *, filled: bool = True
-) -> Features:
+def build(branches: Sequence[Branch], *, filled: bool = True) -> Features:
     """Build the network; ``filled=False`` leaves random weights, to be filled from a saved model.
 
     Kernels are rounded to float16 (they stay float32 numbers), as they are stored in the exported
@@ -141,10 +138,10 @@ def build(
         recipe = recipes.get(branch.recipe)
         classifier, source = models.build_untrained(recipe, 2), "none"
         if filled:
-            classifier, source = models.build(recipe, 2, weights_directory)
+            classifier, source = models.build(recipe, 2)
         provenance.append(source)
-        stages = _stages(recipe.architecture, classifier.backbone)
-        built.append(Taps(stages, branch.taps, WEIGHTS[recipe.weights].preprocessing))
+        seen = WEIGHTS[recipe.weights].preprocessing
+        built.append(Taps(_stages(classifier.backbone), branch.taps, seen))
     network = Features(built, provenance)
     for name, tensor in network.state_dict().items():
         if is_stored_half(name, tensor):
@@ -157,13 +154,11 @@ def is_stored_half(name: str, tensor: Tensor) -> bool:
     return name.endswith("weight") and tensor.ndim == 4
 
 
-def _stages(architecture: str, backbone: nn.Module) -> list[nn.Module]:
-    if architecture.startswith("efficientnet_lite"):
-        first, *others = backbone.blocks
-        return [nn.Sequential(backbone.conv_stem, backbone.bn1, first), *others]
-    if architecture.startswith("mobilenet_v2"):
+def _stages(backbone: nn.Module) -> list[nn.Module]:
+    if not hasattr(backbone, "blocks"):
         return list(backbone.features)
-    raise BatikError(f"Maps of '{architecture}' cannot be read: use another recipe.")
+    first, *others = backbone.blocks  # of timm's EfficientNets
+    return [nn.Sequential(backbone.conv_stem, backbone.bn1, first), *others]
 
 
 def pixels_of(image: Image.Image, size: int) -> np.ndarray:

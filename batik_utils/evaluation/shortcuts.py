@@ -40,11 +40,7 @@ UNMARKED, CONTROL = "whole, watermarked left out", "whole, as many others left o
 
 
 def run(
-    dataset: Dataset,
-    folds: pd.DataFrame,
-    folder: Path,
-    watermarked: Sequence[str] = (),
-    weights_directory: str | None = None,
+    dataset: Dataset, folds: pd.DataFrame, folder: Path, watermarked: Sequence[str] = ()
 ) -> list[pd.DataFrame]:
     """Test the networks of `RECIPES`; write tables of `summarise`, `watermark_effect` (if any)."""
     watermarked = sorted(set(watermarked) & set(folds["path"]))
@@ -53,7 +49,7 @@ def run(
     for name in RECIPES:
         recipe = recipes.get(name)
         with training.seeded(0):
-            model, _ = models.build(recipe, len(dataset.classes), weights_directory)
+            model, _ = models.build(recipe, len(dataset.classes))
         model.to(training.choose_device())
         seen = models.preprocessing_of(recipe)
         pixels = transforms.load_pixels(dataset, seen)

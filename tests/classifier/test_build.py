@@ -8,7 +8,7 @@ from importlib.resources import files as resources
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 from small_network import SIZE
 
 from batik_utils import data
@@ -22,29 +22,14 @@ COMMITTED = PROJECT / "results" / "kaggle" / "model"
 NAMES = {"MODEL_CARD.md", "labels.json", "metrics.json", "model.onnx", "preprocessing.json"}
 
 
-def draw(folder, names, n, seed=0):
-    """Write noisy stripes, whose period and colour tell the name."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:72, :72]
-    for k, name in enumerate(names):
-        (folder / name).mkdir(parents=True)
-        colour = np.random.default_rng(k + 10).integers(60, 200, 3)
-        for i in range(n):
-            wave = np.sin((x + y * (k % 3)) / (2 + k) + rng.uniform(0, 6))[..., None]
-            values = colour + 50 * wave + rng.normal(0, 8, (72, 72, 3))
-            image = Image.fromarray(np.uint8(np.clip(values, 0, 255)))
-            image.save(folder / name / f"class{i % 2}_{i:04d}.png")
-
-
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path, picture_tree):
     """Five motifs of ten pictures each, counter-examples, and independent pictures."""
-    draw(tmp_path / "motifs", [f"batik-{m}" for m in (*MOTIFS, "kawung", "parang")], 10)
-    draw(tmp_path / "others", ["songket", "textures", "photographs"], 8, seed=1)
-    draw(tmp_path / "independent" / "clear", [f"batik-{m}" for m in MOTIFS], 2, seed=5)
-    paths = sorted((tmp_path / "independent").rglob("*.png"))
-    table = pd.DataFrame({"path": [path.relative_to(tmp_path / "independent") for path in paths]})
-    table["motif"] = [path.parent.name.removeprefix("batik-") for path in paths]
+    picture_tree(dict.fromkeys((*MOTIFS, "kawung", "parang"), 10), tmp_path / "motifs", 72)
+    picture_tree(dict.fromkeys(("songket", "textures", "photographs"), 8), tmp_path / "others")
+    picture_tree(dict.fromkeys(MOTIFS, 2), tmp_path / "independent" / "clear")
+    rows = [(f"clear/{motif}/{k}.jpg", motif) for motif in MOTIFS for k in (1, 2)]
+    table = pd.DataFrame(rows, columns=["path", "motif"])
     table = table.assign(label="clear", repository="a/b", repository_path="c.png")
     data.write_table(table, tmp_path / "independent" / "manifest.csv")
     return tmp_path
@@ -53,14 +38,13 @@ def tree(tmp_path):
 def load(tree, classes=MOTIFS):
     dataset = data.load("folder", tree / "motifs", classes)
     everything = data.load("folder", tree / "motifs", "all")
-    table = everything.manifest[["path", "motif"]]
-    groups = table.assign(group=table["path"])
-    data.write_table(groups, tree / "results" / everything.name / "duplicate_groups.csv")
+    place = tree / "results" / everything.name
+    write_groups(place / "duplicate_groups.csv", everything.manifest[["path", "motif", "path"]])
     return dataset
 
 
 def write_groups(path, rows):
-    data.write_table(pd.DataFrame(rows, columns=["path", "motif", "group"]), path)
+    data.write_table(pd.DataFrame(np.array(rows), columns=["path", "motif", "group"]), path)
     return path
 
 
@@ -103,18 +87,12 @@ def test_evaluation_alone_writes_no_model_but_comparisons(small, tree, monkeypat
     assert listed["sha256"][0] == hashlib.sha256(content).hexdigest()
 
 
-def test_a_folder_without_counter_examples_is_refused(tree):
-    groups = write_groups(tree / "groups.csv", [("a", "tambal", "a")])
-    with pytest.raises(BatikError, match="songket"):
-        build.counter_examples(load(tree), groups, tree / "motifs")
-
-
 @pytest.mark.parametrize("n", [7, 5])
 def test_a_motif_with_few_pictures_gets_fewer_folds_or_a_sentence(tree, n):
     dataset, path = load(tree), tree / "folds.csv"
     rows = dataset.manifest.groupby("motif").head(n)
     dataset = replace(dataset, manifest=rows.reset_index(drop=True))
-    groups = write_groups(tree / "groups.csv", rows[["path", "motif", "path"]].to_numpy())
+    groups = write_groups(tree / "groups.csv", rows[["path", "motif", "path"]])
     if n < build.FEWEST:
         with pytest.raises(BatikError, match=r"'betawi' has 5 .*--classes"):
             build.divide(dataset, path, groups)
@@ -127,6 +105,8 @@ def test_near_duplicates_of_the_motifs_are_no_counter_examples(tree):
     rows = [("a", "tambal", "a"), ("b", "parang", "a"), ("c", "parang", "b")]
     groups = write_groups(tree / "groups.csv", rows)
     assert [*build.counter_examples(load(tree), groups, None)["group"]] == ["b"]
+    with pytest.raises(BatikError, match="songket"):
+        build.counter_examples(load(tree), groups, tree / "motifs")
 
 
 # --- the committed model --------------------------------------------------------------------------

@@ -60,7 +60,6 @@ def test_bins_hold_equally_many_and_intervals_count_repeats_once():
 def test_scaling_corrects_what_was_planted(factor):
     labels, probabilities = calibrated(1000)
     stretched = table_of(labels, softmax(np.log(probabilities) * factor, axis=1))
-    assert calibration.scaled(stretched)["temperature"].nunique() == 5
     row = calibration.before_and_after(stretched).iloc[0]
     assert row["temperature"] == pytest.approx(factor, rel=0.2)
     for score in ("nll", "brier", "ece"):

@@ -70,16 +70,13 @@ def test_difficulty_counts_recipes_alike(tables):
     ]  # fmt: skip
 
 
-def store(folder, recipe, right, *, folds=3, suffix="", left_out=()):
-    """Write runs of a recipe as a grid does."""
-    runs, predictions = run_rows(recipe, right, folds=folds)
-    for run in runs.to_dict("records"):
-        if (run["seed"], run["fold"]) in left_out:
-            continue
+def store(folder, recipe, right, *, left_out=(), **changes):
+    """Write runs of a recipe with three folds as a grid does."""
+    runs, predictions = run_rows(recipe, right, folds=3)
+    for run in runs.drop(index=[*left_out]).to_dict("records"):
         own = predictions[predictions["run"] == run["run"]].drop(columns="run")
-        row = dict.fromkeys(RUN_COLUMNS, 1) | run | {"run": run["run"] + suffix}
-        if suffix:
-            row["n_train"] = 1
+        row = dict.fromkeys(RUN_COLUMNS, 1) | run | changes
+        row["run"] += changes.get("suffix", "")
         Store(folder).add(row, own, pd.DataFrame({"epoch": [1]}))
 
 
@@ -94,14 +91,13 @@ def results(tmp_path):
 
 
 def test_what_is_read_is_finished_and_in_table_order(results):
-    store(results / "cv", "efficientnet_lite0", [[1] * 6] * 2, left_out={(1, 2)})
+    store(results / "cv", "efficientnet_lite0", [[1] * 6] * 2, left_out=[5])
     store(results / "cv" / "final", "final", [[1] * 6] * 2)
     runs, predictions, folds = out_of_fold.read(results)
     order = ["scratch_ours", "efficientnet_lite0", "texture", "final"]
     assert list(dict.fromkeys(runs["recipe"])) == order
     assert set(runs.loc[runs["recipe"] == "efficientnet_lite0", "seed"]) == {0}
-    assert set(predictions["run"]) == set(runs["run"])
-    assert len(folds) == 6
+    assert set(predictions["run"]) == set(runs["run"]) and len(folds) == 6
     (results / "cv" / "runs.csv").unlink()
     (results / "cv" / "final" / "runs.csv").unlink()
     for folder in (results, results / "elsewhere"):
@@ -116,7 +112,7 @@ def test_accuracy_with_duplicates_split_and_together(results):
 
 
 def test_a_learning_curve_ends_with_the_full_runs(results):
-    store(results / "cv" / "learning", "texture", [[1, 1, 0, 0, 0, 0]], suffix="-n1")
+    store(results / "cv" / "learning", "texture", [[1, 1, 0, 0, 0, 0]], suffix="-n1", n_train=1)
     table = out_of_fold.learning(results)
     assert table.to_numpy().tolist() == [["texture", 1.0, 0, 1 / 3], ["texture", 4.0, 0, 1 / 2]]
 

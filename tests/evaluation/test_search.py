@@ -35,17 +35,6 @@ def run(setup, name="toy", trials=3, **settings) -> pd.DataFrame:
     return search.search(setup, name, trials, **{"folds": 3} | settings)
 
 
-def in_place_of_training(answer, monkeypatch):
-    """``answer`` gives log-loss and accuracy of a fold, from its set-up."""
-
-    def train(setup, recipe, seed):
-        loss, accuracy = answer(setup)
-        row = {"nll": loss, "accuracy": accuracy, "n_test": len(setup.rows("test"))}
-        return None, Finished(row, None, None)
-
-    monkeypatch.setattr(experiments, "train", train)
-
-
 @pytest.mark.parametrize("name", ["toy", "probe"])
 def test_trials_are_seeded_and_open_no_test_picture(make, name):
     expected = run(make("before"), name, 4)
@@ -61,21 +50,6 @@ def test_trials_are_seeded_and_open_no_test_picture(make, name):
     # the first trial is the recipe itself within the ranges
     first = table.loc[0, list(search.PARAMETERS)].tolist()
     assert first == pytest.approx([2, 0.01, 0.0, 1e-6, 0.0])
-
-
-def test_the_score_is_the_mean_over_the_held_out_pictures(make, monkeypatch):
-    setups = []
-
-    def answer(setup):
-        setups.append(setup)
-        return float(len(setups)), len(setups) / 10
-
-    in_place_of_training(answer, monkeypatch)
-    row = run(make(), trials=1, folds=4).iloc[0]
-    held = [len(setup.rows("test")) for setup in setups]
-    assert len({path for setup in setups for path in setup.rows("test")}) == sum(held) == 18
-    assert row["value"] == pytest.approx(np.average([1, 2, 3, 4], weights=held))
-    assert row["accuracy"] == pytest.approx(row["value"] / 10)
 
 
 def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(make, monkeypatch):
@@ -103,18 +77,23 @@ def test_an_interrupted_search_goes_on_as_if_nothing_had_happened(make, monkeypa
     pd.testing.assert_frame_equal(run(setup, trials=4), table)
 
 
-def test_trials_worse_than_the_median_are_pruned(make, monkeypatch):
-    calls = []
+def test_the_score_is_the_mean_over_pictures_and_trials_worse_than_the_median_are_pruned(
+    make, monkeypatch
+):
+    tested = []
 
-    def worse(setup):
-        calls.append(setup.fold)
-        return len(calls), 0.5
+    def worse(setup, recipe, seed):
+        tested.append(setup.rows("test"))
+        row = {"nll": len(tested), "accuracy": len(tested) / 10, "n_test": len(tested[-1])}
+        return None, Finished(row, None, None)
 
-    in_place_of_training(worse, monkeypatch)
-    table = run(make(), trials=8)
+    monkeypatch.setattr(experiments, "train", worse)
+    table = run(make(), trials=8, folds=4)
     assert table["state"].tolist() == ["COMPLETE"] * 5 + ["PRUNED"] * 3
-    assert table["folds"].tolist() == [3] * 5 + [1] * 3
-    assert calls == [0, 1, 2] * 5 + [0] * 3
+    assert table["folds"].tolist() == [4] * 5 + [1] * 3
+    assert sorted(np.concatenate(tested[:4])) == [*range(18)]
+    first = np.average([1, 2, 3, 4], weights=[len(rows) for rows in tested[:4]])
+    assert table.loc[0, ["value", "accuracy"]].tolist() == pytest.approx([first, first / 10])
     assert search.best(table)["number"] == 0
     with pytest.raises(BatikError, match="No trial of the search was completed"):
         search.best(table.iloc[5:])
