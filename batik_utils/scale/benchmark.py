@@ -39,8 +39,8 @@ from batik_utils.images.files import open_image
 from batik_utils.images.resize import to_pixels
 from batik_utils.scale import ray_cluster, ray_jobs
 
-#: Folds and repeats of the protocol; pictures to predict, and with Ray.
-FOLDS, REPEATS, PICTURES, WITH_RAY = 10, 5, 16, 1000
+#: Times that a row is measured; folds and repeats of the protocol; pictures, and those with Ray.
+REPETITIONS, FOLDS, REPEATS, PICTURES, WITH_RAY = 4, 10, 5, 16, 1000
 #: Rows that are timed half as often, and those with the seconds of one picture.
 LONG, OF_A_PICTURE = ("frozen recipe", "protocol", "worker"), ("predict", "folder", "app")
 
@@ -55,36 +55,35 @@ def in_turn(sides: Sequence[Callable[[], object]], repetitions: int) -> np.ndarr
     return np.reshape(seconds, (-1, len(sides)))[1:].T
 
 
-def run(
-    dataset: Dataset, output: Path, *, model: str = "", ray: str = "", repetitions: int = 4
-) -> pd.DataFrame:
+def run(dataset: Dataset, output: Path, *, model: str = "", ray: str = "") -> pd.DataFrame:
     """Time everything and write ``bench.csv`` and ``cost.csv``."""
     table, load = [], psutil.getloadavg()[0]
     with tempfile.TemporaryDirectory() as here, patch.dict(os.environ, BATIK_CACHE_DIR=f"{here}/c"):
         setup = experiments.prepare(dataset, "stratified-0", results=here)
         rows = _prediction(dataset, model) + _training(setup)
-        rows += _worker(dataset, model, ray) if ray else []
+        rows += [_worker(dataset, model, ray)] if ray else []
         for name, *sides in tqdm(rows, desc="Bench", unit="row", disable=None):
-            n = max(repetitions // 2, 1) if name in LONG else repetitions
+            n = max(REPETITIONS // 2, 1) if name in LONG else REPETITIONS
             limit, measured = in_turn(sides, n) / (PICTURES if name in OF_A_PICTURE else 1)
             ratio = limit / measured
             medians = map(np.median, (limit, measured, ratio))
             table.append((name, *medians, ratio.min(), ratio.max(), n))
         setup.store = Store(output.parent / dataset.name / "cv")
-        cost.measure(setup, "all", repetitions=repetitions)
+        cost.measure(setup, "all", repetitions=REPETITIONS)
     columns = ["name", "reference", "measured", "ratio", "ratio_min", "ratio_max", "repetitions"]
-    written = pd.DataFrame(table, columns=columns).assign(**machine(), load_before=load)
-    written["dataset"] = dataset.name
+    facts = {**machine(), "load_before": load, "dataset": dataset.name}
+    written = pd.DataFrame(table, columns=columns).assign(**facts)
     data.write_table(written, output / "bench.csv", digits=5)
     return written
 
 
 def _prediction(dataset: Dataset, model: str) -> list[tuple]:
     """Rows ``predict``, ``folder`` and ``app``: a picture from its file to the answer."""
-    spread = np.linspace(0, len(dataset.paths) - 1, PICTURES)
-    paths = [str(dataset.paths[int(k)]) for k in spread]
+    spread = np.linspace(0, len(dataset.paths) - 1, PICTURES, dtype=int)
+    paths = [str(dataset.paths[k]) for k in spread]
     alone, shared = (Predictor.load(model or None, threads=threads) for threads in (0, 1))
     pool = ThreadPoolExecutor(os.cpu_count())
+    folder = partial(shared.stream, paths, workers=os.cpu_count() or 1)
     client = Client(server.serve(shared, port=0, wait=False), verbose=False)
     ask, uploads = partial(client.predict, api_name="/classify"), [*map(handle_file, paths)]
 
@@ -93,7 +92,6 @@ def _prediction(dataset: Dataset, model: str) -> list[tuple]:
             pixels = picture.convert("RGB").resize([alone.size] * 2, Image.Resampling.BILINEAR)
         predictor.run(np.asarray(pixels)[None])
 
-    folder = partial(shared.stream, paths, workers=os.cpu_count() or 1)
     return [
         ("predict", lambda: [bare(p, alone) for p in paths], partial(alone.predict, paths)),
         ("folder", lambda: [*pool.map(bare, paths)], lambda: [*folder()]),
@@ -128,8 +126,7 @@ def _training(setup: experiments.Setup) -> list[tuple]:
             pixels = [to_pixels(open_image(dataset.paths[k]), seen.size) for k in chosen]
             batch = transforms.normalise(torch.from_numpy(np.stack(pixels)), seen)
             training.train_step(model.train(), batch, labels[chosen], optimiser)
-        # one epoch of one fold was timed
-        return (time.perf_counter() - began) * recipe.epochs * FOLDS * REPEATS
+        return (time.perf_counter() - began) * recipe.epochs * FOLDS * REPEATS  # of one epoch
 
     def from_nothing(split: str, seeds: int) -> None:
         shutil.rmtree(cache.folder(), ignore_errors=True)
@@ -144,7 +141,7 @@ def _training(setup: experiments.Setup) -> list[tuple]:
     ]
 
 
-def _worker(dataset: Dataset, model: str, ray: str) -> list[tuple]:
+def _worker(dataset: Dataset, model: str, ray: str) -> tuple:
     """Row ``worker``: two Ray workers, beside half the time of one."""
     predictor = Predictor.load(model or None, threads=1)
     paths = [str(dataset.paths[k % len(dataset.paths)]) for k in range(WITH_RAY)]
@@ -156,13 +153,13 @@ def _worker(dataset: Dataset, model: str, ray: str) -> list[tuple]:
                 list(ray_jobs.stream(ray_jobs.find(listed), predictor, ray=ray))
             return (time.perf_counter() - began) * workers / 2
 
-    return [("worker", partial(seconds, 1), partial(seconds, 2))]
+    return "worker", partial(seconds, 1), partial(seconds, 2)
 
 
 def machine() -> dict[str, str | int]:
     """What the times were measured with."""
     facts = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.*)", facts.read_text() if facts.is_file() else "")
+    named = re.search(r"model name\s*: (.*)", facts.read_text()) if facts.is_file() else None
     return {
         "cpu": named[1] if named else platform.processor(),
         "cores": os.cpu_count() or 1,

@@ -42,16 +42,15 @@ class Fit:
     ) -> pd.DataFrame:
         """Train a network in place; see `training.fit`."""
         if train.sizes[-1] < self.devices:
-            raise BatikError(
-                f"The last batch has fewer pictures ({train.sizes[-1]}) than there are processes "
-                f"({self.devices}): use fewer devices."
-            )
+            rest = f"The last batch has {train.sizes[-1]} pictures"
+            raise BatikError(f"{rest}, fewer than processes ({self.devices}): use fewer devices.")
         package = need("lightning_fabric", "--devices")
-        strategies = need("lightning_fabric.strategies", "--devices")
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         kind, backend = ("cuda", "nccl") if self.device.type == "cuda" else ("cpu", "gloo")
         # new processes, not copies of this one: it may have threads, and a GPU
-        strategy = strategies.DDPStrategy(start_method="spawn", process_group_backend=backend)
+        strategy = package.strategies.DDPStrategy(
+            start_method="spawn", process_group_backend=backend
+        )
         fabric = package.Fabric(accelerator=kind, devices=self.devices, strategy=strategy)
         batches = [b and replace(b, inputs=b.inputs.cpu()) for b in (train, validation)]
         # through files: a pipe between processes holds 64 kB

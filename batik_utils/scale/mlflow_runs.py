@@ -16,12 +16,6 @@ import pandas as pd
 from batik_utils.errors import BatikError, need
 from batik_utils.recipes import Recipe
 
-#: Values of a run's row that were measured; the other ones were chosen.
-_MEASURED = (
-    *("accuracy", "precision_macro", "recall_macro", "f1_macro", "nll", "brier"),
-    *("train_seconds", "train_images_per_second"),
-)
-
 
 def logger() -> Callable[[Recipe, dict, pd.DataFrame, pd.DataFrame], None]:
     """Return `log_run`, after a look whether MLflow takes runs."""
@@ -45,11 +39,11 @@ def log_run(recipe: Recipe, row: dict, predictions: pd.DataFrame, history: pd.Da
     tags = {"dataset": row["dataset"], "mlflow.source.git.commit": row["git"]}
     try:
         with mlflow.start_run(run_name=row["run"], tags=tags):
-            mlflow.log_params(asdict(recipe) | {k: row[k] for k in row if k not in _MEASURED})
-            mlflow.log_metrics(_finite({k: row[k] for k in _MEASURED}))
+            measured = _measured(row)
+            mlflow.log_metrics(measured)
+            mlflow.log_params(asdict(recipe) | {k: row[k] for k in row if k not in measured})
             for epoch in history.to_dict("records"):
-                step = int(epoch.pop("epoch"))
-                mlflow.log_metrics(_finite(epoch), step=step)
+                mlflow.log_metrics(_measured(epoch), step=int(epoch["epoch"]))
             mlflow.log_text(predictions.to_csv(index=False), "predictions.csv")
             mlflow.log_text(history.to_csv(index=False), "history.csv")
     except mlflow.exceptions.MlflowException as error:
@@ -59,5 +53,7 @@ def log_run(recipe: Recipe, row: dict, predictions: pd.DataFrame, history: pd.Da
         ) from error
 
 
-def _finite(values: dict) -> dict[str, float]:
-    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+def _measured(values: dict) -> dict[str, float]:
+    """Fractional numbers: what was chosen is text or whole."""
+    floats = {name: value for name, value in values.items() if isinstance(value, float)}
+    return {name: value for name, value in floats.items() if math.isfinite(value)}

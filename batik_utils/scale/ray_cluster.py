@@ -83,25 +83,18 @@ def ray_map(function: Callable[[Any], Any], units: Iterable, *, gpus: int = 0) -
                 under_way.append(task.remote(reference, unit))
             if not under_way:
                 return
-            yield _got(ray, under_way[0])
+            yield ray.get(under_way[0])
             under_way.popleft()
-    finally:
-        for unfinished in under_way if ray.is_initialized() else ():
-            ray.cancel(unfinished, force=True)
-
-
-def _got(ray, reference) -> Any:
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, BatikError):
-            raise error.cause from None
-        raise
     except ray.exceptions.RayError as error:
+        if isinstance(error, ray.exceptions.RayTaskError):  # what the function raised
+            raise
         raise BatikError(
             f"A worker died {RETRIES + 1} times ({type(error).__name__}), often out of memory: "
             f"what is finished is kept, call again."
         ) from error
+    finally:
+        for unfinished in under_way if ray.is_initialized() else ():
+            ray.cancel(unfinished, force=True)
 
 
 def _work(reference: list, unit: Any) -> Any:

@@ -9,6 +9,7 @@ order of the names. Every machine must see the pictures under the same name.
 import functools
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,46 +25,42 @@ from batik_utils.scale import ray_cluster
 BLOCK = 64
 
 
-def find(named: Sequence[str]) -> list[str | Upload]:
-    """List files, folders and addresses (``s3://…``), of one picture or of all below it."""
-    found: list[str | Upload] = []
+def find(named: Sequence[str]) -> list[Path | str | Upload]:
+    """List files, folders and addresses (``s3://…``: text), of one picture or of all below it."""
+    found: list[Path | str | Upload] = []
     for name in map(str, named):
-        below = _below(name) if "://" in name else sources.files([name])
-        found += [one if isinstance(one, Upload) else str(one) for one in below]
+        found += _below(name) if "://" in name else sources.files([name])
     return found
 
 
 def stream(
-    names: Sequence[str | Upload], predictor: Predictor, *, ray: str, details: bool = False
+    names: Sequence[Path | str | Upload], predictor: Predictor, *, ray: str, details: bool = False
 ) -> Iterator[Prediction]:
     """Yield one answer a picture, in their order; ``ray`` as in `ray_cluster.connected`."""
     model = {file.name: file.read_bytes() for file in predictor.folder.iterdir() if file.is_file()}
     # a worker runs in another folder than this process
-    inside = [isinstance(name, str) and "://" not in name for name in names]
-    places = [str(Path(n).absolute()) if i else n for n, i in zip(names, inside, strict=True)]
-    placed = list(zip(names, places, strict=True))
+    placed = [(name, name.absolute() if isinstance(name, Path) else name) for name in names]
     blocks = [placed[k : k + BLOCK] for k in range(0, len(placed), BLOCK)]
-    if blocks:
-        with ray_cluster.connected(ray):
-            for answers in ray_cluster.ray_map(Worker(model, details), blocks):
-                yield from answers
+    with ray_cluster.connected(ray):
+        for answers in ray_cluster.ray_map(_Worker(model, details), blocks):
+            yield from answers
 
 
-class Worker:
-    """A function from names and places to answers; it opens the model when it is first called."""
+@dataclass
+class _Worker:
+    """A function from names and places to answers."""
 
-    def __init__(self, model: dict[str, bytes], details: bool):
-        self.model = model
-        self.details = details
-        self.predictor: Predictor | None = None
+    model: dict[str, bytes]
+    details: bool
+
+    @functools.cached_property
+    def predictor(self) -> Predictor:
+        with tempfile.TemporaryDirectory(prefix="batik-model-") as folder:
+            for name, content in self.model.items():
+                Path(folder, name).write_bytes(content)
+            return _Reader.load(folder, threads=1)
 
     def __call__(self, block: Sequence[tuple]) -> list[Prediction]:
-        """Answer about each picture."""
-        if self.predictor is None:
-            with tempfile.TemporaryDirectory(prefix="batik-model-") as folder:
-                for name, content in self.model.items():
-                    Path(folder, name).write_bytes(content)
-                self.predictor = _Reader.load(folder, threads=1)
         answer = functools.partial(self.predictor.answer, details=self.details)
         return [answer(printable(name), place) for name, place in block]
 
@@ -71,9 +68,8 @@ class Worker:
 class _Reader(Predictor):
     """A model that is asked about addresses, too."""
 
-    def square(self, source: str | Upload) -> np.ndarray:
-        is_address = isinstance(source, str) and "://" in source
-        return super().square(_fetched(source) if is_address else source)
+    def square(self, source: Path | str | Upload) -> np.ndarray:
+        return super().square(_fetched(source) if isinstance(source, str) else source)
 
 
 def _fetched(address: str) -> bytes:
@@ -95,7 +91,7 @@ def _below(address: str) -> list[str]:
     try:
         store, path = fsspec.url_to_fs(address)
         found = sorted(store.find(path))
-    # a missing package, a wrong word, no right to list: every kind of store has errors of its own
+    # a missing package, a wrong word, no right to list
     except Exception as error:
         raise BatikError(f"{address} cannot be listed ({error}).") from error
     if not found:

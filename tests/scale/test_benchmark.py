@@ -14,12 +14,12 @@ def test_sides_are_timed_in_turn_after_a_warm_up():
     assert list(seconds) == [2.5, 2.5]  # work that says itself how many seconds count
 
 
-def test_every_row_is_written(picture_tree, model_folder, tmp_path, monkeypatch):
-    for name, value in {"FOLDS": 2, "REPEATS": 1, "PICTURES": 2, "WITH_RAY": 4}.items():
+def test_every_row_is_written(small_dataset, model_folder, tmp_path, monkeypatch):
+    sizes = {"REPETITIONS": 1, "FOLDS": 2, "REPEATS": 1, "PICTURES": 2, "WITH_RAY": 4}
+    for name, value in sizes.items():
         monkeypatch.setattr(benchmark, name, value)
     monkeypatch.setattr(benchmark.cost, "measure", lambda setup, names, repetitions: None)
-    dataset = data.load("folder", picture_tree())
-    benchmark.run(dataset, tmp_path / "bench", model=str(model_folder), ray="local", repetitions=1)
+    benchmark.run(small_dataset, tmp_path / "bench", model=str(model_folder), ray="local")
     table = data.read_table(tmp_path / "bench" / "bench.csv")
     assert list(table["name"]) == [*ROWS, "worker"]
     assert (table["ratio"] > 0).all()

@@ -1,6 +1,5 @@
 """Runs in MLflow where it is asked for."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -39,12 +38,9 @@ def test_every_run_is_sent_with_settings_curves_and_tables(make, toy, tmp_path, 
     assert len(Path(path).read_text().splitlines()) == 1 + row["n_test"]
 
 
-def test_mlflow_that_is_missing_or_does_not_answer_is_told_before_training(tmp_path, monkeypatch):
+def test_mlflow_that_does_not_answer_is_told_before_training(tmp_path, monkeypatch):
     # MLflow takes no folder of files any more, unless it is told to
     monkeypatch.delenv("MLFLOW_ALLOW_FILE_STORE", raising=False)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
     with pytest.raises(BatikError, match=r"cannot be used .*sqlite:///mlflow\.db"):
-        mlflow_runs.logger()
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(BatikError, match=r"MLFLOW_TRACKING_URI needs the package 'mlflow'"):
         mlflow_runs.logger()

@@ -1,10 +1,10 @@
-"""Many pictures through Ray Data: the answers of `predict`, from folders, tables, addresses."""
+"""Many pictures through Ray: the answers of `predict`, from folders, tables, addresses."""
 
 import fsspec
 import pytest
 
 from batik_utils.__main__ import main
-from batik_utils.app import command, sources
+from batik_utils.app import sources
 from batik_utils.errors import BatikError
 from batik_utils.images import cloth as synthetic
 from batik_utils.scale import ray_cluster as cluster
@@ -34,58 +34,16 @@ def shop(tmp_path_factory):
     return folder
 
 
-def expected(predictor, shop):
-    return list(predictor.stream(sources.files([shop]), workers=1))
-
-
-def lines(answers, predictor):
-    return [command.row(answer, predictor.classes) for answer in answers]
-
-
-# --- answers ----------------------------------------------------------------------------------
-
-
-def test_a_folder_gives_the_answers_of_predict_in_their_order(two_workers, predictor, shop):
-    found = bulk.stream(bulk.find([shop]), predictor, ray="auto")
-    assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
-    verdicts = {answer.verdict for answer in expected(predictor, shop)}
-    assert "refused" in verdicts and len(verdicts) > 1
-
-
 def test_addresses_give_the_same_and_what_cannot_be_read_is_an_answer(two_workers, predictor, shop):
-    wanted = lines(expected(predictor, shop), predictor)
+    wanted = predictor.stream(sources.files([shop]), workers=1)
     listed = bulk.find([f"file://{shop}", "/nowhere/8.png"])
     assert len(listed) == 42
     found = list(bulk.stream([*listed, "odd://9.png"], predictor, ray="auto"))
     # a store sorts whole addresses, a folder's listing sorts by parts
-    assert {line[0]: line[1:] for line in lines(found[:41], predictor)} == {
-        f"file://{line[0]}": line[1:] for line in wanted
+    assert {answer.name: answer.probabilities for answer in found[:41]} == {
+        f"file://{answer.name}": answer.probabilities for answer in wanted
     }
     assert [answer.kind for answer in found[41:]] == ["unreadable"] * 2
-
-
-def test_a_worker_that_dies_loses_no_answer(two_workers, predictor, shop, tmp_path, monkeypatch):
-    """One worker process kills itself in the middle, once."""
-
-    class Mortal(bulk.Worker):
-        def __call__(self, block):
-            import os
-            import signal
-
-            grave = tmp_path / "grave"
-            if any("17-" in name for name, _ in block) and not grave.exists():
-                grave.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(block)
-
-    monkeypatch.setattr(bulk, "Worker", Mortal)
-    monkeypatch.setattr(bulk, "BLOCK", 4)
-    found = list(bulk.stream(bulk.find([shop]), predictor, ray="auto"))
-    assert (tmp_path / "grave").exists()
-    assert lines(found, predictor) == lines(expected(predictor, shop), predictor)
-
-
-# --- listings ---------------------------------------------------------------------------------
 
 
 def test_an_object_store_is_listed_like_a_folder():
@@ -105,9 +63,6 @@ def test_what_cannot_be_listed_is_told():
         bulk.find(["memory://nowhere"])
     with pytest.raises(BatikError, match=r"owl://nest cannot be listed"):
         bulk.find(["owl://nest"])
-
-
-# --- the command ------------------------------------------------------------------------------
 
 
 def test_the_command_writes_the_same_table_and_goes_on_with_a_part(
