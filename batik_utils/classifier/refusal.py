@@ -1,18 +1,12 @@
 """Refusal: is it one of the motifs, another cloth, or no cloth at all?
 
-The familiarity adds two parts, each over its own spread:
-
-- the *energy*, log-sum-exp of the motifs' logits (Liu et al., 2020), learned from the motifs alone;
-- the *contrast*, log-odds of the motifs against all counter-examples.
-
-Both are linear where one motif prevails, so a picture of something else altogether may score high
-by chance. So it costs to have less than nearly all known pictures have of
-
-- *nearness*, minus the Mahalanobis distance to the nearest motif (Lee et al., 2018);
-- *cloth*, log-odds of cloth against no cloth in a discriminant in which the motifs, other batik,
-  other cloth, textures and photographs are classes of their own.
-
-Spreads and starts come from known pictures while they were held out, as the thresholds do.
+The familiarity adds, each over its own spread, the *energy*, log-sum-exp of the motifs' logits (Liu
+et al., 2020), and the *contrast*, log-odds of the motifs against all counter-examples. Something
+else altogether may score high in both by chance, as they are linear where one motif prevails. So it
+costs to have less than nearly all known pictures have of *nearness*, minus the Mahalanobis distance
+to the nearest motif (Lee et al., 2018), and of *cloth*, log-odds of cloth against no cloth where
+the motifs and all `KINDS` are classes of their own. Spreads, starts and thresholds come from known
+pictures while they were held out.
 """
 
 from collections.abc import Sequence

@@ -14,9 +14,7 @@ from batik_utils.images.resize import Preprocessing
 from batik_utils.transforms import normalise
 
 
-def heat_map(
-    model: nn.Module, preprocessing: Preprocessing, pixels: Tensor, batch_size: int = 16
-) -> np.ndarray:
+def heat_map(model: nn.Module, preprocessing: Preprocessing, pixels: Tensor) -> np.ndarray:
     """Grad-CAM of uint8 pictures (N, 3, S, S): float32 (N, S, S), each from 0 to 1.
 
     Explained is the predicted class, by what the backbone's last convolution or batch norm gives,
@@ -32,7 +30,7 @@ def heat_map(
     last = [m for m in own.backbone.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)][-1]
     library = GradCAM(own, [last])
     parts = []
-    for part in pixels.split(batch_size):
+    for part in pixels.split(16):
         # parameters need no gradient, the maps do: it is asked for at the input
         batch = normalise(part.to(device), preprocessing).requires_grad_()
         parts.append(library(batch, None))  # of the predicted class

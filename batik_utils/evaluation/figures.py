@@ -14,15 +14,14 @@ COLOURS = {"main": plots.ACCENT, "second": plots.SECOND, "rest": plots.GREY}
 
 
 @plots.style()
-def claims(
-    rows: pd.DataFrame, title: str = "", chance: float | None = None, low: float = 0.2
-) -> Figure:
+def claims(rows: pd.DataFrame, chance: float) -> Figure:
     """Accuracies in rows, each with its name above it: the main figure.
 
     ``rows`` has ``name, note, accuracy, lower, upper, colour`` (``main, second`` or ``rest``),
     ``runs`` (a list of accuracies to draw as dots, or None) and ``hollow`` (others' numbers).
     """
-    figure, [[axes]] = plots.new(title, 6.2, 0.62 * len(rows) + 0.7)
+    figure, [[axes]] = plots.new("", 6.2, 0.62 * len(rows) + 0.7)
+    low = 0.2
     paper = {"facecolor": plots.PAPER, "linewidth": 0, "pad": 1.5}
     for y, row in enumerate(rows.itertuples()):
         colour = COLOURS[row.colour]
@@ -44,9 +43,8 @@ def claims(
                       markeredgewidth=2)  # fmt: skip
         bold = {"va": "center", "fontsize": 13, "weight": "bold", "color": ink}
         axes.text(1.015, y, f"{row.accuracy:.0%}", **bold)
-    if chance is not None:
-        axes.axvline(chance, color=plots.DIM, linestyle=":", linewidth=1, zorder=0)
-        axes.text(chance, len(rows) - 0.55, " guessing", color=plots.DIM, fontsize=8.5, va="center")
+    axes.axvline(chance, color=plots.DIM, linestyle=":", linewidth=1, zorder=0)
+    axes.text(chance, len(rows) - 0.55, " guessing", color=plots.DIM, fontsize=8.5, va="center")
     axes.set(xlim=(low, 1), ylim=(len(rows) - 0.4, -0.75), yticks=[])
     plots.percent(axes.xaxis)
     axes.spines["bottom"].set_visible(False)
@@ -117,10 +115,10 @@ def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 @plots.style()
-def search_history(trials: pd.DataFrame, title: str = "") -> Figure:
+def search_history(trials: pd.DataFrame) -> Figure:
     """Loss of every complete trial of a search by its number (the index), and the best so far."""
     complete = trials.loc[trials["state"] == "COMPLETE", "value"]
-    figure, [[axes]] = plots.new(title, 7, 3.2)
+    figure, [[axes]] = plots.new("", 7, 3.2)
     axes.plot(complete, "o", color=plots.GREY)
     axes.plot(complete.cummin(), color=plots.ACCENT)
     middle = list(complete.cummin().items())[len(complete) // 2]

@@ -73,7 +73,7 @@ def summary(runs: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) 
     """
     table = out_of_fold.pooled(runs, predictions)
     shares = out_of_fold.shares_right(table)
-    group = group_of(shares.index, folds)
+    group = folds.set_index("path")["group"].loc[shares.index].to_numpy()
     once = shares.groupby(group).mean().mean()
     rows = []
     for recipe, interval in zip(shares, group_bootstrap(shares, group).T, strict=True):
@@ -108,7 +108,7 @@ def summary(runs: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame) 
 
 
 def pairwise(
-    runs: pd.DataFrame, predictions: pd.DataFrame, groups: pd.DataFrame, reference: str
+    runs: pd.DataFrame, predictions: pd.DataFrame, folds: pd.DataFrame, reference: str
 ) -> pd.DataFrame:
     """Paired comparison of a recipe with every other one of its precision, on common repeats.
 
@@ -119,19 +119,15 @@ def pairwise(
     """
     table = out_of_fold.pooled(runs, predictions)
     precision = runs.drop_duplicates("recipe").set_index("recipe")["precision"]
-    others = precision.index[precision == precision.get(reference)].drop(reference, errors="ignore")
-    if others.empty:
-        raise BatikError(f"There is no recipe to compare with '{reference}'.")
+    others = precision.index[precision == precision[reference]].drop(reference)
     right = table.assign(right=table["right"].astype(float))
     by_repeat = right.pivot(index="path", columns=["recipe", "repeat"], values="right")
-    group = group_of(by_repeat.index, groups)
+    group = folds.set_index("path")["group"].loc[by_repeat.index].to_numpy()
     by_fold = table.groupby(["recipe", "repeat", "fold"])["right"].mean()
     rows, differences = [], []
     for other in others:
         a, b = by_repeat[reference], by_repeat[other]
         common = a.columns.intersection(b.columns)
-        if common.empty:
-            raise BatikError(f"'{reference}' and '{other}' have no repeat in common: run one.")
         apart = (a[common] - b[common]).mean(axis=1).to_numpy()
         pair = runs[runs["recipe"].isin((reference, other)) & runs["seed"].isin(common)]
         sizes = pair["n_train"].mean(), pair["n_test"].mean()
@@ -146,14 +142,6 @@ def pairwise(
     for kind in ("p_groups", "p_corrected_t"):
         result[f"{kind}_holm"] = holm(result[kind])
     return result
-
-
-def group_of(paths: pd.Index, groups: pd.DataFrame) -> np.ndarray:
-    """Group of near-duplicates of each picture, from a table with ``path`` and ``group``."""
-    found = groups.drop_duplicates("path").set_index("path")["group"].reindex(paths)
-    if found.isna().any():
-        raise BatikError(f"{found.index[found.isna()][0]} has no group of near-duplicates.")
-    return found.to_numpy()
 
 
 def _by_group(values: np.ndarray, groups: Sequence) -> tuple[np.ndarray, np.ndarray]:

@@ -18,8 +18,7 @@ def test_claims_have_a_row_each_with_name_value_and_interval():
         ("repeated", "", 0.5, None, None, "rest", [0.4, 0.5, 0.5, 0.6], False),
         ("ours", "", 0.9, 0.85, 0.95, "main", None, False),
     ]
-    figure = figures.claims(pd.DataFrame(rows, columns=columns), "the title", chance=1 / 3)
-    assert figure.get_suptitle() == "the title"
+    figure = figures.claims(pd.DataFrame(rows, columns=columns), chance=1 / 3)
     assert {"published", "repeated", "ours", "80%", "50%", "90%"} <= words(figure)
     drawn = [line.get_xdata() for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert sorted(x for xs in drawn for x in xs) == [0.4, 0.5, 0.5, 0.6, 0.8, 0.9]
