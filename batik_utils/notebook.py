@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from string import Template
 from timeit import repeat
 
 from batik_utils.errors import PROJECT, BatikError, replacing
@@ -214,15 +215,9 @@ def render(notebook: Path, page: Path) -> Path:
         folded = f"<details><summary>{html.escape(heading.lstrip('# '))}</summary>{inner}</details>"
         body += folded if heading else inner
     title = html.escape(parts[""][0].source.partition("\n")[0].lstrip("# "))
-    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    empty = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     with replacing(page) as partial:
-        partial.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>{title}</title>\n<style>\n{style}</style></head>\n"
-            f"<body><main>\n{body}\n</main></body></html>\n",
-            encoding="utf-8",
-        )
+        partial.write_text(empty.substitute(title=title, body=body), encoding="utf-8")
     return page
 
 

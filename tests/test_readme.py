@@ -32,5 +32,7 @@ def test_paths_commands_notebooks_and_modules():
     assert not [f for f in COMMANDS if f"`{f.__name__[1:]}`" not in README]
     assert not [p for p in notebook.find() if f"/blob/main/notebooks/{p.name})" not in README]
     named = re.findall(r"\w+", re.search(r"```\nbatik_utils/\n(.*?)```", README, re.DOTALL)[1])
-    parts = {path.stem for path in (PROJECT / "batik_utils").glob("[!_]*") if path.suffix != ".css"}
+    parts = {
+        path.stem for path in (PROJECT / "batik_utils").glob("[!_]*") if path.suffix != ".html"
+    }
     assert parts <= {*named}
