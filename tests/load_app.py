@@ -5,19 +5,19 @@ Twenty users for a minute upload a picture and wait for the answer, again and ag
 """
 
 import argparse
-import csv
 import io
 import json
 import subprocess
 import sys
-import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas as pd
 import psutil
 
 from batik_utils import checkpoints
@@ -54,17 +54,16 @@ def measure(options: argparse.Namespace, url: str, process: psutil.Process) -> d
                 except Exception as error:  # noqa: BLE001  every failure is a figure here
                     (full if "503" in str(error) else errors).append(repr(error))
 
-    users = [threading.Thread(target=user, args=(number,)) for number in range(options.users)]
-    for one in users:
-        one.start()
-    while any(one.is_alive() for one in users):
-        time.sleep(1)
-        memory.append(process.memory_info().rss / 1e6)
+    with ThreadPoolExecutor(options.users) as pool:
+        pool.map(user, range(options.users))
+        while time.monotonic() < end:
+            time.sleep(1)
+            memory.append(process.memory_info().rss / 1e6)
     sys.stdout.write("".join(f"{error}\n" for error in errors[:5]))
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    row = {"started": now, "git": checkpoints.git_commit(), "model": options.model}
+    row |= {"users": options.users, "seconds": options.seconds, "pause": 1.0}
     values = {
-        "users": options.users,
-        "seconds": options.seconds,
-        "pause": 1.0,
         "answers": len(waits),
         "errors": len(errors),
         "queue_full": len(full),
@@ -79,9 +78,7 @@ def measure(options: argparse.Namespace, url: str, process: psutil.Process) -> d
         "cores": psutil.cpu_count(),
         "load_before": others,
     }
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    run = {"started": now, "git": checkpoints.git_commit(), "model": options.model}
-    return run | {name: round(value, 3) for name, value in values.items()}
+    return row | {name: round(value, 3) for name, value in values.items()}
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -99,11 +96,6 @@ finally:
     server.terminate()
     server.wait(30)
 if asked.csv:
-    new = not asked.csv.is_file()
-    with asked.csv.open("a", newline="", encoding="utf-8") as table:
-        writer = csv.DictWriter(table, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+    pd.DataFrame([row]).to_csv(asked.csv, mode="a", index=False, header=not asked.csv.is_file())
 sys.stdout.write("".join(f"{key:>16}  {value}\n" for key, value in row.items()))
 sys.exit(1 if row["errors"] else 0)

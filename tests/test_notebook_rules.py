@@ -1,6 +1,5 @@
 """Rules that every notebook keeps; they also catch what nbval and papermill let pass."""
 
-import ast
 import re
 import sys
 
@@ -20,12 +19,6 @@ notebooks = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 def cells_of(path, kind="code", tag=""):
     cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
     return [c for c in cells if not tag or tag in c.metadata.get("tags", [])]
-
-
-def nodes_of(path):
-    """Syntax nodes of all cells, without Jupyter's shell lines."""
-    for cell in cells_of(path):
-        yield from ast.walk(ast.parse(re.sub(r"^(\s*)!.*$", r"\1pass", cell.source, flags=re.M)))
 
 
 def text_of(cell):
@@ -69,20 +62,15 @@ def test_no_path_of_a_machine_is_in_source_or_output(path):
 
 
 @notebooks
-def test_imports_are_standard_ours_or_declared_and_errors_are_seen(path):
+def test_imports_are_standard_ours_or_declared(path):
     lines = (PROJECT / "requirements.txt").read_text().splitlines()
     packages = {re.split(r"[>=<\[ ]", line)[0] for line in lines if line and line[0] != "#"}
     allowed = {MODULES.get(name, name.replace("-", "_")) for name in packages}
     allowed |= {"batik_utils", "google", *sys.stdlib_module_names}
-    for node in nodes_of(path):
-        if isinstance(node, ast.Import):
-            assert {alias.name.split(".")[0] for alias in node.names} <= allowed
-        elif isinstance(node, ast.ImportFrom):
-            assert node.module.split(".")[0] in allowed
-        elif isinstance(node, ast.ExceptHandler):
-            assert node.type is not None
-            assert not all(isinstance(line, ast.Pass) for line in node.body)
-    assert "pip install" not in "".join(cell.source for cell in cells_of(path))
+    source = "\n".join(cell.source for cell in cells_of(path))
+    imports = r"^\s*(?:import|from) (\w+)[\w.]*(?: import .+| as \w+)?$"
+    assert set(re.findall(imports, source, re.M)) <= allowed
+    assert "pip install" not in source
 
 
 @notebooks
