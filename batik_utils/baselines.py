@@ -28,12 +28,8 @@ from torch.nn import functional
 
 from batik_utils.errors import BatikError
 
-#: Bins of a colour histogram, for each of hue, saturation and value.
-COLOUR_BINS = 16
-#: Neighbours and radius (px) of the local binary patterns.
+#: Neighbours and radius (px) of local binary patterns; properties of co-occurrence matrices.
 LBP_SCALES = ((8, 1), (16, 2), (24, 3))
-#: Grey levels, distances (px) and properties of the co-occurrence matrices.
-GLCM_LEVELS, GLCM_DISTANCES = 32, (1, 2, 4, 8)
 GLCM_PROPERTIES = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
 
 
@@ -47,16 +43,13 @@ def file_facts(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
 
 
 def colour_histogram(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
-    """Return square roots of hue, saturation and value histograms, (N, 3 * COLOUR_BINS).
-
-    With the root, the distance of two histograms is Hellinger's.
-    """
+    """Return square roots (Hellinger) of hue, saturation and value histograms, (N, 48)."""
     from skimage.color import rgb2hsv
 
     rows = []
     for picture in pixels:
         hsv = rgb2hsv(picture.transpose(1, 2, 0)).reshape(-1, 3)
-        counts = [np.histogram(hsv[:, k], COLOUR_BINS, (0, 1))[0] for k in range(3)]
+        counts = [np.histogram(hsv[:, k], 16, (0, 1))[0] for k in range(3)]
         rows.append(np.sqrt(np.concatenate(counts) / len(hsv)))
     return np.array(rows)
 
@@ -64,8 +57,7 @@ def colour_histogram(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
 def texture(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
     """Return local binary patterns and co-occurrence statistics of grey values.
 
-    Sources: Ojala et al., 2002 (https://doi.org/10.1109/TPAMI.2002.1017623), uniform
-    rotation-invariant patterns; Haralick et al., 1973
+    Sources: Ojala et al., 2002 (https://doi.org/10.1109/TPAMI.2002.1017623); Haralick et al., 1973
     (https://doi.org/10.1109/TSMC.1973.4309314), mean and range over four directions.
     """
     from skimage.color import rgb2gray
@@ -80,9 +72,8 @@ def texture(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
             patterns = local_binary_pattern(grey, neighbours, radius, "uniform")
             bins = neighbours + 2
             parts.append(np.histogram(patterns, bins, (0, bins), density=True)[0])
-        levels = (grey // (256 // GLCM_LEVELS)).astype(np.uint8)
         matrices = graycomatrix(
-            levels, GLCM_DISTANCES, directions, GLCM_LEVELS, symmetric=True, normed=True
+            grey // 8, (1, 2, 4, 8), directions, 32, symmetric=True, normed=True
         )
         for name in GLCM_PROPERTIES:
             values = graycoprops(matrices, name)
@@ -94,6 +85,10 @@ def texture(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
 def linear_probe(c: float = 0.01) -> Pipeline:
     """Return an unfitted logistic regression on scaled features; ``c`` is scikit-learn's ``C``."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=2000))
+
+
+def _forest(seed: int) -> ClassifierMixin:
+    return RandomForestClassifier(500, min_samples_leaf=2, random_state=seed)
 
 
 def _svm(seed: int) -> ClassifierMixin:
@@ -111,26 +106,15 @@ class Baseline(NamedTuple):
 
 #: By the name of the architecture in `recipes`.
 BASELINES: dict[str, Baseline] = {
-    "majority": Baseline(
-        lambda manifest, pixels: np.zeros((len(manifest), 1)),
-        lambda seed: DummyClassifier(strategy="prior"),
-    ),
-    "file_facts": Baseline(
-        file_facts,
-        lambda seed: RandomForestClassifier(500, min_samples_leaf=2, random_state=seed),
-    ),
-    "colour_histogram": Baseline(colour_histogram, lambda seed: linear_probe(1.0)),
+    "majority": Baseline(lambda rows, _: np.zeros((len(rows), 1)), lambda _: DummyClassifier()),
+    "file_facts": Baseline(file_facts, _forest),
+    "colour_histogram": Baseline(colour_histogram, lambda _: linear_probe(1.0)),
     "texture": Baseline(texture, _svm),
 }
 
 
 def fit_predict(
-    name: str,
-    features: np.ndarray,
-    labels: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    seed: int,
+    name: str, features: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray, seed=0
 ) -> np.ndarray:
     """Return a baseline's probabilities (M, K) of the pictures ``test``, learned from ``train``."""
     classifier = BASELINES[name].classifier(seed)

@@ -172,7 +172,8 @@ def _fit_stage(setup, stage: Recipe, seen, model, generator, seed: int, fit) -> 
     else:
         views = training.views_of(model, seen, pixels, stage, generator, precision)
     if not stage.ridge:
-        train = training.view_batches(views, labels, stage, generator)
+        drawn = Examples(views.transpose(0, 1), labels)
+        train = training.batches(drawn, stage, None, generator, device)
         return fit(learner, stage, train, validation, precision=precision)
     found = baselines.fit_head(learner, stage.ridge, views, labels)
     last = training.evaluate(learner, validation, precision) if validation else (np.nan, np.nan)

@@ -16,9 +16,8 @@ from batik_utils.errors import BatikError
 def scores(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]:
     """Return every score that a run records, from class indices (N,) and probabilities (N, K).
 
-    Accuracy; macro means of precision (0 for a motif never predicted), recall and F1; ``nll``, the
-    mean negative log-likelihood (nats); ``brier``, the mean squared distance to the one-hot label
-    summed over classes, 0 to 2.
+    ``nll`` is the mean negative log-likelihood (nats), ``brier`` the mean squared distance to the
+    one-hot label summed over classes, 0 to 2.
     """
     labels, predicted = np.asarray(labels), probabilities.argmax(1)
     classes = np.arange(probabilities.shape[1])
@@ -89,15 +88,14 @@ def reproduction(runs: pd.DataFrame, published: dict[str, float]) -> pd.DataFram
     """Return published accuracies, by recipe, beside those of our runs.
 
     ``lower`` and ``upper`` are the 95 % Wilson interval of all runs' predictions pooled: too
-    narrow, since every run scores the same pictures. ``share_at_or_above`` counts the runs that
-    reach the published value, which is rounded to a hundredth of a percent.
+    narrow, since every run scores the same pictures.
     """
     rows = []
     for recipe in [name for name in published if (runs["recipe"] == name).any()]:
         group, value = runs[runs["recipe"] == recipe], published[recipe]
         right = round((group["accuracy"] * group["n_test"]).sum())
         lower, upper = wilson(right, group["n_test"].sum())
-        share = (group["accuracy"] >= value - 1e-4).mean()
+        share = (group["accuracy"] >= value - 1e-4).mean()  # published with four digits
         spread = _spread(group, "mean")
         rows.append((recipe, value, len(group), *spread.values(), lower, upper, share))
     columns = ("recipe", "published", "runs", "mean", "sd", "min", "max", "lower", "upper")

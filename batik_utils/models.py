@@ -72,10 +72,10 @@ class SmallResNet(Classifier):
         super().__init__()
         self.backbone = ResNet(BasicBlock, [2, 2, 2, 2])
         self.backbone.fc = nn.Identity()
-        for name in ("layer1", "layer2", "layer3", "layer4") if dropout else ():
-            blocks = getattr(self.backbone, name)
-            dropped = (nn.Sequential(block, nn.Dropout(dropout)) for block in blocks)
-            setattr(self.backbone, name, nn.Sequential(*dropped))
+        for stage in range(1, 5) if dropout else ():
+            blocks = self.backbone.get_submodule(f"layer{stage}")
+            for k, block in enumerate(blocks):
+                blocks[k] = nn.Sequential(block, nn.Dropout(dropout))
         self.head = nn.Linear(512, n_classes)
 
 
@@ -182,12 +182,10 @@ class TransferClassifier(Classifier):
         self.freeze(frozen)
 
     def freeze(self, how: str) -> None:
-        """Freeze the backbone in one of three ways, or not.
+        """Freeze the backbone: ``no``, ``parameters`` or ``backbone``.
 
-        - ``no``: all is trained.
-        - ``parameters``: the backbone's parameters are fixed, but batch-norm statistics and
-          drop-connect stay active in training, as published.
-        - ``backbone``: the backbone stays in evaluation mode: a fixed function of the picture.
+        With ``parameters``, batch-norm statistics and drop-connect stay active in training, as
+        published; with ``backbone`` it is a fixed function of the picture, in evaluation mode.
         """
         if how not in FROZEN:
             raise BatikError(f"Unknown value frozen='{how}': use one of {', '.join(FROZEN)}.")

@@ -3,10 +3,9 @@
     >>> recipes.get("scratch1_drop02_20ep").published
     0.8
 
-Names and published accuracies follow the course project that this one repeats; its common
-settings are the defaults of `Recipe`. Where the settings of family ``ours`` come from is said in
-results/README.md. To add a recipe of a known architecture, add a row to the table below.
-Introduced in notebooks 02 and 03, section "The recipes".
+Names and published accuracies follow the course project that this one repeats. Where the settings
+of family ``ours`` come from is said in results/README.md. To add a recipe of a known architecture,
+add a row below. Introduced in notebooks 02 and 03, section "The recipes".
 """
 
 import difflib
@@ -65,19 +64,15 @@ class Recipe:
 
 def _scratch(architecture: str, *published: float) -> list[Recipe]:
     """Return the six published variants of a scratch network."""
-    variants = {
-        "": (0.0, 10),
-        "_20ep": (0.0, 20),
-        "_drop02": (0.2, 10),
-        "_drop05": (0.5, 10),
-        "_drop02_20ep": (0.2, 20),
-        "_drop05_20ep": (0.5, 20),
-    }
-    rows = zip(variants.items(), published, strict=True)
+    variants = (
+        *(("", 0.0, 10), ("_20ep", 0.0, 20), ("_drop02", 0.2, 10), ("_drop05", 0.5, 10)),
+        *(("_drop02_20ep", 0.2, 20), ("_drop05_20ep", 0.5, 20)),
+    )
+    rows = [(architecture + suffix, p, n) for suffix, p, n in variants]
     plain = Recipe("", "scratch", architecture)
     return [
-        replace(plain, name=architecture + suffix, dropout=p, epochs=epochs, published=accuracy)
-        for (suffix, (p, epochs)), accuracy in rows
+        replace(plain, name=name, dropout=p, epochs=n, published=accuracy)
+        for (name, p, n), accuracy in zip(rows, published, strict=True)
     ]
 
 
@@ -107,58 +102,35 @@ _TRANSFER = (
     _transfer("fix_efficientnet_b2_modified", "efficientnet_b2", "modified", "no", 0.5, 0.7333),
 )
 
-_SMALL = Recipe(
-    "scratch_small",
-    "ours",
-    "scratch_ours",
-    dropout=0.3,
-    epochs=30,
-    batch_size=16,
-    learning_rate=2e-3,
-    weight_decay=1e-4,
-    augment=0.3,
-    schedule="cosine",
-    size=128,
-)
+
+def _with(
+    recipe: Recipe,
+    name: str,
+    dropout: float,
+    epochs: int,
+    rate: float,
+    decay: float,
+    augment: float,
+) -> Recipe:
+    """Return a recipe with other values of what a search varies."""
+    values = {"dropout": dropout, "epochs": epochs, "learning_rate": rate}
+    return replace(recipe, name=name, weight_decay=decay, augment=augment, **values)
+
+
+_SMALL = Recipe("", "ours", "scratch_ours", batch_size=16, schedule="cosine", size=128)
+_TEXTURE = {"frozen": "backbone", "epochs": 1, "augment": 0.6, "ridge": 0.3, "size": 256}
 _PROBE = _transfer("mobilenet_v2_probe", "mobilenet_v2", "linear", "backbone", 0.2)
 
 _OURS = (
-    replace(
-        _SMALL, name="scratch_ours", dropout=0.5, epochs=60, learning_rate=1e-3, label_smoothing=0.1
-    ),
-    Recipe(
-        "scratch_texture",
-        "ours",
-        "scratch_texture",
-        frozen="backbone",
-        epochs=1,
-        augment=0.6,
-        ridge=0.3,
-        size=256,
-    ),
-    _SMALL,
+    replace(_with(_SMALL, "scratch_ours", 0.5, 60, 1e-3, 1e-4, 0.3), label_smoothing=0.1),
+    Recipe("scratch_texture", "ours", "scratch_texture", **_TEXTURE),
+    _with(_SMALL, "scratch_small", 0.3, 30, 2e-3, 1e-4, 0.3),
     # the values of trial 27 of 30 of its search
-    replace(
-        _SMALL,
-        name="scratch_tuned",
-        dropout=0.472,
-        epochs=50,
-        learning_rate=7.63e-4,
-        weight_decay=2.56e-3,
-        augment=0.0332,
-    ),
+    _with(_SMALL, "scratch_tuned", 0.472, 50, 7.63e-4, 2.56e-3, 0.0332),
     _transfer("mobilenet_v2_modified_trained", "mobilenet_v2", "modified_hidden", "no", 0.5),
     _PROBE,
     # the values of trial 27 of 40 of its search
-    replace(
-        _PROBE,
-        name="mobilenet_v2_tuned",
-        dropout=0.181,
-        epochs=30,
-        learning_rate=8.96e-4,
-        weight_decay=1.28e-4,
-        augment=0.75,
-    ),
+    _with(_PROBE, "mobilenet_v2_tuned", 0.181, 30, 8.96e-4, 1.28e-4, 0.75),
     # frozen as in noisy_student_b2, so that the two differ in their weights only
     _transfer("noisy_student_b2_true", "noisy_student_b2", "linear", "parameters", 0.3),
     # 288 px as the weights' makers; ten epochs renew the batch-norm statistics
@@ -193,11 +165,9 @@ def get(name: str) -> Recipe:
     if name not in RECIPES:
         known = {key.lower(): key for key in (*RECIPES, *FAMILIES, "all")}
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.75)
-        if near:
-            raise BatikError(
-                f"Unknown recipe '{name}'. Did you mean {' or '.join(known[k] for k in near)}?"
-            )
-        raise BatikError(f"Unknown recipe '{name}': choose from {', '.join(RECIPES)}.")
+        meant = f"did you mean {' or '.join(known[key] for key in near)}?"
+        listed = f"choose from {', '.join(RECIPES)}."
+        raise BatikError(f"Unknown recipe '{name}': {meant if near else listed}")
     return RECIPES[name]
 
 
@@ -212,11 +182,9 @@ def select(names: str) -> list[Recipe]:
         raise BatikError("No recipe was named: give recipe names, families, or 'all'.")
     chosen = set()
     for name in asked:
-        if name in FAMILIES:
-            chosen |= {recipe.name for recipe in RECIPES.values() if recipe.family == name}
-        else:
-            pattern = "*" if name == "all" else name
-            chosen |= set(fnmatch.filter(RECIPES, pattern)) or {get(name).name}
+        pattern = "*" if name == "all" else name
+        found = {recipe.name for recipe in RECIPES.values() if recipe.family == name}
+        chosen |= found or set(fnmatch.filter(RECIPES, pattern)) or {get(name).name}
     return [recipe for recipe in RECIPES.values() if recipe.name in chosen]
 
 

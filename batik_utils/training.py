@@ -44,7 +44,7 @@ class Diverged(BatikError):
 
 
 class Examples(NamedTuple):
-    """Pixels, uint8 (N, 3, S, S), and their class indices, int64 (N,)."""
+    """Pixels, uint8 (N, 3, S, S), or features, and class indices, int64 (N,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -111,11 +111,16 @@ def batches(
     generator: torch.Generator | None = None,
     device: torch.device | str = "cpu",
 ) -> Batches:
-    """Return batches of pictures, augmented with a generator; of features without preprocessing."""
+    """Return batches of pictures, augmented with a generator.
+
+    Without preprocessing, of features (N, F); with a generator one view of each in (N, V, F).
+    """
     if generator is None:
         return Batches(*examples, 64, _normaliser(preprocessing), torch.device(device))
-    given = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
-    prepare = partial(transforms.augment, **given)
+    prepare = partial(_draw_views, recipe=recipe, generator=generator)
+    if preprocessing:
+        given = {"preprocessing": preprocessing, "recipe": recipe, "generator": generator}
+        prepare = partial(transforms.augment, **given)
     return Batches(*examples, recipe.batch_size, prepare, torch.device(device), generator)
 
 
@@ -191,9 +196,8 @@ def fit(
 ) -> pd.DataFrame:
     """Train a network, or a head with batches of features, in place.
 
-    Returns one row an epoch with ``HISTORY_COLUMNS``: means over pictures, NaN without
-    ``validation``. Training figures are gathered while the weights change, with dropout,
-    augmentation and label smoothing on. Raises `Diverged`.
+    Returns ``HISTORY_COLUMNS`` of each epoch: means over pictures, NaN without ``validation``; in
+    training they are gathered while the weights change. Raises `Diverged`.
     """
     optimiser = optimiser or adam(model, recipe)
     n, n_steps = len(train.labels), recipe.epochs * len(train.sizes)
@@ -294,15 +298,6 @@ def cached_views(
 
     found = cache.cached("features", parts, len(dataset.labels), rows)
     return torch.from_numpy(found).to(device).transpose(0, 1)
-
-
-def view_batches(
-    views: Tensor, labels: Tensor, recipe: Recipe, generator: torch.Generator
-) -> Batches:
-    """Return batches with one view (V, N, F) of each picture, drawn as `batches` does."""
-    draw = partial(_draw_views, recipe=recipe, generator=generator)
-    inputs = views.transpose(0, 1)
-    return Batches(inputs, labels, recipe.batch_size, draw, views.device, generator)
 
 
 def _draw_views(views: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:

@@ -43,30 +43,30 @@ def load_pixels(dataset: Dataset, preprocessing: Preprocessing) -> Tensor:
             yield from tqdm(pool.map(one, dataset.paths), title, len(dataset.labels))
 
     parts = what_gives_pixels(dataset, preprocessing)
-    return torch.from_numpy(cache.cached("pixels", parts, len(dataset.manifest), rows))
+    return torch.from_numpy(cache.cached("pixels", parts, len(dataset.labels), rows))
 
 
 def what_gives_pixels(dataset: Dataset, preprocessing: Preprocessing) -> tuple[str, ...]:
     """Return everything that the result of `load_pixels` depends on."""
-    size, interpolation = preprocessing.size, preprocessing.interpolation
-    decoding = f"{VERSION} Pillow {PIL.__version__} {size} {interpolation}"
-    return decoding, *dataset.manifest["sha256"]
+    decoding = f"{VERSION} Pillow {PIL.__version__} {preprocessing.size}"
+    return f"{decoding} {preprocessing.interpolation}", *dataset.manifest["sha256"]
 
 
-def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device).view(1, 3, 1, 1)
+def _statistics(preprocessing: Preprocessing, like: Tensor) -> Tensor:
+    values = (preprocessing.mean, preprocessing.std)
+    return torch.tensor(values, device=like.device).view(2, 1, 3, 1, 1)
 
 
 def normalise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Turn uint8 pixels (N, 3, S, S) into a float32 batch, channels last in memory."""
-    mean, std = (_channels(v, pixels) * 255 for v in (preprocessing.mean, preprocessing.std))
+    mean, std = _statistics(preprocessing, pixels) * 255
     batch = pixels.float().sub_(mean).div_(std)
     return batch.contiguous(memory_format=torch.channels_last)
 
 
 def to_uint8(batch: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Undo the normalisation of a batch, to show it."""
-    mean, std = (_channels(v, batch) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = _statistics(preprocessing, batch)
     return ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
