@@ -111,7 +111,8 @@ def _run(options: argparse.Namespace) -> None:
     paths, given = notebook.find(options.notebook), dict(options.parameter)
     if options.smoke:
         given = notebook.where_declared(notebook.SMOKE, paths) | given
-    _say(*notebook.execute(paths, given, Path(options.output or notebook.OUTPUT)))
+    output = options.output or notebook.PROJECT / "results" / "notebooks"
+    _say(*notebook.execute(paths, given, Path(output)))
 
 
 def _report(options: argparse.Namespace) -> None:

@@ -35,8 +35,6 @@ FULL = {
 SECONDS = {"01": 20, "02": 25, "03": 25, "04": 20, "calibration": 0.21}
 #: Packages that Colab brings in versions that fit its GPU.
 HELD = ("torch", "torchvision", "numpy")
-#: Where copies of executed notebooks go.
-OUTPUT = PROJECT / "results" / "notebooks"
 
 
 class NotebookFailed(BatikError):
@@ -53,11 +51,9 @@ def set_up() -> None:
     requirements = PROJECT / "requirements.txt"
     if not in_colab() or not requirements.is_file():
         return
-    with tempfile.TemporaryDirectory() as folder:
-        held = Path(folder) / "held.txt"
-        held.write_text("".join(f"{name}=={metadata.version(name)}\n" for name in HELD))
-        command = [sys.executable, "-m", "pip", "install", "-q", "-r", requirements, "-c", held]
-        subprocess.run(command, check=True)  # pip itself says what is wrong
+    held = [f"{name}=={metadata.version(name)}" for name in HELD]
+    command = [sys.executable, "-m", "pip", "install", "-q", "-r", requirements, *held]
+    subprocess.run(command, check=True)  # pip itself says what is wrong
     importlib.invalidate_caches()
 
 

@@ -64,7 +64,6 @@ def test_sizes():
         # the first cell of a notebook, where nothing is installed yet
         ("batik_utils.notebook", {"numpy", "PIL", "pandas", "torch", "nbformat", "papermill"}),
         ("batik_utils.__main__", {"numpy", "PIL", "pandas", "torch", "onnxruntime", "gradio"}),
-        ("batik_utils.images.files", {"pandas", "torch"}),
         ("batik_utils.data", {"torch"}),
         ("batik_utils.app.predict", {"pandas", "torch"}),
         ("batik_utils.app.server", {"torch"}),

@@ -1,11 +1,9 @@
 """The command line: settings are checked first, mistakes and interruptions end in one sentence."""
 
-import re
-
 import pytest
 
 from batik_utils import __main__ as command_line
-from batik_utils.__main__ import COMMANDS, OPTIONS, RENAMED, main
+from batik_utils.__main__ import RENAMED, main
 from batik_utils.errors import BatikError
 
 FOLDER = ["train", "--data", "folder", "--root", "{pictures}", "--results", "{results}"]
@@ -79,19 +77,10 @@ def test_a_results_folder_is_meant_from_where_one_stands(monkeypatch, tmp_path, 
     assert found == [str(tmp_path / meant)]
 
 
-def test_every_option_is_used():
-    assert {o for options, *_ in COMMANDS.values() for o in options.split()} == set(OPTIONS)
-
-
 @pytest.mark.parametrize(
-    ("command", "named"),
-    [
-        ("predict", ["sidoluhur", "familiarity", "exit status", "refused"]),
-        ("train", ["build .*--classes all", "predict --model"]),
-    ],
+    ("command", "named"), [("predict", "familiarity"), ("train", "--classes all")]
 )
 def test_help_says_what_a_newcomer_asks(capsys, command, named):
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    said = capsys.readouterr().out
-    assert not [pattern for pattern in named if not re.search(pattern, said)]
+    assert named in capsys.readouterr().out
