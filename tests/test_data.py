@@ -3,18 +3,15 @@
 import contextlib
 import functools
 import http.client
-import logging
 import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import kagglehub
 import numpy as np
@@ -31,35 +28,20 @@ pytestmark = pytest.mark.usefixtures("without_batik_settings")
 load = data.load
 
 
-# --- a tree of folders ------------------------------------------------------------------------
-
-
-def test_files_come_in_the_order_of_their_numbers(picture_tree):
+def test_pictures_come_by_number_and_other_files_are_named_and_left_out(picture_tree, caplog):
     root = picture_tree({"betawi": 12, "tambal": 1})
     shutil.copy(root / "betawi" / "1.jpg", root / "betawi" / "extra.jpg")
-    dataset = load("folder", root, "betawi,tambal")
+    others = {"9.jpg": b"<!doctype html><html>", "empty.png": b"", "notes.txt": b"in Jakarta"}
+    for name, content in others.items():
+        (root / "betawi" / name).write_bytes(content)
+    dataset = load("folder", root, "all")
     names = [path.name for path in dataset.paths]
-    assert names == [*(f"{n}.jpg" for n in range(1, 13)), "extra.jpg", "1.jpg"]
-
-
-def test_a_file_that_is_no_picture_is_reported_by_name_and_left_out(picture_tree, caplog):
-    root = picture_tree()
-    (root / "batik-betawi" / "9.jpg").write_bytes(b"<!doctype html><html>")
-    (root / "batik-tambal" / "empty.png").write_bytes(b"")
-    (root / "batik-tambal" / "notes.txt").write_text("bought in Jakarta")
-    with caplog.at_level(logging.WARNING):
-        dataset = load("folder", root)
-    assert len(dataset.manifest) == 24
+    assert names == [*(f"{n}.jpg" for n in range(1, 13) if n != 9), "extra.jpg", "1.jpg"]
     reasons = dict(zip(dataset.skipped["path"], dataset.skipped["reason"], strict=True))
-    assert set(reasons) == {
-        "batik-betawi/9.jpg",
-        "batik-tambal/empty.png",
-        "batik-tambal/notes.txt",
-    }
-    assert "HTML" in reasons["batik-betawi/9.jpg"]
-    assert reasons["batik-tambal/empty.png"] == "empty file"
+    assert set(reasons) == {f"betawi/{name}" for name in others}
+    assert "HTML" in reasons["betawi/9.jpg"]
+    assert reasons["betawi/empty.png"] == "empty file"
     assert all(path in caplog.text for path in reasons)
-    assert "reason" not in dataset.manifest
 
 
 #: Layouts of a data set: files (1.jpg to 4.jpg in each folder; ``->`` makes a link), the classes
@@ -87,22 +69,10 @@ LAYOUTS = {
     "sessions of own motifs": (("a/monday", "b/monday"), "a,b", ("a", "b")),
     "two of one name": ((*SIX, "batik-tambal"), None, "'batik-tambal' and 'tambal'"),
     "two of one name, not wanted": (("a", "b", "batik-a x", "A X"), "a,b", ("a", "b")),
-    "words count": (
-        ("Solo_Parang", "Yogyakarta_Parang"),
-        "all",
-        ("soloparang", "yogyakartaparang"),
-    ),
     "others alike": ((*SIX, "Bali_Barong", "Bali_Merak"), None, sorted(SIX)),
-    "numbers": (("0", "1", "2"), "all", ("0", "1", "2")),
-    "signs": (("c++", "c#", "1.5", "15"), "all", ("1-5", "15", "c#", "c++")),
-    "truth": (("true", "false"), "all", ("false", "true")),
-    "nothing": (("null", "nan"), "all", ("nan", "null")),
+    "truth and nothing": (("true", "null", "0"), "all", ("0", "null", "true")),
     "scripts": (("ꦥꦫꦁ", "蜡染", "Батик Б"), "all", ("батикб", "蜡染", "ꦥꦫꦁ")),
-    "asked as it is written": (
-        ("Solo Parang", "tambal"),
-        "Solo Parang, Batik Tambal",
-        ("soloparang", "tambal"),
-    ),
+    "asked as written": (("Solo Parang", "a"), "Solo Parang, Batik A", ("a", "soloparang")),
     "asked with a number": (("parang 1", "parang 2"), "Parang2,parang-1", ("parang1", "parang2")),
     "own motifs": (("a", "b"), None, "--classes all"),
     "linked sub-folder": (("betawi", "there", "tambal -> there"), "betawi,tambal", SIX[:2]),
@@ -151,14 +121,6 @@ def test_what_is_a_motif_in_a_folder(name, tmp_path, caplog):
     data.write_manifest(dataset, tmp_path / "results")
 
 
-def test_a_missing_folder_and_a_file_as_root_are_named(tmp_path):
-    with pytest.raises(BatikError, match=r"none does not exist"):
-        load("folder", tmp_path / "none")
-    (tmp_path / "set.zip").write_bytes(b"PK")
-    with pytest.raises(BatikError, match="unpack"):
-        load("folder", tmp_path / "set.zip")
-
-
 def test_a_path_may_be_quoted_or_begin_at_home(picture_tree, monkeypatch, tmp_path):
     root = picture_tree()
     monkeypatch.setenv("HOME", str(root.parent))
@@ -193,27 +155,28 @@ def test_a_file_whose_name_cannot_be_written_is_left_out(tmp_path):
     data.write_table(dataset.skipped, tmp_path / "skipped.csv")
 
 
-def test_settings_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(BatikError, match=r"'drive': .*auto, folder, kaggle"):
-        load("drive")
-    with pytest.raises(BatikError, match="use folder"):
-        load("folders", tmp_path)
-    with pytest.raises(BatikError, match="needs a root"):
-        load("folder")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["drive"], r"'drive': .*auto, folder, kaggle"),
+        (["folders"], "use folder"),
+        (["folder"], "needs a root"),
+        (["synthetic", "."], "does not read a root"),
+        (["kaggle", "."], "does not read a root"),
+        (["folder", "none"], "none does not exist"),
+        (["folder", __file__], "unpack"),
+        (["folder", "pictures", "betawi"], "at least two motifs"),
+        (["folder", "pictures", ["betawi", "Betawi"]], "at least two motifs"),
+        (["folder", "pictures", []], "at least two motifs"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(given, message, picture_tree, monkeypatch, tmp_path):
+    picture_tree()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BatikError, match=message):
+        load(*given)
     with pytest.raises(BatikError, match="limit must be"):
         load("folder", tmp_path, limit=-1)
-    for source in ("synthetic", "kaggle"):
-        with pytest.raises(BatikError, match="does not read a root"):
-            load(source, tmp_path)
-
-
-# --- classes and limit ------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("classes", ["betawi", ["betawi", "Betawi"], [], ""])
-def test_fewer_than_two_classes_are_refused(picture_tree, classes):
-    with pytest.raises(BatikError, match="at least two motifs"):
-        load("folder", picture_tree(), classes)
 
 
 LIMITS = {0: range(1, 11), 10: range(1, 11), 99: range(1, 11), 5: (2, 4, 6, 8, 10), 3: (3, 6, 10)}
@@ -234,12 +197,9 @@ def test_a_limit_counts_usable_pictures(picture_tree):
         (root / "tambal" / name).write_bytes(b"no picture")
     (root / "tambal" / "7.jpg").symlink_to("nothing")
     assert len(load("folder", root, "all").skipped) == 5
-    for limit in (1, 2, 3, 4, 5):
+    for limit in (1, 4, 5):
         counts = Counter(load("folder", root, "all", limit=limit).manifest["motif"])
         assert counts == {"betawi": limit, "tambal": min(limit, 4)}
-
-
-# --- digest and manifest ----------------------------------------------------------------------
 
 
 #: What is moved within a data set of betawi and tambal.
@@ -269,20 +229,9 @@ def test_the_manifest_is_written_once_and_other_pictures_are_refused(picture_tre
     written = path.stat().st_mtime_ns
     assert data.write_manifest(dataset, tmp_path / "results") == path
     assert path.stat().st_mtime_ns == written
-    assert [p.name for p in path.parent.iterdir()] == ["manifest.csv"]
-
     path.write_text(path.read_text().replace("betawi/1.jpg", "betawi/99.jpg"))
     with pytest.raises(BatikError, match="describes other pictures"):
         data.write_manifest(dataset, tmp_path / "results")
-
-
-def test_no_torch_is_loaded():
-    code = "import batik_utils.data, sys; print({'torch', 'sklearn', 'cv2'} & set(sys.modules))"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
-
-
-# --- tables -----------------------------------------------------------------------------------
 
 
 def test_names_stay_text_and_numbers_become_numbers(tmp_path):
@@ -290,18 +239,19 @@ def test_names_stay_text_and_numbers_become_numbers(tmp_path):
         {
             "path": ["007", "1e5", "nan", "", 'a,"b"', "line\nbreak", "c"],
             "motif": ["true", "false", "null", "NA", "None", "1", "蜡染"],
-            "motif_b": ["1", "2", "3", "4", "5", "6", "7"],
+            "motif_b": list("1234567"),
             "accuracy": [0.5, 1, np.nan, 2e-9, 0.123456789, 1, 1],
             "n": range(7),
             "met": [True, False] * 3 + [True],
         }
     )
-    path = tmp_path / "deep" / "table.csv"
+    path = tmp_path / "table.csv"
     data.write_table(table, path, None)
-    assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
     pd.testing.assert_frame_equal(data.read_table(path, table.columns), table, check_dtype=False)
     data.write_table(table, path)
     assert data.read_table(path)["accuracy"][4] == 0.123457
+    path.write_bytes(b"\xef\xbb\xbfpath,seen\r\n1.jpg,true\r\n")  # as Excel writes it
+    assert data.read_table(path, ("path", "seen")).to_numpy().tolist() == [["1.jpg", "true"]]
 
 
 @pytest.mark.parametrize(
@@ -315,21 +265,12 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path, content):
         data.read_table(path, ("path", "n"), "python -m batik_utils audit")
 
 
-def test_a_table_that_excel_wrote_is_read(tmp_path):
-    (tmp_path / "table.csv").write_bytes(b"\xef\xbb\xbfpath,seen\r\n1.jpg,true\r\n")
-    table = data.read_table(tmp_path / "table.csv", ("path", "seen"))
-    assert table.to_numpy().tolist() == [["1.jpg", "true"]]
-
-
 def test_the_results_folder(monkeypatch, tmp_path):
     assert data.results_root(tmp_path) == tmp_path
     assert data.results_root().name == "results"
     monkeypatch.setenv("BATIK_RESULTS_DIR", "~/some")
     assert data.results_root() == Path.home() / "some"
     assert data.results_root(tmp_path) == tmp_path
-
-
-# --- the sources that need no root ------------------------------------------------------------
 
 
 @pytest.fixture
@@ -339,19 +280,10 @@ def few_synthetic(monkeypatch):
 
 @pytest.fixture
 def kaggle(monkeypatch, picture_tree, tmp_path):
-    """Kaggle's download gives a small tree; ``kaggle.answer`` is what its address gives."""
-    state = SimpleNamespace(answer=contextlib.nullcontext(), asked=[])
-
-    def open_address(url, timeout):
-        state.asked.append(url)
-        if isinstance(state.answer, Exception):
-            raise state.answer
-        return state.answer
-
+    """Kaggle's download gives a small tree; nothing else may be asked."""
     root = picture_tree(root=tmp_path / "kaggle" / "versions" / "1")
-    monkeypatch.setattr(urllib.request, "urlopen", open_address)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: pytest.fail("asked"))
     monkeypatch.setattr(kagglehub, "dataset_download", lambda handle: str(root))
-    return state
 
 
 def test_auto_takes_a_given_root_then_the_environment(picture_tree, kaggle, monkeypatch, tmp_path):
@@ -360,7 +292,6 @@ def test_auto_takes_a_given_root_then_the_environment(picture_tree, kaggle, monk
     assert load("auto", root).source == "folder"
     monkeypatch.setenv("BATIK_DATA_DIR", str(root))
     assert load("auto", "").root == load("folder").root == root
-    assert kaggle.asked == []
 
 
 #: What Kaggle's address gives, and BATIK_OFFLINE, to the source that is used.
@@ -377,11 +308,12 @@ AUTO = {
 
 @pytest.mark.parametrize("case", AUTO)
 def test_auto_without_a_root(case, kaggle, few_synthetic, monkeypatch, caplog):
-    kaggle.answer, offline, source = AUTO[case]
+    answer, offline, source = AUTO[case]
+    if case != "offline":
+        monkeypatch.setattr(urllib.request, "urlopen", Mock(side_effect=[answer]))
     monkeypatch.setenv("BATIK_OFFLINE", offline)
     dataset = load("auto")
     assert (dataset.source, dataset.name) == (source, source)
-    assert bool(kaggle.asked) == (case != "offline")
     assert ("SYNTHETIC" in caplog.text) == (source == "synthetic")
 
 
@@ -402,33 +334,21 @@ def test_synthetic_is_never_called_batik(few_synthetic, monkeypatch, picture_tre
     assert two.name == "synthetic-2motifs"
 
 
-def test_a_failed_download_is_one_clear_sentence(kaggle, monkeypatch):
-    def refused(handle):
-        raise ValueError("403 Client Error.\n\nYou don't have permission")
-
+def test_a_failed_download_is_one_clear_sentence(monkeypatch):
+    refused = Mock(side_effect=ValueError("403 Client Error.\n\nYou don't have permission"))
     monkeypatch.setattr(kagglehub, "dataset_download", refused)
     with pytest.raises(BatikError, match=r"Kaggle did not give dionisiusdh/.*'folder'"):
-        load("auto")
-
-
-# --- the real pictures ------------------------------------------------------------------------
+        load("kaggle")
 
 
 @pytest.mark.real
-def test_the_published_pictures_are_recognised(real_dataset):
+def test_the_published_pictures_are_recognised(real_dataset, real_root):
     assert (real_dataset.source, real_dataset.name) == ("folder", "kaggle")
     assert real_dataset.title == "Indonesian Batik Motifs (Kaggle)"
     assert real_dataset.classes == motifs.MOTIFS
     assert Counter(real_dataset.manifest["motif"]) == dict.fromkeys(motifs.MOTIFS, 50)
     assert real_dataset.skipped.empty
-    formats = dict(zip(real_dataset.manifest["path"], real_dataset.manifest["format"], strict=True))
-    assert formats["batik-betawi/4.jpg"] == "GIF"
-    assert formats["batik-tambal/43.jpg"] == "PNG"
-    assert set(formats.values()) == {"JPEG", "PNG", "GIF"}
-
-
-@pytest.mark.real
-def test_a_part_of_the_published_pictures_is_recognised(real_root):
-    dataset = load("folder", real_root, limit=1)
-    assert dataset.name == "kaggle-limit1"
-    assert list(dataset.manifest["path"].str.split("/").str[1]) == ["50.jpg"] * 3
+    assert set(real_dataset.manifest["format"]) == {"JPEG", "PNG", "GIF"}
+    part = load("folder", real_root, limit=1)
+    assert part.name == "kaggle-limit1"
+    assert list(part.manifest["path"].str.split("/").str[1]) == ["50.jpg"] * 3

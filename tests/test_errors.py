@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import subprocess
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,49 +23,28 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "one"
     assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
-
-
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "real.txt").write_text("one")
-    (tmp_path / "a.txt").symlink_to(tmp_path / "real.txt")
-    with replacing(tmp_path / "a.txt") as partial:
+    (tmp_path / "link").symlink_to(path)
+    with replacing(tmp_path / "link") as partial:
         partial.write_text("two")
-    assert (tmp_path / "a.txt").is_symlink()
-    assert (tmp_path / "real.txt").read_text() == "two"
+    assert (tmp_path / "link").is_symlink() and path.read_text() == "two"
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOSYS, errno.EIO])
 def test_a_drive_that_cannot_flush_is_good_enough(code, monkeypatch, tmp_path):
-    def refuse(_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "fsync", refuse)
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(code, os.strerror(code))))
     with replacing(tmp_path / "a.txt") as partial:
         partial.write_text("one")
     assert (tmp_path / "a.txt").read_text() == "one"
 
 
-def below_a_file(folder, monkeypatch):
-    (folder / "file").touch()
-    return folder / "file" / "a.txt"
-
-
-def onto_a_folder(folder, monkeypatch):
-    (folder / "a.txt" / "b").mkdir(parents=True)
-    return folder / "a.txt"
-
-
-def full_disk(folder, monkeypatch):
-    def refuse(_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    return folder / "a.txt"
-
-
-@pytest.mark.parametrize("trouble", [below_a_file, onto_a_folder, full_disk])
-def test_a_refusal_of_the_system_is_a_sentence_with_the_path(trouble, monkeypatch, tmp_path):
-    path = trouble(tmp_path, monkeypatch)
+@pytest.mark.parametrize("name", ["file/below.txt", "folder", "full"])
+def test_a_refusal_of_the_system_is_a_sentence_with_the_path(name, monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "b").mkdir(parents=True)
+    if name == "full":
+        full = OSError(errno.ENOSPC, "No space left on device")
+        monkeypatch.setattr(os, "fsync", Mock(side_effect=full))
+    path = tmp_path / name
     with pytest.raises(NotWritten, match=str(path)), replacing(path) as partial:
         partial.write_text("one")
     assert not list(tmp_path.glob(".partial*"))
@@ -96,10 +76,7 @@ def test_a_lock_keeps_others_out_and_is_given_back(tmp_path):
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_drive_without_locks_is_no_obstacle(code, monkeypatch, tmp_path):
-    def refuse(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr("fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(code, os.strerror(code))))
     with locked(tmp_path / ".lock", 5):
         pass
 
