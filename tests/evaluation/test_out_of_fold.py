@@ -17,24 +17,21 @@ def run_rows(recipe, right, *, folds=2):
 
     Picture k is tested in fold k % folds; its motif changes every two pictures.
     """
-    runs, predictions = [], []
-    shared = {"recipe": recipe, "family": "ours", "train_seconds": 2.0, "params": 7}
-    for repeat, row in enumerate(right):
-        for fold in range(folds):
-            run = f"{recipe}-e1-f{fold}-s{repeat}"
-            tested = range(fold, len(row), folds)
-            numbers = {"n_train": len(row) - len(tested), "n_test": len(tested)}
-            numbers["accuracy"] = np.mean([row[k] for k in tested])
-            facts = {"run": run, "fold": fold, "seed": repeat, "precision": "float32"}
-            runs.append(shared | numbers | facts)
-            for k in tested:
-                label, other = MOTIFS[k // 2 % 2], MOTIFS[1 - k // 2 % 2]
-                predictions.append(
-                    {"run": run, "path": f"{k}.jpg", "label": label,
-                     "predicted": label if row[k] else other,
-                     f"p_{label}": 0.8 if row[k] else 0.2, f"p_{other}": 0.2 if row[k] else 0.8}
-                )  # fmt: skip
-    return pd.DataFrame(runs), pd.DataFrame(predictions)
+    right = np.asarray(right, dtype=bool)
+    repeat, k = (part.ravel() for part in np.indices(right.shape))
+    table = pd.DataFrame({"seed": repeat, "fold": k % folds, "right": right.ravel()})
+    table["run"] = [f"{recipe}-e1-f{row.fold}-s{row.seed}" for row in table.itertuples()]
+    first = k // 2 % 2 == 0
+    said = np.where(first == table["right"], 0.8, 0.2)
+    table = table.assign(path=[f"{number}.jpg" for number in k], label=np.where(first, *MOTIFS))
+    table["predicted"] = np.where(said > 0.5, *MOTIFS)
+    table[[f"p_{motif}" for motif in MOTIFS]] = np.stack([said, 1 - said], axis=1)
+    runs = table.groupby(["run", "seed", "fold"], as_index=False, sort=False)["right"]
+    runs = runs.agg(accuracy="mean", n_test="size").assign(recipe=recipe, family="ours", params=7)
+    runs = runs.assign(
+        train_seconds=2.0, precision="float32", n_train=len(right.T) - runs["n_test"]
+    )
+    return runs, table.drop(columns=["seed", "fold", "right"])
 
 
 def joined(*recipes):

@@ -107,19 +107,16 @@ def test_a_training_that_diverges_is_pruned_and_not_the_end(make, toy, monkeypat
     assert table.loc[0, ["state", "value"]].fillna("none").tolist() == ["PRUNED", "none"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"name": "majority"}, "majority"), ({"trials": 0}, "1 trial"), ({"folds": 7}, "7 folds")],
-)
-def test_wrong_settings_are_refused_before_anything_is_written(make, settings, message):
+def test_wrong_and_other_settings_and_damaged_files_are_refused(make):
     setup = make()
-    with pytest.raises(BatikError, match=message):
-        run(setup, **settings)
-    assert not (setup.store.folder / "tuning").exists()
-
-
-def test_other_settings_and_damaged_files_are_refused(make):
-    setup = make()
+    wrong = (
+        ({"name": "majority"}, "majority"),
+        ({"trials": 0}, "1 trial"),
+        ({"folds": 7}, "7 folds"),
+    )
+    for settings, message in wrong:
+        with pytest.raises(BatikError, match=message):
+            run(setup, **settings)
     with pytest.raises(BatikError, match=r"search --recipes toy"):
         search.read(setup.store.folder, "toy")
     run(setup, trials=1)
