@@ -15,7 +15,7 @@ from batik_utils.images.resize import IMAGENET
 
 
 def measure(setup: Setup, names: str, *, repetitions: int = 20) -> pd.DataFrame:
-    """Measure recipes and the data set's final model, and write ``cost.csv``; other rows stay.
+    """Measure recipes and the data set's final model, and write ``cost.csv``.
 
     The columns are explained in results/README.md. Weights are random, which costs the same.
     """
@@ -47,10 +47,5 @@ def measure(setup: Setup, names: str, *, repetitions: int = 20) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=["recipe", "latency_ms", "megabytes"])
     made_with = {"device": setup.device.type, "torch": str(torch.__version__)}
     table = table.assign(threads=torch.get_num_threads(), **made_with)
-    path = setup.store.folder / "cost.csv"
-    if path.is_file():
-        table = pd.concat([table, data.read_table(path)]).drop_duplicates("recipe")
-    place = {name: k for k, name in enumerate([*recipes.RECIPES, FINAL])}
-    table = table.sort_values("recipe", key=lambda column: column.map(place), ignore_index=True)
-    data.write_table(table, path)
+    data.write_table(table, setup.store.folder / "cost.csv")
     return table
