@@ -43,8 +43,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
         for report in reports:
             if hasattr(report, "duration"):
                 file = Path(report.nodeid.split("::")[0])
-                part = file.stem if "notebook" in file.stem or "browser" in file.stem else None
-                seconds[part or file.parent.name] += report.duration
+                own = "notebook" in file.stem or "browser" in file.stem
+                seconds[file.stem if own else file.parent.name] += report.duration
     parts = ", ".join(f"{part} {total:.0f} s" for part, total in seconds.most_common())
     terminalreporter.write_line(f"Time by part: {parts}")
 
@@ -78,9 +78,10 @@ def without_batik_settings(monkeypatch, tmp_path):
 
 def draw(motif: str, number: int, side: int = 24) -> Image.Image:
     """Noise around the motif's own colour: a toy network can tell the motifs apart."""
-    colour = np.random.default_rng(zlib.crc32(motif.encode())).integers(0, 256, 3)
-    noise = np.random.default_rng([zlib.crc32(motif.encode()), number])
-    pixels = colour + noise.normal(0, 25, (side, side + 6, 3))
+    seed = zlib.crc32(motif.encode())
+    colour = np.random.default_rng(seed).integers(0, 256, 3)
+    noise = np.random.default_rng([seed, number]).normal(0, 25, (side, side + 6, 3))
+    pixels = colour + noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -107,14 +108,8 @@ def small_dataset(picture_tree) -> data.Dataset:
 
 def toy_backbone() -> tuple[nn.Module, int]:
     """A backbone in the shape of the real ones: convolution, batch norm, pooling; 16 features."""
-    backbone = nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1),
-        nn.BatchNorm2d(4),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(2),
-        nn.Flatten(),
-    )
-    return backbone, 16
+    convolution = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+    return nn.Sequential(*convolution, nn.AdaptiveAvgPool2d(2), nn.Flatten()), 16
 
 
 @pytest.fixture

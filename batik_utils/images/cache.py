@@ -1,8 +1,7 @@
 """Arrays that took long to compute, stored in the cache folder: whole or not at all.
 
-A file is named by everything its array depends on, so a changed picture, setting or weight makes
-another file, and the folder may be removed at any time. Two processes that want the same array
-take turns: the second one reads what the first one made.
+A changed picture, setting or weight makes another file; the folder may be removed at any time. Of
+two processes that want the same array the second one reads what the first one made.
 """
 
 import hashlib
@@ -30,27 +29,19 @@ def folder() -> Path:
     return cache_folder() / "arrays"
 
 
-def _name(kind: str, parts: Iterable[str | bytes]) -> str:
-    found = hashlib.sha256()
-    for part in parts:
-        part = part.encode() if isinstance(part, str) else part
-        # the length keeps ("ab", "c") apart from ("a", "bc")
-        found.update(f"{len(part)} ".encode())
-        found.update(part)
-    return f"{kind}-{found.hexdigest()[:20]}.npy"
-
-
 def cached(
     kind: str, parts: Iterable[str | bytes], n: int, rows: Callable[[], Iterable[np.ndarray]]
 ) -> np.ndarray:
     """Return an array of ``n`` rows from its file, or compute and store it.
 
-    ``kind`` and ``parts`` (everything that the array depends on) name the file. ``rows`` yields the
-    rows, of one shape and type; they go to the file as they come, so the array need not fit into
-    memory. The result is mapped from the file; changes to it stay in memory. Where the folder
-    cannot be written, a warning says so and the array is in memory.
+    ``kind`` and ``parts`` (all that it depends on) name the file. ``rows`` yields rows of one shape
+    and type, written as they come; the result is mapped from the file, changes to it stay in
+    memory. Where the folder cannot be written, a warning says so and all of it is in memory.
     """
-    path = folder() / _name(kind, parts)
+    parts = [part.encode() if isinstance(part, str) else part for part in parts]
+    # the length keeps ("ab", "c") apart from ("a", "bc")
+    name = hashlib.sha256(b"".join(b"%d %s" % (len(part), part) for part in parts)).hexdigest()
+    path = folder() / f"{kind}-{name[:20]}.npy"
     if (found := _read(path)) is not None:
         return found
     try:

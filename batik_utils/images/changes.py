@@ -38,14 +38,20 @@ def changed(image: Image.Image, rng: Generator) -> Image.Image:
     """Return a changed copy of an RGB image, of another size; ``rng`` decides everything."""
     picture = image.copy()
     picture.thumbnail((1024, 1024), Image.Resampling.BICUBIC)  # more is never seen
-    if rng.random() < 0.2:
-        picture = _on_another_ground(picture, rng)
+    if rng.random() < 0.2:  # on another ground
+        scale = rng.uniform(1.1, 1.5)
+        size = int(picture.width * scale), int(picture.height * scale)
+        ground = Image.new("RGB", size, _colour(rng))
+        place = (int(rng.uniform(0, a - b)) for a, b in zip(size, picture.size, strict=True))
+        ground.paste(picture, tuple(place))
+        picture = ground
     picture = _cropped(picture, rng)
     if rng.random() < 0.3:
-        angle = rng.uniform(-15, 15)
-        picture = picture.rotate(angle, Image.Resampling.BICUBIC, fillcolor=_colour(rng))
+        picture = picture.rotate(
+            rng.uniform(-15, 15), Image.Resampling.BICUBIC, fillcolor=_colour(rng)
+        )
     if rng.random() < 0.35:
-        picture = _printed_over(picture, rng)
+        _print_over(picture, rng)
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < 0.3:
@@ -64,15 +70,6 @@ def _colour(rng: Generator) -> tuple[int, int, int]:
     return tuple(int(v) for v in rng.integers(0, 256, 3))
 
 
-def _on_another_ground(picture: Image.Image, rng: Generator) -> Image.Image:
-    scale = rng.uniform(1.1, 1.5)
-    size = int(picture.width * scale), int(picture.height * scale)
-    ground = Image.new("RGB", size, _colour(rng))
-    left, top = (int(rng.uniform(0, a - b)) for a, b in zip(size, picture.size, strict=True))
-    ground.paste(picture, (left, top))
-    return ground
-
-
 def _cropped(picture: Image.Image, rng: Generator) -> Image.Image:
     width, height = picture.size
     if rng.random() < 0.6:  # nearly all of it
@@ -87,8 +84,8 @@ def _cropped(picture: Image.Image, rng: Generator) -> Image.Image:
     return picture.crop((int(left), int(top), right, bottom))
 
 
-def _printed_over(picture: Image.Image, rng: Generator) -> Image.Image:
-    """A strip with words, words alone, or a round seal; often two of them."""
+def _print_over(picture: Image.Image, rng: Generator) -> None:
+    """Add a strip with words, words alone, or a round seal; often two of them."""
     width, height = picture.size
     words = "".join(rng.choice(_LETTERS, rng.integers(6, 24)))
     kind = rng.random()
@@ -107,7 +104,6 @@ def _printed_over(picture: Image.Image, rng: Generator) -> Image.Image:
         r, x, y = r * height, x * width, y * height
         colour = (*_colour(rng), int(rng.integers(100, 230)))
         ImageDraw.Draw(picture, "RGBA").ellipse((x - r, y - r, x + r, y + r), fill=colour)
-    return picture
 
 
 def _recoloured(picture: Image.Image, rng: Generator) -> Image.Image:

@@ -1,9 +1,4 @@
-"""Find image files, and open them by what they are, not by what they are called.
-
->>> from batik_utils.images import files
->>> files.open_image("batik-betawi/4.jpg").mode  # a GIF that is named .jpg
-'RGB'
-"""
+"""Find image files, and open them by what they are, not by what they are called."""
 
 import io
 import os
@@ -60,10 +55,7 @@ _OTHERS = (
     (rb"%!PS|\xc5\xd0\xd3\xc6", "PostScript document"),
     (rb"(?i)\s*(<!--.*?)?(<\?xml[^>]*>\s*)?<(!doctype h|html|head|body)", "HTML page" + _FETCH),
     (rb"(?i)\s*(<\?xml|<svg)", "SVG or XML text"),
-    (
-        rb"PK[\x03\x05]|Rar!|7z\xbc|\x1f\x8b|BZh|\xfd7zX|\x28\xb5\x2f|.{257}ustar",
-        "archive; unpack it",
-    ),
+    (rb"PK[\x03\x05]|Rar!|7z\xbc|\x1f\x8b|BZh|\xfd7zX|\(\xb5/|.{257}ustar", "archive; unpack it"),
     (rb"version https://git-lfs", "Git LFS pointer; run 'git lfs pull'"),
     (rb"bplist00", "placeholder of a cloud drive" + _FETCH),
     (rb"L\0\0\0\x01\x14\x02\0", "shortcut of Windows; copy the file that it points to"),
@@ -91,19 +83,16 @@ _TURNS = {k: Image.Transpose[name] for k, name in enumerate(_TURNS.split(), 2)}
 # Pillow's own limit would also warn, in all threads alike; `MAX_PIXELS` speaks instead
 Image.MAX_IMAGE_PIXELS = None
 
-#: Reasons to refuse a file; what a model is asked about may also be too small, or of one colour.
-KINDS = ("empty", "bytes", "pixels", "unreadable", "format", "heic", "damaged", "small", "plain")
-
 
 class ImageError(BatikError):
-    """A file that cannot be used as an image, why (without the subject), and its `KINDS`."""
+    """A file that cannot be used as an image, and why (without the subject).
 
-    def __init__(self, message: str, kind: str):
+    ``kind``: empty, bytes, pixels, unreadable, format, heic, damaged; for a model small, plain too.
+    """
+
+    def __init__(self, message: str, kind: str = ""):  # pickling needs the default
         super().__init__(message)
         self.kind = kind
-
-    def __reduce__(self):
-        return type(self), (str(self), self.kind)
 
 
 def is_hidden(name: str) -> bool:
@@ -136,10 +125,9 @@ def walk(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
 
 
 def open_image(source: Path | str | bytes, *, at_least: int | None = None) -> Image.Image:
-    """Return an image from a path or from a file's bytes: upright, on white, in RGB.
+    """Return an image from a path or from a file's bytes: upright, on white, in RGB, first frame.
 
-    The format is found from the content; of several frames the first counts. With ``at_least``, a
-    JPEG may be decoded at a reduced size whose sides are still at least this many px: faster.
+    With ``at_least`` a JPEG may be decoded reduced, to sides of at least this many px: faster.
     """
     return _decode(source, at_least)[0]
 
@@ -182,13 +170,12 @@ def _decode(
             lean, scans, whole = _lean_jpeg(data)
         image = Image.open(io.BytesIO(lean), formats=FORMATS)
         kind, (width, height) = image.format, image.size
+        text = f"{width} × {height} px"
         if width * height > MAX_PIXELS:
-            over = f"over the limit of {MAX_PIXELS:,} pixels"
-            raise ImageError(f"{width} × {height} px, {over}", "pixels")
+            raise ImageError(f"{text}, over the limit of {MAX_PIXELS:,} pixels", "pixels")
         if width * height * scans > MAX_SCANNED_PIXELS:
-            raise ImageError(f"{width} × {height} px in {scans} scans, too slow", "pixels")
-        image = _load(lean, at_least, whole)
-        return _to_rgb(_upright(image)), (kind, width, height)
+            raise ImageError(f"{text} in {scans} scans, too slow", "pixels")
+        return _to_rgb(_upright(_load(lean, at_least, whole))), (kind, width, height)
     except UnidentifiedImageError:
         raise _refusal(data) from None
     except ImageError:
@@ -236,10 +223,10 @@ def _lean_webp(data: bytes) -> bytes:
 
 
 def _lean_jpeg(data: bytes) -> tuple[bytes, int, bool]:
-    """Return a JPEG without its notes, the number of its scans, and whether it has an end.
+    """Leave out a JPEG's notes, but those of its colours, and what follows its end.
 
-    Thumbnails in the notes and a video or second image behind the end have markers of their own,
-    and Pillow refuses a whole image for a short note. What its colours depend on is kept.
+    Thumbnails and a phone's video have markers of their own, and Pillow refuses a short note.
+    Return the number of scans too, and whether there is an end.
     """
     # inside coded data a byte FF is followed by 00 or a restart marker
     marker = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
@@ -308,19 +295,15 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
-        image = _eight_bit(image)
+        # Pillow would clip 16 bits and floats: the stored range is scaled to 8 bits
+        values = np.nan_to_num(np.array(image, np.float32))
+        top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
+        if image.mode == "F" and values.max() <= 1:
+            top = 1
+        values *= 255 / top
+        values = np.rint(values.clip(0, 255, out=values), out=values)
+        image = Image.fromarray(values.astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
         ground = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(ground, image)
+        image = Image.alpha_composite(ground, image.convert("RGBA"))
     return image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    # 16-bit and float greyscale: Pillow would clip, we scale the stored range to 8 bit
-    values = np.nan_to_num(np.array(image, np.float32))
-    top = 65535 if image.mode.startswith("I;16") or values.max() > 255 else 255
-    if image.mode == "F" and values.max() <= 1:
-        top = 1
-    values *= 255 / top
-    return Image.fromarray(np.rint(values.clip(0, 255, out=values), out=values).astype(np.uint8))

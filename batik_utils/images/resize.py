@@ -1,7 +1,4 @@
-"""From an image to the pixels that a network expects; without torch.
-
-The same few lines serve training, evaluation and the deployed model.
-"""
+"""From an image to the pixels that a network expects, in training and deployed; without torch."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,11 +8,7 @@ from PIL import Image
 from batik_utils.errors import BatikError
 
 #: How an image may be squashed, always with antialiasing, as Pillow's ``resize`` does it.
-INTERPOLATIONS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "box": Image.Resampling.BOX,
-}
+INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("bilinear", "bicubic", "box")}
 
 
 @dataclass(frozen=True)
@@ -57,4 +50,4 @@ IMAGENET = Preprocessing()
 def to_pixels(image: Image.Image, size: int, interpolation: str = "bilinear") -> np.ndarray:
     """Squash an RGB image of any size into a square: uint8 (3, size, size)."""
     small = image.resize((size, size), INTERPOLATIONS[interpolation])
-    return np.ascontiguousarray(np.asarray(small, dtype=np.uint8).transpose(2, 0, 1))
+    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))

@@ -18,9 +18,8 @@ def never():
 
 
 def test_a_second_call_reads_what_the_first_one_made():
-    first = array_cache.cached("some", ("a",), 4, lambda: iter(ROWS))
-    second = array_cache.cached("some", ("a",), 4, never)
-    for found in (first, second):
+    for rows in (ROWS.__iter__, never):
+        found = array_cache.cached("some", ("a",), 4, rows)
         assert found.dtype == np.float32
         assert np.array_equal(found, ROWS)
         assert isinstance(found, np.memmap)
@@ -29,14 +28,9 @@ def test_a_second_call_reads_what_the_first_one_made():
 
 
 def test_everything_that_it_depends_on_names_it():
-    given = [
-        ("some", ("ab", "c")),
-        ("some", ("a", "bc")),
-        ("some", ("abc",)),
-        ("other", ("ab", "c")),
-    ]
-    for kind, parts in given:
-        array_cache.cached(kind, parts, 4, lambda: iter(ROWS))
+    given = [("some", "ab", "c"), ("some", "a", "bc"), ("some", "abc"), ("other", "ab", "c")]
+    for kind, *parts in given:
+        array_cache.cached(kind, parts, 4, ROWS.__iter__)
     assert len(list(array_cache.folder().glob("*.npy"))) == len(given)
     array_cache.cached("some", ("ab", b"c"), 4, never)
 
@@ -49,15 +43,15 @@ def test_an_interruption_leaves_nothing_behind():
     with pytest.raises(KeyboardInterrupt):
         array_cache.cached("some", (), 4, half)
     assert [path.suffix for path in array_cache.folder().iterdir()] == [".lock"]
-    assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, ROWS.__iter__), ROWS)
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"text", "cut"])
 def test_a_damaged_file_is_made_again(damage, caplog):
-    array_cache.cached("some", (), 4, lambda: iter(ROWS))
+    array_cache.cached("some", (), 4, ROWS.__iter__)
     (path,) = array_cache.folder().glob("*.npy")
     path.write_bytes(path.read_bytes()[:-5] if damage == "cut" else damage)
-    assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, ROWS.__iter__), ROWS)
     assert "is damaged" in caplog.text
     assert np.array_equal(array_cache.cached("some", (), 4, never), ROWS)
 
@@ -73,7 +67,7 @@ def test_a_disk_that_refuses_is_no_obstacle(trouble, caplog, monkeypatch):
     else:
         array_cache.folder().parent.mkdir(exist_ok=True)
         array_cache.folder().touch()
-    assert np.array_equal(array_cache.cached("some", (), 4, lambda: iter(ROWS)), ROWS)
+    assert np.array_equal(array_cache.cached("some", (), 4, ROWS.__iter__), ROWS)
     assert "goes to memory" in caplog.text
     assert "damaged" not in caplog.text
 
