@@ -40,7 +40,7 @@ class Prediction:
     motifs: ``motif`` is None) or ``refused`` (no picture that can be judged). ``probabilities`` are
     calibrated and hold *given that* it is one of the motifs; empty if refused. ``familiarity`` is
     higher for what is more like the motifs. ``reason`` is a sentence where the verdict is not
-    ``sure``, ``kind`` a refusal in one word (`files.ImageError`). ``level``: ``motif``, ``other_cloth``
+    ``sure``, ``kind`` a refusal in a word (`ImageError`). ``level``: ``motif``, ``other_cloth``
     or ``no_cloth``; ``words`` of level ``motif``: ``sure``, ``probably`` or ``either`` of two.
     ``evidence`` (H, W) is what each place adds to the named motif's logit, if asked for and known.
     """
