@@ -32,7 +32,5 @@ def test_paths_commands_notebooks_and_modules():
     assert not [f for f in COMMANDS if f"`{f.__name__[1:]}`" not in README]
     assert not [p for p in notebook.find() if f"/blob/main/notebooks/{p.name})" not in README]
     named = re.findall(r"\w+", re.search(r"```\nbatik_utils/\n(.*?)```", README, re.DOTALL)[1])
-    parts = {
-        path.stem for path in (PROJECT / "batik_utils").glob("[!_]*") if path.suffix != ".html"
-    }
+    parts = {p.stem for p in (PROJECT / "batik_utils").glob("[!_]*") if p.suffix != ".html"}
     assert parts <= {*named}
