@@ -12,7 +12,6 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,13 +63,14 @@ def finish(
     seed: int,
     probabilities: np.ndarray,
     history: pd.DataFrame,
-    started: datetime,
-    seconds: float,
     facts: dict,
 ) -> Finished:
-    """Score a run's probabilities (M, K) of the test pictures; facts: weights, params, device."""
+    """Score a run's probabilities (M, K) of the test pictures.
+
+    ``facts``: weights, params, device, started (a datetime), train_seconds.
+    """
     dataset, rows, n_train = setup.dataset, setup.rows("test"), len(setup.rows("train"))
-    tested, seconds = dataset.manifest.iloc[rows], max(0.001, round(seconds, 3))
+    tested, seconds = dataset.manifest.iloc[rows], max(0.001, round(facts["train_seconds"], 3))
     columns = {
         "path": tested["path"].to_numpy(),
         "label": tested["motif"].to_numpy(),
@@ -95,7 +95,7 @@ def finish(
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "git": setup.git,
-        "started": started.isoformat(timespec="seconds"),
+        "started": facts["started"].isoformat(timespec="seconds"),
         "dataset": dataset.digest,
     }
     return Finished(row, pd.DataFrame(columns), history)

@@ -42,7 +42,6 @@ class Setup:
     store: Store
     device: torch.device
     precision: str = "float32"
-    weights_directory: str | None = None
     folds: pd.DataFrame | None = None
     fold: int = 0
     n_train: int = 0
@@ -116,7 +115,6 @@ def prepare(
     results: str | Path = "",
     device: str = "auto",
     precision: str = "float32",
-    weights_directory: str | None = None,
     folds: int = 0,
     repeats: int = 5,
 ) -> Setup:
@@ -139,8 +137,7 @@ def prepare(
         table = splits.of_fold(divided, 0, 0)
     else:
         table = splits.open_or_make(split, dataset, folder / "split.csv")
-    where = (weights_directory or None, divided)
-    return Setup(dataset, split, table, Store(folder), chosen, precision, *where)
+    return Setup(dataset, split, table, Store(folder), chosen, precision, divided)
 
 
 def _given(setup, subset: str, model, stage: Recipe, seen) -> tuple:
@@ -162,20 +159,20 @@ def _fit_stage(setup, stage: Recipe, seen, model, generator, seed: int, fit) -> 
     if len(inputs):
         watched = Examples(inputs, setup.examples("validation", seen).labels)
         validation = training.batches(watched, stage, prepared, None, device)
-    pixels, labels = setup.examples("train", seen)
+    examples = setup.examples("train", seen)
     if stage.frozen != "backbone":
-        train = training.batches(Examples(pixels, labels), stage, seen, generator, device)
+        train = training.batches(examples, stage, seen, generator, device)
         return fit(learner, stage, train, validation, precision=precision)
     if setup.shares_views(stage):
         arguments = (model, seen, setup.dataset, setup.pixels(seen), stage, seed, precision)
         views = training.cached_views(*arguments)[:, setup.rows("train")]
     else:
-        views = training.views_of(model, seen, pixels, stage, generator, precision)
+        views = training.views_of(model, seen, examples.pixels, stage, generator, precision)
     if not stage.ridge:
-        drawn = Examples(views.transpose(0, 1), labels)
+        drawn = Examples(views.transpose(0, 1), examples.labels)
         train = training.batches(drawn, stage, None, generator, device)
         return fit(learner, stage, train, validation, precision=precision)
-    found = baselines.fit_head(learner, stage.ridge, views, labels)
+    found = baselines.fit_head(learner, stage.ridge, views, examples.labels)
     last = training.evaluate(learner, validation, precision) if validation else (np.nan, np.nan)
     return pd.DataFrame([(1, *found, *last)], columns=list(training.HISTORY_COLUMNS))
 
@@ -192,7 +189,7 @@ def train(
         setup.pixels(seen)  # decoded now, it does not count as training time
     with training.seeded(seed) as generator:
         n_classes = len(setup.dataset.classes)
-        model, provenance = models.build(recipe, n_classes, setup.weights_directory)
+        model, provenance = models.build(recipe, n_classes)
         model.to(setup.device, memory_format=torch.channels_last)
         clock = time.perf_counter()
         for stage, seen in steps:
@@ -207,9 +204,9 @@ def train(
     device, number = setup.device.type, getattr(fit, "devices", 1)
     device = torch.cuda.get_device_name(setup.device) if device == "cuda" else device
     facts = {"weights": provenance, "params": models.count_parameters(model)}
+    facts |= {"started": started, "train_seconds": seconds}
     facts["device"] = device if number == 1 else f"{number} × {device}"
-    arguments = (setup, recipe, seed, given, history, started, seconds, facts)
-    return model, checkpoints.finish(*arguments)
+    return model, checkpoints.finish(setup, recipe, seed, given, history, facts)
 
 
 def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
@@ -217,10 +214,10 @@ def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
     train, test = (np.array(setup.rows(subset)) for subset in ("train", "test"))
     labels, clock = np.array(setup.dataset.labels), time.perf_counter()
     given = baselines.fit_predict(recipe.architecture, features, labels, train, test, seed)
-    seconds = time.perf_counter() - clock
+    facts = {"weights": "none", "params": 0, "device": "cpu", "started": started}
+    facts["train_seconds"] = time.perf_counter() - clock
     history = pd.DataFrame(columns=list(training.HISTORY_COLUMNS))
-    facts = {"weights": "none", "params": 0, "device": "cpu"}
-    return checkpoints.finish(setup, recipe, seed, given, history, started, seconds, facts)
+    return checkpoints.finish(setup, recipe, seed, given, history, facts)
 
 
 def compute(setup: Setup, unit: tuple, fit: Callable = training.fit) -> "Finished | BatikError":
@@ -251,8 +248,7 @@ def run_grid(
     Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``n_train``
     limits the training pictures a motif; such runs go to the folder ``learning`` of the split.
     ``map`` yields what `compute` gives for each unit, in order, as that of `scale.ray_cluster`;
-    ``on_run`` is called with the recipe and what a finished run wrote. A run that fails is reported
-    at the end, and a recipe whose weights cannot be had is written to ``not_run.csv``.
+    ``on_run`` is called with the recipe and what a finished run wrote.
     """
     units, reused = _units(setup, names, seeds, epochs, n_train)
     store = setup.at(0, 0, n_train).store
@@ -334,12 +330,12 @@ def train_or_load(
     recipe = recipes.with_epochs(recipes.get(name), epochs)
     run = run_name(recipe, seed)
     path = setup.store.folder / "checkpoints" / f"{run}.pt"
-    finished, saved = bool(setup.store.finished(setup.dataset.digest, [run])), None
-    if finished and path.exists():
-        try:
-            saved = checkpoints.load(path)
-        except checkpoints.CheckpointError as error:
-            log.warning("%s Training it again now.", error)
+    finished = bool(setup.store.finished(setup.dataset.digest, [run]))
+    try:
+        saved = checkpoints.load(path) if finished and path.exists() else None
+    except checkpoints.CheckpointError as error:
+        log.warning("%s Training it again now.", error)
+        saved = None
     if saved is None:
         if not finished:
             setup.store.check_writable()

@@ -7,7 +7,6 @@ Introduced in notebooks 02 and 03, section "The architecture".
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -274,25 +273,19 @@ ARCHITECTURES: dict[str, Callable[[Recipe, int], nn.Module]] = {
 }
 
 
-def build(
-    recipe: Recipe, n_classes: int, weights_directory: str | Path | None = None
-) -> tuple[nn.Module, str]:
-    """Return a recipe's network, and ``"random"`` or the file of its weights and its hash.
-
-    Random parts follow torch's global random state; ``weights_directory`` is searched first.
-    """
+def build(recipe: Recipe, n_classes: int) -> tuple[nn.Module, str]:
+    """Return a recipe's network, and ``"random"`` or the file of its weights and its hash."""
+    if not recipe.weights:
+        return build_untrained(recipe, n_classes), "random"
     # fail before the slow part if the weights cannot be had
-    loaded = pretrained.load(recipe.weights, weights_directory) if recipe.weights else None
+    state, file, _ = pretrained.load(recipe.weights)
     model = build_untrained(recipe, n_classes)
-    if not loaded:
-        return model, "random"
-    state, file, _ = loaded
     _load_backbone(model.backbone, state, file.key_style)
     return model, pretrained.label(file)
 
 
 def build_untrained(recipe: Recipe, n_classes: int) -> nn.Module:
-    """Return a recipe's network with random weights."""
+    """Return a recipe's network with weights from torch's global random state."""
     return ARCHITECTURES[recipe.architecture](recipe, n_classes)
 
 

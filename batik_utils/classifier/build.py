@@ -177,11 +177,12 @@ def _runs(setup, nested, network: features.Features, started: datetime) -> dict:
     facts = {"weights": " + ".join(network.provenance), "params": params, "device": "cpu"}
     recipe = SimpleNamespace(name=FINAL, family="ours", epochs=0)
     seconds = (datetime.now(timezone.utc) - started).total_seconds() / len(nested.choices)
+    facts |= {"started": started, "train_seconds": seconds}
     rows, parts = [], []
     for choice in nested.choices.itertuples():
         here = setup.at(choice.repeat, choice.fold)
         probabilities = softmax(nested.logits[choice.repeat, here.rows("test")], axis=1)
-        arguments = (choice.repeat, probabilities, pd.DataFrame(), started, seconds, facts)
+        arguments = (choice.repeat, probabilities, pd.DataFrame(), facts)
         row, predictions, _ = checkpoints.finish(here, recipe, *arguments)
         rows.append(row)
         parts.append(predictions.assign(run=row["run"])[["run", *predictions]])

@@ -106,7 +106,7 @@ def _inside(setup: Setup, folds: int, seed: int) -> Setup:
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed)
     for number, (_, held) in enumerate(parts.split(dataset.labels, dataset.labels)):
         table.loc[held, "repeat_0"] = number
-    chosen = (setup.device, setup.precision, setup.weights_directory)
+    chosen = (setup.device, setup.precision)
     return Setup(dataset, setup.split_name, setup.split, setup.store, *chosen, table)
 
 
