@@ -1,9 +1,8 @@
 """Look a data set over before believing a number measured on it; no picture or label is changed.
 
-Written are pairs of near-duplicates (``duplicates.csv``; a judgement in the column ``seen``
-is kept), what they connect with ``missed_pairs.csv`` (``duplicate_groups.csv``), doubtful labels
-with ``doubts_by_eye.csv`` (``doubtful_labels.csv``), and test pictures of the split ``course`` with
-a near-duplicate in training (``course_twins.csv``).
+Pairs of near-duplicates (``duplicates.csv``, whose column ``seen`` holds a person's judgement) and
+``missed_pairs.csv`` make ``duplicate_groups.csv``; ``doubts_by_eye.csv`` joins
+``doubtful_labels.csv``; ``course_twins.csv``: test pictures with a near-duplicate in training.
 """
 
 import logging
@@ -25,15 +24,10 @@ SEEN = ("true", "false", "unsure")
 DOUBT_COLUMNS = ("path", "motif", "source", "reason")
 #: Sources of a doubt that no model's answer was needed for.
 INDEPENDENT_DOUBTS = ("twin in other motif", "no cloth", "unfinished cloth", "caption")
-#: The frozen network whose features confident learning uses.
-PROBE = "efficientnet_lite0"
 
 
 def run(dataset: Dataset, results: Path) -> dict[str, int]:
-    """Audit a data set, best with all motifs; write what was found, and return what was counted.
-
-    BatikError: the folder holds the audit of more pictures, or a file made by hand is damaged.
-    """
+    """Audit a data set, best with all motifs; write what was found, and return what was counted."""
     folder = folder_of(dataset, results)
     there = _read(folder / "duplicate_groups.csv", ("path",))
     if missing := {*there["path"]} - {*dataset.manifest["path"]}:
@@ -62,8 +56,7 @@ def run(dataset: Dataset, results: Path) -> dict[str, int]:
     doubts = [across_motifs(edges), dataset.manifest[["path", "motif"]].merge(by_eye, on="path")]
     if {*motifs.MOTIFS} <= {*dataset.classes}:
         manifest = dataset.manifest[dataset.manifest["motif"].isin(motifs.MOTIFS)]
-        manifest = manifest.reset_index(drop=True)
-        three = replace(dataset, classes=motifs.MOTIFS, manifest=manifest)
+        three = replace(dataset, classes=motifs.MOTIFS, manifest=manifest.reset_index(drop=True))
         try:
             doubts.append(confident_learning(three, out_of_fold(three, groups)))
         except BatikError as error:
@@ -72,11 +65,9 @@ def run(dataset: Dataset, results: Path) -> dict[str, int]:
             tables["course_twins"] = in_training(splits.make("course", three), known, groups)
         except BatikError as error:
             log.warning("Near-duplicates in the split 'course' left out: %s", error)
-    place = {path: i for i, path in enumerate(dataset.manifest["path"])}
     doubtful = pd.concat(doubts, ignore_index=True)[list(DOUBT_COLUMNS)]
-    tables["doubtful_labels"] = doubtful.sort_values(
-        "path", key=lambda p: p.map(place), kind="stable", ignore_index=True
-    )
+    place = doubtful["path"].map({path: i for i, path in enumerate(dataset.manifest["path"])})
+    tables["doubtful_labels"] = doubtful.loc[place.sort_values(kind="stable").index]
     for name, table in tables.items():
         write_table(table, folder / f"{name}.csv", None)
     return _counts(tables)
@@ -129,18 +120,15 @@ def across_motifs(edges: pd.DataFrame) -> pd.DataFrame:
     """Return both pictures of every pair filed under two motifs, unless it was judged false."""
     across = edges[(edges["motif_a"] != edges["motif_b"]) & (edges["seen"] != "false")]
     rows = []
-    for one, other in (("a", "b"), ("b", "a")):
+    for a, b in (("a", "b"), ("b", "a")):
         for row in across.to_dict("records"):
-            reason = f"also filed as {row[f'path_{other}']} ({row['method']} {row['score']})"
-            rows.append((row[f"path_{one}"], row[f"motif_{one}"], "twin in other motif", reason))
+            reason = f"also filed as {row[f'path_{b}']} ({row['method']} {row['score']})"
+            rows.append((row[f"path_{a}"], row[f"motif_{a}"], "twin in other motif", reason))
     return pd.DataFrame(rows, columns=list(DOUBT_COLUMNS))
 
 
 def in_training(split: pd.DataFrame, edges: pd.DataFrame, groups: pd.DataFrame) -> pd.DataFrame:
-    """Count each test picture's near-duplicates in training: by an edge, and by the group.
-
-    ``path, motif, direct, by_group`` and ``twins``, the paths of the direct ones.
-    """
+    """Count test pictures' near-duplicates in training: ``direct`` (``twins``), ``by_group``."""
     train = {*split.loc[split["subset"] == "train", "path"]}
     test = split.loc[split["subset"] == "test", ["path", "motif"]]
     ends = edges.loc[edges["seen"] != "false", ["path_a", "path_b"]].to_numpy().tolist()
@@ -180,11 +168,9 @@ def confident_learning(dataset: Dataset, probabilities: np.ndarray) -> pd.DataFr
     """
     from cleanlab.filter import find_label_issues
 
-    labels = np.array(dataset.labels)
+    labels, how = np.array(dataset.labels), {"return_indices_ranked_by": "self_confidence"}
     # one process: it takes milliseconds, and starting more takes seconds
-    worst = find_label_issues(
-        labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1
-    )
+    worst = find_label_issues(labels, probabilities, n_jobs=1, **how)
     table = dataset.manifest.loc[worst, ["path", "motif"]].assign(source="confident learning")
     return table.assign(
         reason=[
@@ -195,7 +181,7 @@ def confident_learning(dataset: Dataset, probabilities: np.ndarray) -> pd.DataFr
 
 
 def _features(dataset: Dataset) -> np.ndarray:
-    recipe = recipes.get(PROBE)
+    recipe = recipes.get("efficientnet_lite0")
     model, _ = models.build(recipe, len(dataset.classes))
     preprocessing = models.preprocessing_of(recipe)
     pixels = transforms.load_pixels(dataset, preprocessing)

@@ -81,31 +81,26 @@ def extract(picture: Image.Image) -> Features:
 class Index:
     """Finds the pictures that share rare points with a picture, whose descriptors it stores."""
 
-    def __init__(self, pictures: Sequence[np.ndarray], seed: int = 0):
-        self.n_pictures = len(pictures)
-        ends = np.cumsum([len(part) for part in pictures])
+    def __init__(self, pictures: Sequence[np.ndarray]):
+        self.n_pictures, lengths = len(pictures), [len(part) for part in pictures]
         self._all = np.concatenate(pictures)
         if not len(self._all):
             raise BatikError("There is nothing to compare: all pictures are of one colour.")
-        self.descriptors = np.split(self._all, ends[:-1])
-        self._owner = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
+        self.descriptors = np.split(self._all, np.cumsum(lengths)[:-1])
+        self._owner = np.repeat(np.arange(len(pictures)), lengths)
         # more words for more than 8,000 pictures: finding words costs as much as comparing points
         words = max(1, min(max(WORDS, isqrt(len(self._all))), len(self._all) // 20))
-        sample = np.random.default_rng(seed).permutation(len(self._all))[:SAMPLE]
-        kmeans = MiniBatchKMeans(
-            words, batch_size=8192, max_iter=20, n_init=1, init="random", random_state=seed
-        ).fit(self._all[np.sort(sample)])
-        centres = kmeans.cluster_centers_
+        sample = np.random.default_rng(0).permutation(len(self._all))[:SAMPLE]
+        how = {"batch_size": 8192, "max_iter": 20, "n_init": 1, "init": "random"}
+        kmeans = MiniBatchKMeans(words, random_state=0, **how)
+        centres = kmeans.fit(self._all[np.sort(sample)]).cluster_centers_
         self._centres = centres / np.linalg.norm(centres, axis=1, keepdims=True)
         word = self._words(self._all, 1)[:, 0]
         self._order = np.argsort(word, kind="stable")
         self._starts = np.searchsorted(word[self._order], np.arange(words + 1))
 
     def votes(self, queries: Sequence[np.ndarray]) -> np.ndarray:
-        """Return how many points each picture shares with each query: (queries, pictures).
-
-        A point that k pictures have gives each of them 1/k.
-        """
+        """Return shared points, each divided by its owners, as (queries, pictures)."""
         descriptors = np.concatenate(queries)
         asker = np.repeat(np.arange(len(queries)), [len(part) for part in queries])
         words = self._words(descriptors, 2)
@@ -143,11 +138,9 @@ def match(a: Features, b: Features) -> np.ndarray:
     cosine = a.descriptors @ b.descriptors.T
     forth, back = cosine.argmax(1), cosine.argmax(0)
     here = np.flatnonzero(back[forth] == np.arange(len(forth)))
-    best = cosine[here, forth[here]]
-    second = np.partition(cosine[here], -2, axis=1)[:, -2]
+    best, second = cosine[here, forth[here]], np.partition(cosine[here], -2, axis=1)[:, -2]
     # Lowe's ratio of distances, lenient: cloth repeats itself
-    good = (2 - 2 * best) <= 0.9**2 * (2 - 2 * second)
-    good &= best >= 0.8
+    good = (best >= 0.8) & ((2 - 2 * best) <= 0.9**2 * (2 - 2 * second))
     return np.stack([here[good], forth[here[good]]], 1)
 
 

@@ -1,15 +1,14 @@
 """Near-duplicates: the same photograph or the same cloth, filed twice.
 
-Four methods: ``exact`` (same bytes), ``hash`` (perceptual hashes of the eight flips and turns),
-``correlation`` (of small grey versions, same eight) and ``features`` (a piece of one laid on the
-other). The first that holds names the pair. Thresholds were set on planted copies against pairs of
-different pictures (``results/kaggle/duplicates_*.csv``).
+The first method that holds names the pair: ``exact`` (same bytes), ``hash`` (perceptual hashes of
+the eight flips and turns), ``correlation`` (of small grey versions, same eight) and ``features`` (a
+piece of one laid on the other). Thresholds: see ``results/kaggle/duplicates_*.csv``.
 """
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import cv2
 import imagehash
@@ -68,9 +67,8 @@ def look(picture: Image.Image, sha256: str = "") -> Look:
     grey = picture.convert("L").resize((_SMALL, _SMALL), Image.Resampling.LANCZOS)
     turned = [grey if turn is None else grey.transpose(turn) for turn in _TURNS]
     bits = [np.concatenate([h(t, _HASH).hash.ravel() for h in _HASHES]) for t in turned]
-    small = np.stack(
-        [np.asarray(t.resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32) for t in turned]
-    ).reshape(len(turned), -1)
+    small = [np.asarray(t.resize((_SIDE, _SIDE), Image.Resampling.BOX)) for t in turned]
+    small = np.stack(small).reshape(len(turned), -1).astype(np.float32)
     small -= small.mean(1, keepdims=True)
     small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
     hashes = np.where(bits, 1, -1).astype(np.int8)
@@ -95,16 +93,13 @@ class Gallery:
         self._small = np.stack([entry.small[0] for entry in looks])
 
     def candidates(self, queries: Sequence[Look]) -> list[np.ndarray]:
-        """Return, for each query, the positions to compare it with, ascending.
-
-        A query that is in the gallery finds itself too.
-        """
+        """Return, for each query, the positions to compare it with, ascending, its own too."""
         found = [self._near(query) for query in queries]
         for start in tqdm(range(0, len(queries), BLOCK), desc="Shortlisting", unit="block"):
-            for mirrored in (False, True):
-                seen = [query.features for query in queries[start : start + BLOCK]]
-                seen = [(f.mirrored() if mirrored else f).descriptors for f in seen]
-                for i, row in enumerate(self._index.votes(seen), start):
+            block = [query.features for query in queries[start : start + BLOCK]]
+            for seen in (block, [features.mirrored() for features in block]):
+                votes = self._index.votes([features.descriptors for features in seen])
+                for i, row in enumerate(votes, start):
                     # one more, as it may find itself
                     best = np.argsort(-row[self._place], kind="stable")[: SHORTLIST + 1]
                     found[i] = np.union1d(found[i], best)
@@ -146,33 +141,25 @@ def find(dataset: Dataset) -> pd.DataFrame:
 
     gallery = Gallery(list(_in_threads(look_at, files, "Looking at pictures")))
     looks = gallery.looks
-    jobs = sorted(
-        {
-            (min(i, j), max(i, j))
-            for i, others in enumerate(gallery.candidates(looks))
-            for j in others.tolist()
-            if i != j
-        }
-    )
+    candidates = enumerate(gallery.candidates(looks))
+    jobs = {(min(i, j), max(i, j)) for i, others in candidates for j in others.tolist() if i != j}
+    jobs = sorted(jobs)
     compared = _in_threads(lambda pair: compare(*(looks[k] for k in pair)), jobs, "Comparing")
     names = dataset.manifest[["path", "motif"]].to_numpy()
     rows = []
     for (i, j), found in zip(jobs, compared, strict=True):
         if found.method:
-            seen = found.verification
-            numbers = (found.score, found.hash, found.correlation)
-            numbers += (seen.inliers, seen.spread, seen.aligned, seen.overlap)
+            numbers = found.score, found.hash, found.correlation, *astuple(found.verification)
             row = (names[i, 0], names[j, 0], names[i, 1], names[j, 1], found.method)
             rows.append((*row, *(round(n, 3) for n in numbers)))
     return pd.DataFrame(rows, columns=list(EDGE_COLUMNS))
 
 
 def group(dataset: Dataset, edges: pd.DataFrame) -> pd.DataFrame:
-    """Join what is connected, directly or through others: ``path, motif, group``.
+    """Join what is connected, directly or through others: ``path, motif, group``, for splitting.
 
-    For splitting only: two ends of a chain need not look alike. ``group`` is the path of the
-    group's first picture in manifest order. An edge that a person has judged false (column
-    ``seen``) and edges to pictures outside the data set join nothing.
+    ``group`` is the path of the group's first picture in manifest order. An edge that a person has
+    judged false (column ``seen``) and edges to pictures outside the data set join nothing.
     """
     place = {path: i for i, path in enumerate(dataset.manifest["path"])}
     edges = edges[edges["seen"] != "false"]
@@ -181,7 +168,7 @@ def group(dataset: Dataset, edges: pd.DataFrame) -> pd.DataFrame:
     graph.add_nodes_from(place)
     first = {}
     for members in nx.connected_components(graph):
-        first |= dict.fromkeys(members, min(members, key=place.__getitem__))
+        first |= dict.fromkeys(members, min(members, key=place.get))
     return dataset.manifest[["path", "motif"]].assign(group=[first[path] for path in place])
 
 

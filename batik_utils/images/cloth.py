@@ -24,7 +24,6 @@ from batik_utils.images.motifs import MOTIFS
 #: Raise it whenever the same arguments give other pixels, so that old folders are not reused.
 VERSION = 3
 SIDE = 720  # pixels along a cloth's edge
-SIDES = (240, 420)  # range of a written picture's sides, pixels
 WORDS = ("contoh", "kain batik", "toko online", "Rp 85.000", "batik tulis", "foto: koleksi")
 
 # A cloth is drawn in roles, numbers to which its palette gives colours: the ground, the wax line
@@ -260,8 +259,8 @@ def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Ima
     w, h = size
     rng = _generator(seed, motif)
     colours = _palette(rng, rng.choice([*FAMILIES], p=WEARS[motif]))
-    picture = _view(rng, CLOTHS[motif](rng, colours).image, (2 * w, 2 * h))
-    picture = picture.reduce(2)  # drawn twice as large, so that edges come out smooth
+    # drawn twice as large, so that edges come out smooth
+    picture = _view(rng, CLOTHS[motif](rng, colours).image, (2 * w, 2 * h)).reduce(2)
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 2)))
     if rng.random() < 0.25:
         at, size = rng.uniform((0, 0), (w / 2, 0.88 * h)), h * rng.uniform(0.05, 0.1)
@@ -273,8 +272,7 @@ def draw(motif: str, seed: int, size: tuple[int, int] = (320, 320)) -> Image.Ima
 def write(root: Path, per_motif: int = 50) -> Path:
     """Write the data set, ``root/batik-<motif>/1.jpg`` and so on, unless it is there already.
 
-    It appears whole or not at all; a picture depends on its motif and number alone. NotWritten: the
-    system refuses to write there.
+    It appears whole or not at all; a picture depends on its motif and number alone.
     """
     growing = root.with_name(f".{root.name}-{uuid.uuid4().hex}")
     pictures = [(motif, n) for motif in MOTIFS for n in range(1, per_motif + 1)]
@@ -285,7 +283,7 @@ def write(root: Path, per_motif: int = 50) -> Path:
             folder = growing / f"batik-{motif}"
             folder.mkdir(parents=True, exist_ok=True)
             rng = _generator(0, motif, n)
-            size = tuple(rng.integers(SIDES[0], SIDES[1] + 1, 2).tolist())
+            size = tuple(rng.integers(240, 421, 2).tolist())
             picture = draw(motif, int(rng.integers(2**32)), size)
             picture.save(folder / f"{n}.jpg", quality=int(rng.integers(35, 93)))
         try:

@@ -5,6 +5,7 @@ import difflib
 import logging
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,10 +16,8 @@ log = logging.getLogger(__name__)
 
 #: The three motifs of the published course project, in the class order used everywhere.
 MOTIFS = ("betawi", "sidoluhur", "tambal")
-_ALL = """
-    bali betawi celup cendrawasih ceplok ciamis garutan gentongan kawung keraton lasem megamendung
-    parang pekalongan priangan sekar sidoluhur sidomukti sogan tambal
-"""
+_ALL = """bali betawi celup cendrawasih ceplok ciamis garutan gentongan kawung keraton lasem
+    megamendung parang pekalongan priangan sekar sidoluhur sidomukti sogan tambal"""
 #: All motifs of the Kaggle set ``dionisiusdh/indonesian-batik-motifs``, sorted.
 ALL_MOTIFS = tuple(_ALL.split())
 
@@ -74,12 +73,9 @@ def of_folders(names: Iterable[str]) -> dict[str, str]:
     A spelling is mended only where one folder alone means that motif: of ``Parang 1`` and
     ``Parang 2`` both keep their numbers.
     """
-    meant = {name: {plain(name), from_folder(name)} for name in names}
-    return {
-        name: motif if sum(motif in some for some in meant.values()) == 1 else plain(name)
-        for name in meant
-        for motif in [from_folder(name)]
-    }
+    meant = {name: (plain(name), from_folder(name)) for name in names}
+    count = Counter(motif for both in meant.values() for motif in {*both})
+    return {name: mended if count[mended] == 1 else own for name, (own, mended) in meant.items()}
 
 
 def is_split(name: str) -> bool:
