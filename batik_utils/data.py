@@ -89,10 +89,9 @@ def load(
 ) -> Dataset:
     """Find a data set and read its manifest; BatikError where that cannot be.
 
-    ``source`` is ``folder`` (one folder a motif below ``root`` or ``BATIK_DATA_DIR``), ``kaggle``
-    (downloaded by kagglehub), ``synthetic`` (drawn) or ``auto``: a given folder, else ``kaggle`` if
-    it answers, else ``synthetic``. ``classes`` are names, or ``"all"`` for every folder; ``limit``
-    is the number of usable pictures a motif, spread evenly (0 for all).
+    ``root`` is for the source ``folder`` (or ``BATIK_DATA_DIR``); ``auto`` takes a given folder,
+    else ``kaggle`` if it answers, else ``synthetic``. ``classes`` are names or ``"all"``; ``limit``
+    counts usable pictures a motif, spread evenly (0 for all).
     """
     source = source.strip().lower()
     if source not in SOURCES:
@@ -179,15 +178,16 @@ def _read_tree(source: str, root: Path, classes: str | Sequence[str], limit: int
     skipped = [row for row in rows if "reason" in row]
     for row in skipped:
         log.warning("Left out %s: %s", row["path"], row["reason"])
-    good = {
-        motif: [r for r in rows if r["motif"] == motif and "reason" not in r] for motif in folders
-    }
-    for motif in [motif for motif in good if not good[motif]]:
-        problem = f"No usable picture of motif '{motif}' in {folders[motif]}"
-        if not everything:
+    good = {}
+    for motif, folder in folders.items():
+        usable = [row for row in rows if row["motif"] == motif and "reason" not in row]
+        problem = f"No usable picture of motif '{motif}' in {folder}"
+        if usable:
+            good[motif] = usable
+        elif everything:
+            log.warning("%s: the folder is left out.", problem)
+        else:
             raise BatikError(f"{problem}: put pictures there, or leave '{motif}' out.")
-        log.warning("%s: the folder is left out.", problem)
-        del good[motif]
     if len(good) < 2:
         raise BatikError(f"A classifier needs at least two motifs; {root} has {sorted(good)}.")
 
@@ -214,22 +214,15 @@ def _describe(motif: str, path: Path, root: Path) -> dict:
     row: dict = {"path": name, "motif": motif}
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in name):
         path = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
-        return row | {
-            "path": path,
-            "reason": "its name is no UTF-8 or holds a line break; rename it",
-        }
+        reason = "its name is no UTF-8 or holds a line break; rename it"
+        return row | {"path": path, "reason": reason}
     try:
         content = files.read_file(path)
         kind, width, height = files.inspect(content)
     except files.ImageError as error:
         return row | {"reason": str(error)}
-    return row | {
-        "size": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "width": width,
-        "height": height,
-        "format": kind,
-    }
+    found = (len(content), hashlib.sha256(content).hexdigest(), width, height, kind)
+    return row | dict(zip(MANIFEST_COLUMNS[2:], found, strict=True))
 
 
 def _by_number(path: Path) -> tuple[int, int, str]:

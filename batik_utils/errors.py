@@ -29,8 +29,7 @@ class NotWritten(BatikError):
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; what is written there takes its place as a whole.
 
-    Parents are made. If the body fails, ``path`` stays as it was. NotWritten: the disk is full, the
-    folder is not writable, or a parent is a file.
+    Parents are made. If the body fails, ``path`` stays as it was. NotWritten: the disk refuses.
     """
     given, path = path, Path(path).resolve()  # of a link, the file that it points to is replaced
     partial = path.with_name(f".partial-{uuid.uuid4().hex}{path.suffix}")

@@ -17,9 +17,6 @@ SUBSETS = ("train", "validation", "test")
 COLUMNS = ("path", "motif", "subset", "dataset")
 FOLD_COLUMNS = ("path", "motif", "group", "dataset", "repeat_0")
 
-#: Share of validation and of test in a stratified split.
-_HOLD_OUT = 0.1
-
 
 def make(name: str, dataset: Dataset) -> pd.DataFrame:
     """Assign every picture to a subset: one row each in manifest order, with ``COLUMNS``.
@@ -44,9 +41,8 @@ def make_folds(
 ) -> pd.DataFrame:
     """Divide all pictures into folds, several times; near-duplicates share a fold.
 
-    ``groups`` are those of `duplicates.pairs.group`; pictures of other motifs may be there too, and
-    connect. Returns ``path, motif, group, dataset`` and, for each repeat r (drawn with seed r),
-    ``repeat_<r>``: the fold (from 0) in which the picture is tested.
+    ``groups`` (`duplicates.pairs.group`) may hold other motifs, too. Columns: ``FOLD_COLUMNS`` and
+    on; ``repeat_<r>`` (drawn with seed r) is the fold (from 0) in which the picture is tested.
     """
     known = dict(zip(groups["path"], groups["group"], strict=True))
     if missing := [path for path in dataset.manifest["path"] if path not in known]:
@@ -54,8 +50,8 @@ def make_folds(
             f"{len(missing)} pictures have no group of near-duplicates (first: {missing[0]}): run "
             f"'python -m batik_utils audit' on this data set first."
         )
-    if repeats < 1 or folds < 2:
-        raise BatikError(f"Needs 1 repeat and 2 folds at least, not {repeats} and {folds}.")
+    if folds < 2:
+        raise BatikError(f"Needs 2 folds at least, not {folds}.")
     table = dataset.manifest[["path", "motif"]].assign(
         group=[known[path] for path in dataset.manifest["path"]], dataset=dataset.digest
     )
@@ -114,15 +110,12 @@ def open_or_make(name: str, dataset: Dataset, path: Path) -> pd.DataFrame:
 def open_or_make_folds(
     dataset: Dataset, path: Path, groups: Path | None, *, folds: int = 0, repeats: int = 5
 ) -> pd.DataFrame:
-    """Read the folds at ``path``, or make and write them.
+    """Read the folds at ``path``, or make and write them from the audit's file of groups.
 
-    ``groups`` is the audit's CSV file, read only to make new folds; None makes every picture a
-    group of its own. ``folds`` is the number that there must be; 0 for as many as there are, or 10
-    new ones.
+    Without ``groups`` every picture is one. ``folds`` there must be; 0: as there are, or 10 new.
     """
     if not path.exists():
-        alone = dataset.manifest["path"]
-        known = pd.DataFrame({"path": alone, "group": alone})
+        known = dataset.manifest[["path"]].assign(group=dataset.manifest["path"])
         if groups is not None:
             audit = "python -m batik_utils audit (with the same --data, --root and --results)"
             known = read_table(groups, ("path", "group"), audit)
@@ -188,7 +181,7 @@ def _stratified(dataset: Dataset, seed: int) -> list[str]:
     # motif by motif, so that a small motif too gets its share of each subset
     for motif in dataset.classes:
         rows = dataset.manifest.index[dataset.manifest["motif"] == motif]
-        held = max(1, round(_HOLD_OUT * len(rows)))
+        held = max(1, round(0.1 * len(rows)))
         rest, test = train_test_split(rows, test_size=held, random_state=seed)
         _, validation = train_test_split(rest, test_size=held, random_state=seed)
         subset[test], subset[validation] = "test", "validation"
@@ -198,9 +191,8 @@ def _stratified(dataset: Dataset, seed: int) -> list[str]:
 def _checked(table: pd.DataFrame, dataset: Dataset, name: str) -> pd.DataFrame:
     if unknown := {*table["subset"]} - {*SUBSETS}:
         raise BatikError(f"The split {name} has unknown subsets {sorted(unknown)}.")
-    for motif in dataset.classes:
-        here = {*table.loc[table["motif"] == motif, "subset"]}
-        if missing := [subset for subset in SUBSETS if subset not in here]:
+    for motif, here in table.groupby("motif")["subset"]:
+        if missing := [subset for subset in SUBSETS if subset not in {*here}]:
             raise BatikError(
                 f"The split {name} leaves no {missing[0]} picture of motif '{motif}' in "
                 f"{dataset.root}: add pictures, or use another split."

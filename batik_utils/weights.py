@@ -126,21 +126,21 @@ def find(name: str, directory: str | Path | None = None) -> Path:
     """
     files, tried = WEIGHTS[name].files, []
     given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
-    folder = expanded(given) if given else None
-    if folder and not folder.is_dir():
+    folders = [expanded(given)] if given else []
+    if given and not folders[0].is_dir():
         source = "directory" if directory else "BATIK_WEIGHTS_DIR"
         raise BatikError(f"The weights folder {given} ({source}) does not exist: create or mend.")
     places = [
-        (file, part / file.filename) for part in (folder, _cache_folder()) if part for file in files
+        (file, part / file.filename) for part in (*folders, _cache_folder()) for file in files
     ]
     for file, path in [*places, *_packaged(files, tried)]:
         if _usable(file, path, tried):
             return path
-        if path.exists() and path.parent == folder:
+        if path.exists() and path.parent in folders:
             # placed by hand: to use another file instead would mislead
             raise WeightsNotFound(name, tried, f"delete {path} or fetch it again")
+    mirror = os.environ.get("BATIK_HUB_MIRROR")
     for file in files:
-        mirror = os.environ.get("BATIK_HUB_MIRROR")
         url = f"{mirror.rstrip('/')}/{file.filename}" if mirror and file.url else file.url
         if url and switched_on("BATIK_OFFLINE"):
             tried.append(f"{url} was not asked (offline)")
@@ -158,8 +158,7 @@ def load(
 ) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
     """Return the state dict of pretrained weights (CPU), the entry of its file, and its path.
 
-    No code from the file is ever run: one that holds anything but tensors by name is refused with
-    WeightsNotFound. Other errors are those of `find`.
+    WeightsNotFound: of `find`, or it holds anything but tensors by name; its code is never run.
     """
     import torch
     from safetensors import SafetensorError

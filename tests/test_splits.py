@@ -138,7 +138,6 @@ def test_folds_test_every_picture_once_a_repeat_and_never_part_twins():
     [
         ({"dataset": UNEVEN, "groups": twins(UNEVEN)}, "'tambal' has 3 groups.*10 folds"),
         ({"groups": GROUPS.iloc[1:]}, "1 pictures have no group.*betawi/1.jpg.*audit"),
-        ({"repeats": 0}, "1 repeat"),
         ({"folds": 1}, "2 folds"),
     ],
 )

@@ -20,7 +20,6 @@ from batik_utils.app.predict import Prediction, Predictor
 from batik_utils.app.sources import Upload, files, printable
 from batik_utils.errors import BatikError, expanded
 
-Source = Path | str | Upload
 _log = logging.getLogger(__name__)
 
 
@@ -35,10 +34,7 @@ def predict(
     ray: str = "",
     ray_jobs: ModuleType | None = None,
 ) -> int:
-    """Answer about files and folders; return 1 if a picture was refused, otherwise 0.
-
-    ``ray`` is the address of a Ray cluster, which the module ``scale.ray_jobs`` works on.
-    """
+    """Answer about files and folders, on a Ray cluster if given; 1 if a picture was refused."""
     if resume and not csv:
         raise BatikError("--resume goes on with a table: name it with --csv.")
     # counting ten thousand names takes a moment, and gives the bar an end
@@ -106,7 +102,7 @@ def row(answer: Prediction, classes: Sequence[str]) -> list[str]:
     return [name, answer.verdict, motif, *shares, familiarity, answer.reason]
 
 
-def _cell(source: Source) -> str:
+def _cell(source: Path | str | Upload) -> str:
     name = printable(source)
     # a spreadsheet would run a file name that begins like a formula
     return f"'{name}" if name[:1] in tuple("=+-@") else name
@@ -134,8 +130,8 @@ def write_csv(
 
 
 def still_to_do(
-    found: Sequence[Source], classes: Sequence[str], path: Path, *, resume: bool
-) -> list[Source]:
+    found: Sequence[Path | Upload], classes: Sequence[str], path: Path, *, resume: bool
+) -> list[Path | Upload]:
     """Return all files, with ``resume`` those that an interrupted `write_csv` left.
 
     BatikError where answers about other files, or of an unfinished call, would be lost.

@@ -34,27 +34,18 @@ Source = Path | str | bytes | Image.Image | Upload
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer about one picture.
-
-    ``verdict``: ``sure``, ``unsure`` (the motif is only the likeliest), ``none`` (unlike the
-    motifs: ``motif`` is None) or ``refused`` (no picture that can be judged). ``probabilities`` are
-    calibrated and hold *given that* it is one of the motifs; empty if refused. ``familiarity`` is
-    higher for what is more like the motifs. ``reason`` is a sentence where the verdict is not
-    ``sure``, ``kind`` a refusal in a word (`ImageError`). ``level``: ``motif``, ``other_cloth``
-    or ``no_cloth``; ``words`` of level ``motif``: ``sure``, ``probably`` or ``either`` of two.
-    ``evidence`` (H, W) is what each place adds to the named motif's logit, if asked for and known.
-    """
+    """The answer about one picture."""
 
     name: str
-    motif: str | None
-    verdict: str
-    probabilities: dict[str, float]
-    familiarity: float
-    reason: str = ""
-    kind: str = ""
-    level: str = ""
-    words: str = ""
-    evidence: np.ndarray | None = None
+    motif: str | None  # None: unlike the motifs, or refused
+    verdict: str  # sure, unsure (the motif is only the likeliest), none or refused (not judged)
+    probabilities: dict[str, float]  # calibrated, given that it is a motif; empty if refused
+    familiarity: float  # higher for what is more like the motifs
+    reason: str = ""  # a sentence where the verdict is not sure
+    kind: str = ""  # a refusal in one word (`ImageError`)
+    level: str = ""  # motif, other_cloth or no_cloth
+    words: str = ""  # of level motif: sure, probably or either of two
+    evidence: np.ndarray | None = None  # (H, W): what each place adds to the motif's logit
 
     @property
     def probability(self) -> float:
@@ -140,9 +131,8 @@ class Predictor:
         else:
             picture = files.open_image(source.content if isinstance(source, Upload) else source)
         if min(picture.size) < MIN_SIDE:
-            size = f"{picture.width} × {picture.height} px"
-            needed = f"{MIN_SIDE} px a side are needed"
-            raise ImageError(f"{size} is too small to show a motif, {needed}", "small")
+            size = f"{picture.width} × {picture.height} px is too small to show a motif"
+            raise ImageError(f"{size}, {MIN_SIDE} px a side are needed", "small")
         pixels = to_pixels(picture, self.size, self.interpolation).transpose(1, 2, 0)
         # a network names a motif for anything, even an empty page
         if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
@@ -174,9 +164,8 @@ class Predictor:
         # "not at least": a model that answers NaN is not familiar with anything
         if not familiarity >= rules.familiarity_threshold:
             no_cloth = self.tells_cloth and not cloth >= rules.cloth_threshold
-            count = "three " * (len(self.classes) == 3)
-            sentence = f"the picture does not look like the {count}motifs this model knows"
-            reason = f"None of these: {sentence}."
+            motifs = "three motifs" if len(self.classes) == 3 else "motifs"
+            reason = f"None of these: the picture does not look like the {motifs} this model knows."
             level = "no_cloth" if no_cloth else "other_cloth"
             return Prediction(name, None, "none", shares, familiarity, reason, level=level)
         words = "probably" if shares[best] >= rules.probably_from else "either"

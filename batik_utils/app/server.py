@@ -16,7 +16,6 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,10 @@ def serve(
     root_path: str = "",
     wait: bool = True,
 ) -> str:
-    """Start the application and return its address.
+    """Start the application and return its address; BatikError: port taken, gallery empty.
 
-    Port 0 takes a free one. ``share`` also makes a public link through Gradio's server, which
-    Colab needs and which is the only thing that leaves the machine. ``gallery`` is a folder of
-    photographs, ``root_path`` the path behind a proxy, e.g. ``/batik``. With ``wait`` it returns
-    when the server is stopped. BatikError: port taken, gallery empty.
+    Port 0 takes a free one. ``share`` also makes a public link through Gradio's server, as Colab
+    needs. ``gallery`` is a folder of photographs, ``root_path`` the path behind a proxy.
     """
     photographs = page.gallery(gallery, predictor.classes)
     root_path = f"/{root_path.strip('/')}".rstrip("/")
@@ -91,7 +88,7 @@ def serve(
     example = handle_file(f"{address}page/drawn/{motif}-{seeds[0]}.jpg")
     for function in blocks.fns.values():
         function.inputs[0].example_payload = function.inputs[0].example_value = lambda: example
-    sweep(room, DELETE_AFTER, CHECK_EVERY)
+    sweep(room)
     _log.info("The application answers at %s", public or address)
     if wait:
         # "docker stop" and "kill" end it as Ctrl+C does: the uploads are then deleted
@@ -156,7 +153,7 @@ def _routes(predictor: Predictor, photographs: list[dict], root_path: str) -> li
     def picture(name: str) -> http.Response:
         return http.Response(pictures[name](), media_type="image/jpeg")
 
-    made: dict[str, Callable[[], http.Response]] = {
+    made = {
         "": lambda: http.HTMLResponse(start),
         "health": lambda: http.JSONResponse(health),
         page.CARD: lambda: http.FileResponse(card, media_type="text/plain"),
@@ -171,8 +168,8 @@ def _routes(predictor: Predictor, photographs: list[dict], root_path: str) -> li
 
 def _uploaded(payload: Any, room: Path) -> bytes:
     """Read an upload; Gradio does not check the path that a program sends (ImageError)."""
-    given = payload if isinstance(payload, dict) else {}
-    path = Path(str(given.get("path", "")).replace("\0", "")).resolve()
+    given = payload.get("path", "") if isinstance(payload, dict) else ""
+    path = Path(str(given).replace("\0", "")).resolve()
     if not path.is_relative_to(room.resolve()) or not path.is_file() or path.name == "lock":
         raise ImageError("the picture was not uploaded, or deleted since", "unreadable")
     return path.read_bytes()
@@ -202,14 +199,14 @@ def make_room() -> Path:
     return room
 
 
-def sweep(room: Path, older_than_s: float, every_s: float = 0) -> None:
-    """Delete what is older than some seconds below a folder; with ``every_s`` again and again."""
-    before = time.time() - older_than_s
+def sweep(room: Path) -> None:
+    """Delete old uploads, now and again and again while the folder is there."""
+    before = time.time() - DELETE_AFTER
     for path in sorted(room.rglob("*"), reverse=True):
         with contextlib.suppress(OSError):  # gone meanwhile, or a folder that is not empty
             if path.stat().st_mtime <= before and path.name != "lock":
                 path.rmdir() if path.is_dir() else path.unlink()
-    if every_s and room.is_dir():
-        timer = threading.Timer(every_s, sweep, (room, older_than_s, every_s))
+    if room.is_dir():
+        timer = threading.Timer(CHECK_EVERY, sweep, [room])
         timer.daemon = True
         timer.start()

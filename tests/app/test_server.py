@@ -41,9 +41,8 @@ print("torch", "torch" in sys.modules, "opted out", os.environ["ORT_DISABLE_TELE
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(predictor):
-    """The running application."""
     return server.serve(predictor, port=0, wait=False).rstrip("/")
 
 
@@ -76,11 +75,7 @@ def test_a_program_can_ask_by_named_endpoint_and_parameter(address, tmp_path, pi
     client = Client(address, verbose=False)
     found = client.predict(picture=handle_file(path), api_name="/classify")
     assert (found["motif"], found["verdict"]) == ("betawi", "sure")
-    assert (found["level"], found["words"]) == ("motif", "sure")
     assert len(found["evidence"]) == len(found["evidence"][0]) == 8
-    path.write_bytes(b"<html>")
-    found = client.predict(picture=handle_file(path), api_name="/classify")
-    assert (found["motif"], found["verdict"]) == (None, "refused")
     described = client.view_api(return_format="dict")["named_endpoints"]
     assert list(described) == ["/classify"]
     (parameter,) = described["/classify"]["parameters"]
@@ -92,10 +87,9 @@ def test_a_program_can_ask_by_named_endpoint_and_parameter(address, tmp_path, pi
 @pytest.mark.parametrize("language", ["python", "curl"])
 def test_the_examples_of_the_page_run(address, tmp_path, language):
     cloth.draw("betawi", 0, (200, 160)).save(tmp_path / "cloth.jpg")
-    words = model_folder.read_json(page.HERE / "examples.json")[language].replace(
-        "{address}", f"{address}/"
-    )
-    command = {"python": [sys.executable, "-c", words], "curl": ["bash", "-c", words]}[language]
+    words = model_folder.read_json(page.HERE / "examples.json")[language]
+    program = {"python": sys.executable, "curl": "bash"}[language]
+    command = [program, "-c", words.replace("{address}", f"{address}/")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert "betawi" in done.stdout, done.stdout + done.stderr
 
@@ -172,7 +166,6 @@ def test_a_stopped_or_killed_server_leaves_no_upload(
         getattr(process, how)()
         process.communicate(timeout=60)
     if how == "kill":  # the next start deletes what is left, but no folder that is in use
-        assert list(tmp_path.rglob("private.png"))
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         first, second = server.make_room(), server.make_room()
         assert first.is_dir() and second.is_dir()
@@ -182,36 +175,30 @@ def test_a_stopped_or_killed_server_leaves_no_upload(
 def test_a_full_queue_is_a_polite_refusal(predictor, picture, monkeypatch):
     started, go_on = threading.Semaphore(0), threading.Event()
 
-    class Slow:
-        def __getattr__(self, name):
-            return getattr(predictor, name)
+    def slow(*given, **settings):
+        started.release()
+        go_on.wait(60)
+        return answer(*given, **settings)
 
-        def answer(self, *given, **settings):
-            started.release()
-            go_on.wait(60)
-            return predictor.answer(*given, **settings)
-
+    answer = predictor.answer
+    monkeypatch.setattr(predictor, "answer", slow)
     monkeypatch.setattr(server, "QUEUE", 1)
-    address = server.serve(Slow(), port=0, wait=False).rstrip("/")
+    address = server.serve(predictor, port=0, wait=False).rstrip("/")
     payload = upload(address, "cloth.png", picture)
     url = f"{address}/gradio_api/call/classify"
-    answers = []
+    asked = []
     try:
         for number in range(server.CONCURRENCY + 3):
-            answers.append(httpx.post(url, json={"data": [payload]}, timeout=30))
+            asked.append(httpx.post(url, json={"data": [payload]}, timeout=30))
             if number < server.CONCURRENCY:
                 assert started.acquire(timeout=60)  # it is computed, and waits no more
     finally:
         go_on.set()
     # as many as are computed and may wait are taken and answered, the others are told so at once
     taken = server.CONCURRENCY + 1
-    assert [answer.status_code for answer in answers] == [200] * taken + [503] * 2
-    for answer in answers[:taken]:
-        text = httpx.get(f"{url}/{answer.json()['event_id']}", timeout=60).text
-        assert '"verdict"' in text
-
-
-# ---- the Space and the container
+    assert [one.status_code for one in asked] == [200] * taken + [503] * 2
+    for one in asked[:taken]:
+        assert '"verdict"' in httpx.get(f"{url}/{one.json()['event_id']}", timeout=60).text
 
 
 def test_a_space_runs_from_its_own_folder_and_asks_nobody(model_folder, tmp_path, capsys):
