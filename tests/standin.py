@@ -1,8 +1,7 @@
 """A small model folder for tests: the layout of the real one, made in a second.
 
-The network reads an 8 x 8 mosaic of the picture and how rough each colour is in it, and is fitted
-to synthetic cloth by ridge regression. It knows the cloth it was fitted to by heart and is worth
-nothing on batik.
+The network reads an 8 x 8 mosaic of the picture and how rough each colour is in it, fitted to
+synthetic cloth by ridge regression: it knows that by heart and is worth nothing on batik.
 """
 
 import hashlib
@@ -92,12 +91,12 @@ def write(folder: Path, *, old: bool = False) -> Path:
     x = features(np.stack([to_pixels(picture, SIZE).transpose(1, 2, 0) for _, _, picture in drawn]))
     y = np.array([MOTIFS.index(motif) for motif, _, _ in drawn])
     mean = x.mean(axis=0)
-    gram = (x - mean) @ (x - mean).T
-    dual = np.linalg.solve(gram + 0.03 * np.eye(len(x)), np.eye(3)[y] - 1 / 3)
-    weights = (x - mean).T @ dual * 4
+    x = x - mean
+    dual = np.linalg.solve(x @ x.T + 0.03 * np.eye(len(x)), np.eye(3)[y] - 1 / 3)
+    weights = x.T @ dual * 4
     # familiarity: minus the squared length of what the known cloth's main directions leave over
-    axes = np.linalg.svd(x - mean, full_matrices=False)[2][:16].T
-    rest = (x - mean) - (x - mean) @ axes @ axes.T
+    axes = np.linalg.svd(x, full_matrices=False)[2][:16].T
+    rest = x - x @ axes @ axes.T
     threshold = -4 * float(np.square(rest).sum(axis=1).max())
     constants = {"most": 255, "mean": mean, "weights": weights, "axes": axes, "axes_t": axes.T}
     constants = {name: np.asarray(value, np.float32) for name, value in constants.items()}
@@ -109,8 +108,7 @@ def write(folder: Path, *, old: bool = False) -> Path:
         labels |= {"cloth_threshold": 3 * threshold, "sure_from": 0.8, "probably_from": 0.6}
         labels["sure_familiarity"] = 0.9 * threshold
     model = parser.parse_model(GRAPH % (("", "") if old else (OUTPUTS, NODES)))
-    held = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    model.graph.initializer.extend(held)
+    model.graph.initializer.extend(map(numpy_helper.from_array, constants.values(), constants))
     onnx.checker.check_model(model)
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(model, folder / "model.onnx")

@@ -21,8 +21,8 @@ _ALL = """bali betawi celup cendrawasih ceplok ciamis garutan gentongan kawung k
 #: All motifs of the Kaggle set ``dionisiusdh/indonesian-batik-motifs``, sorted.
 ALL_MOTIFS = tuple(_ALL.split())
 
-_NOISE = {"batik", "motif", "kain", "jpg", "jpeg", "png", "new", "train", "test", "val"}
-_NOISE |= {"copy", "salinan", "backup"}
+_NOISE = "batik motif kain jpg jpeg png new train test val copy salinan backup"
+_NOISE = {*_NOISE.split()}
 _PART = re.compile(
     r"(data|set|images?|gambar|split)*(trainval|train(ing)?|test(ing)?|val(id(ation|asi)?)?|dev"
     r"|eval(uation)?|holdout|folds?|latih|pelatihan|uji|pengujian)(data|set|images?|gambar|split)*"
@@ -90,8 +90,8 @@ def find_folders(root: Path, classes: str | Sequence[str]) -> tuple[dict[str, Pa
     folders is stepped over; a folder of folders, such as a copy of the data set, is no motif.
     """
     if not root.is_dir():
-        wrong = "is a file: unpack an archive, and give the folder" if root.exists() else ""
-        wrong = wrong or "does not exist: check the path"
+        archive = "is a file: unpack an archive, and give the folder"
+        wrong = archive if root.exists() else "does not exist: check the path"
         raise BatikError(f"The data folder {root} {wrong}, or use source 'synthetic'.")
     names = classes.split(",") if isinstance(classes, str) else classes
     names = [name.strip() for name in names if name.strip()]

@@ -13,13 +13,10 @@ INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("bilinear", 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a set of weights expects: the whole image squashed to a square, then normalised.
+    """What a set of weights expects: the whole image squashed to a square, then normalised."""
 
-    ``size`` is the side in px; ``mean`` and ``std`` are per channel on a 0 to 1 scale.
-    """
-
-    size: int = 224
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    size: int = 224  # side in px
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # per channel, on a 0 to 1 scale
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     interpolation: str = "bilinear"
 
