@@ -2,13 +2,17 @@
 
 import contextlib
 import errno
+import functools
 import importlib
+import logging
 import os
 import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+
+log = logging.getLogger(__name__)
 
 #: Folder that holds the package, and in a checkout notebooks and results beside it.
 PROJECT = Path(__file__).resolve().parents[1]
@@ -61,7 +65,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
-    """Hold the lock file ``path``, whose folder exists; on drives without locks hold nothing.
+    """Hold the lock file ``path``, whose folder exists; on drives without locks warn, hold nothing.
 
     TimeoutError is raised where another process holds it longer than ``timeout_s`` (-1: for ever).
     """
@@ -72,12 +76,19 @@ def locked(path: Path | str, timeout_s: float = -1) -> Iterator[None]:
         lock.acquire(timeout_s)
     except TimeoutError:
         raise
-    except (OSError, NotImplementedError):
-        pass
+    except (OSError, NotImplementedError) as error:
+        _no_locks(Path(path).parent, str(error))
     try:
         yield
     finally:
         lock.release()
+
+
+@functools.cache
+def _no_locks(folder: Path, why: str) -> None:
+    log.warning(
+        "Files in %s cannot be locked (%s): use it from one process at a time.", folder, why
+    )
 
 
 def expanded(path: str | Path) -> Path:

@@ -181,7 +181,7 @@ def load(name: str) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
         ValueError,
         LookupError,
     ):
-        pass  # torch's own text advises to switch weights_only off
+        pass  # refused below; torch's own text advises to switch weights_only off
     tried = [f"{path} is refused, as it is no plain state dict (tensors by name)"]
     raise WeightsNotFound(name, tried, f"delete {path} and fetch it again")
 

@@ -101,14 +101,14 @@ def lay(root: Path, names) -> Path:
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_what_is_a_motif_in_a_folder(name, tmp_path, caplog):
     names, classes, wanted = LAYOUTS[name]
-    root = lay(tmp_path / "root", names)
+    root = lay(tmp_path / "there", names)
     classes = motifs.MOTIFS if classes is None else classes
     if isinstance(wanted, str) and name != "a lone link":
         with pytest.raises(BatikError, match=re.escape(wanted)):
             load("folder", root, classes)
         return
     if name == "a lone link":
-        root, wanted = lay(tmp_path / "other", ["all -> ../root/elsewhere"]), ("a", "b")
+        root, wanted = lay(tmp_path / "other", ["all -> ../there/elsewhere"]), ("a", "b")
     dataset = load("folder", root, classes)
     assert dataset.classes == tuple(wanted)
     sizes = {8} if name == "sessions of a known motif" else {4}

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from batik_utils.app import model_folder, page
 from batik_utils.app.predict import Predictor
-from batik_utils.errors import BatikError
+from batik_utils.errors import BatikError, locked
 from batik_utils.images.files import ImageError
 
 #: Uploaded files may have this many megabytes.
@@ -191,11 +191,9 @@ def make_room() -> Path:
                 pass
             shutil.rmtree(old, ignore_errors=True)
     room = Path(tempfile.mkdtemp(prefix=ROOM, dir=place))
-    lock = FileLock(room / "lock", timeout=0)
-    with contextlib.suppress(OSError, NotImplementedError):  # a drive without locks
-        lock.acquire()
-    # the lock lives as long as this knows it
-    atexit.register(lambda: (lock.release(), shutil.rmtree(room, ignore_errors=True)))
+    held = contextlib.ExitStack()
+    held.enter_context(locked(room / "lock"))
+    atexit.register(lambda: (held.close(), shutil.rmtree(room, ignore_errors=True)))
     return room
 
 
