@@ -139,7 +139,7 @@ def _train(options: argparse.Namespace) -> int:
     from batik_utils.scale import fabric, mlflow_runs, ray_cluster
 
     setup = _setup(options, folds=options.folds, repeats=max(options.seeds, 5))
-    settings = _of(options, "epochs n_train")
+    settings = _of(options, "epochs")
     with contextlib.ExitStack() as stack:
         if os.environ.get("MLFLOW_TRACKING_URI"):
             settings["on_run"] = mlflow_runs.logger()
@@ -261,7 +261,6 @@ OPTIONS: dict[str, tuple[Callable, object, str]] = {
     "--recipes": (str.lower, "all", "recipes or families, comma separated"),
     "--seeds": (int, 3, "seeds a recipe; of cv, its repeats"),
     "--epochs": (int, 0, "0: as each recipe says"),
-    "--n-train": (int, 0, "at most N training pictures a motif, 0 for all"),
     "--folds": (int, 0, "folds, 0: as there are, or the usual number"),
     "--device": (str.lower, "auto", "auto, cpu, cuda, cuda:1 or mps"),
     "--precision": (str.lower, "float32", "float32 or bfloat16"),
@@ -293,7 +292,7 @@ _KEPT = "finished files and trainings are kept"
 COMMANDS: dict[Callable, tuple[str, dict, str]] = {
     _run: ("--smoke --output", {}, _KEPT),
     _report: (f"{_DATA} --smoke --full", {}, _GOES_ON),
-    _train: (f"{_TRAINING} --folds --seeds --epochs --n-train --ray --devices", {}, _GOES_ON),
+    _train: (f"{_TRAINING} --folds --seeds --epochs --ray --devices", {}, _GOES_ON),
     _search: (f"{_TRAINING} --trials", {"--recipes": "scratch_small"}, _GOES_ON),
     _audit: (f"{_DATA} --classes --limit", {"--classes": "all"}, _WRITTEN_LAST),
     _build: (_BUILD, {}, _WRITTEN_LAST),

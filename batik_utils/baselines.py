@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import scipy.linalg
-import torch
 from sklearn.base import ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.dummy import DummyClassifier
@@ -23,8 +22,6 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from torch import Tensor, nn
-from torch.nn import functional
 
 from batik_utils.errors import BatikError
 
@@ -189,21 +186,3 @@ def fit_gram(
     back = root * scipy.linalg.solve(inner, left @ average, assume_a="pos")
     coefficients = (average - back + average @ (onehot.T @ back)) / ridge
     return coefficients, -0.5 * np.einsum("nk,nk->k", average, gram @ coefficients)
-
-
-def fit_head(head: nn.Linear, ridge: float, views: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Fit a network's last layer as linear discriminant; return its loss and accuracy.
-
-    ``views`` (V, N, F) are features of the pictures as they are, which give the scale of each
-    feature, and of changed copies.
-    """
-    known, scaler = labels.repeat(len(views)), Scaler.of(views[0].cpu().numpy())
-    scaled = scaler(views.flatten(0, 1).cpu().numpy())
-    dual, bias = fit_gram(scaled @ scaled.T, known.numpy(), ridge)
-    fitted = rescaled(Linear(scaled.T @ dual, bias), scaler)
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(fitted.weight.T))
-        head.bias.copy_(torch.from_numpy(fitted.bias))
-        logits = head(views.flatten(0, 1)).cpu()
-    accuracy = (logits.argmax(1) == known).double().mean().item()
-    return functional.cross_entropy(logits, known).item(), accuracy

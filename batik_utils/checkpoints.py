@@ -44,9 +44,9 @@ _COLUMNS = {
 _FORMAT = "batik-checkpoint-2"
 
 
-def run_name(recipe: Recipe, seed: int, fold: int = 0, n_train: int = 0) -> str:
-    """Return the name of a run, e.g. ``scratch1-e10-f0-s3``, or ``...-n20`` for 20 a motif."""
-    return f"{recipe.name}-e{recipe.epochs}-f{fold}-s{seed}" + (f"-n{n_train}" if n_train else "")
+def run_name(recipe: Recipe, seed: int, fold: int = 0) -> str:
+    """Return the name of a run, e.g. ``scratch1-e10-f0-s3``."""
+    return f"{recipe.name}-e{recipe.epochs}-f{fold}-s{seed}"
 
 
 class Finished(NamedTuple):
@@ -78,7 +78,7 @@ def finish(
         **{f"p_{motif}": probabilities[:, k] for k, motif in enumerate(dataset.classes)},
     }
     row = facts | {
-        "run": run_name(recipe, seed, setup.fold, setup.n_train),
+        "run": run_name(recipe, seed, setup.fold),
         "recipe": recipe.name,
         "family": recipe.family,
         "split": setup.split_name,

@@ -44,7 +44,6 @@ class Setup:
     precision: str = "float32"
     folds: pd.DataFrame | None = None
     fold: int = 0
-    n_train: int = 0
     git: str = field(default_factory=checkpoints.git_commit)
     # pixels and descriptions, shared by the set-ups of all folds
     _memory: dict[tuple, object] = field(default_factory=dict, repr=False)
@@ -54,14 +53,11 @@ class Setup:
         """Number of folds; 1 for a split without."""
         return 1 if self.folds is None else splits.n_folds(self.folds)
 
-    def at(self, repeat: int, fold: int, n_train: int = 0) -> "Setup":
-        """Return the set-up of one fold of a repeat, with fewer training pictures if asked for."""
-        table, store = self.split, self.store
-        if self.folds is not None:
-            table = splits.of_fold(self.folds, repeat, fold)
-        if n_train:
-            table, store = splits.thin(table, n_train, repeat), Store(store.folder / "learning")
-        return replace(self, split=table, store=store, fold=fold, n_train=n_train)
+    def at(self, repeat: int, fold: int) -> "Setup":
+        """Return the set-up of one fold of a repeat."""
+        if self.folds is None:
+            return self
+        return replace(self, split=splits.of_fold(self.folds, repeat, fold), fold=fold)
 
     def rows(self, subset: str) -> list[int]:
         """Return the positions of a subset's pictures in the manifest."""
@@ -140,41 +136,35 @@ def prepare(
     return Setup(dataset, split, table, Store(folder), chosen, precision, divided)
 
 
-def _given(setup, subset: str, model, stage: Recipe, seen) -> tuple:
+def _given(setup, subset: str, model, recipe: Recipe, seen) -> tuple:
     """Return how a subset is evaluated: a network and pixels, or its head and features."""
     pixels, rows, precision = setup.pixels(seen), setup.rows(subset), setup.precision
-    if stage.frozen != "backbone":
+    if recipe.frozen != "backbone":
         return model, seen, pixels[rows]
-    if not setup.shares_views(stage):
+    if not setup.shares_views(recipe):
         return model.head, None, training.features(model, seen, pixels[rows], precision)
-    plain = replace(stage, augment=0.0, extra=())
+    plain = replace(recipe, augment=0.0, extra=())
     views = training.cached_views(model, seen, setup.dataset, pixels, plain, 0, precision)
     return model.head, None, views[0][rows]
 
 
-def _fit_stage(setup, stage: Recipe, seen, model, generator, seed: int, fit) -> pd.DataFrame:
-    """Train in one of the recipe's stages and return its history."""
+def _fit(setup, recipe: Recipe, seen, model, generator, seed: int, fit) -> pd.DataFrame:
+    """Train a network, or the head of a frozen one on features, and return the history."""
     precision, device, validation = setup.precision, setup.device, None
-    learner, prepared, inputs = _given(setup, "validation", model, stage, seen)
+    learner, prepared, inputs = _given(setup, "validation", model, recipe, seen)
     if len(inputs):
-        watched = Examples(inputs, setup.examples("validation", seen).labels)
-        validation = training.batches(watched, stage, prepared, None, device)
+        validation = Examples(inputs, setup.examples("validation", seen).labels)
+        validation = training.batches(validation, recipe, prepared, None, device)
     examples = setup.examples("train", seen)
-    if stage.frozen != "backbone":
-        train = training.batches(examples, stage, seen, generator, device)
-        return fit(learner, stage, train, validation, precision=precision)
-    if setup.shares_views(stage):
-        arguments = (model, seen, setup.dataset, setup.pixels(seen), stage, seed, precision)
-        views = training.cached_views(*arguments)[:, setup.rows("train")]
-    else:
-        views = training.views_of(model, seen, examples.pixels, stage, generator, precision)
-    if not stage.ridge:
-        drawn = Examples(views.transpose(0, 1), examples.labels)
-        train = training.batches(drawn, stage, None, generator, device)
-        return fit(learner, stage, train, validation, precision=precision)
-    found = baselines.fit_head(learner, stage.ridge, views, examples.labels)
-    last = training.evaluate(learner, validation, precision) if validation else (np.nan, np.nan)
-    return pd.DataFrame([(1, *found, *last)], columns=list(training.HISTORY_COLUMNS))
+    if recipe.frozen == "backbone":
+        if setup.shares_views(recipe):
+            arguments = (model, seen, setup.dataset, setup.pixels(seen), recipe, seed, precision)
+            views = training.cached_views(*arguments)[:, setup.rows("train")]
+        else:
+            views = training.views_of(model, seen, examples.pixels, recipe, generator, precision)
+        examples = Examples(views.transpose(0, 1), examples.labels)
+    train = training.batches(examples, recipe, prepared, generator, device)
+    return fit(learner, recipe, train, validation, precision=precision)
 
 
 def train(
@@ -184,23 +174,15 @@ def train(
 
     Return the network and what `Store.add` takes. Raises `weights.WeightsNotFound`.
     """
-    started, steps, histories = datetime.now(timezone.utc), models.stages(recipe), []
-    for _, seen in steps:
-        setup.pixels(seen)  # decoded now, it does not count as training time
+    started, seen = datetime.now(timezone.utc), models.preprocessing_of(recipe)
+    setup.pixels(seen)  # decoded now, it does not count as training time
     with training.seeded(seed) as generator:
-        n_classes = len(setup.dataset.classes)
-        model, provenance = models.build(recipe, n_classes)
+        model, provenance = models.build(recipe, len(setup.dataset.classes))
         model.to(setup.device, memory_format=torch.channels_last)
         clock = time.perf_counter()
-        for stage, seen in steps:
-            if stage.frozen != recipe.frozen:
-                model.freeze(stage.frozen)
-            history = _fit_stage(setup, stage, seen, model, generator, seed, fit)
-            history["epoch"] += sum(map(len, histories))
-            histories.append(history)
+        history = _fit(setup, recipe, seen, model, generator, seed, fit)
         seconds = time.perf_counter() - clock
-    history = pd.concat(histories, ignore_index=True)
-    given = training.predict(*_given(setup, "test", model, stage, seen), precision=setup.precision)
+    given = training.predict(*_given(setup, "test", model, recipe, seen), precision=setup.precision)
     device, number = setup.device.type, getattr(fit, "devices", 1)
     device = torch.cuda.get_device_name(setup.device) if device == "cuda" else device
     facts = {"weights": provenance, "params": models.count_parameters(model)}
@@ -222,9 +204,9 @@ def _score_baseline(setup: Setup, recipe: Recipe, seed: int) -> Finished:
 
 def compute(setup: Setup, unit: tuple, fit: Callable = training.fit) -> "Finished | BatikError":
     """Train and score one run of a grid, named as in `run_name`; return also why it failed."""
-    recipe, seed, fold, n_train = unit
+    recipe, seed, fold = unit
     try:
-        here = setup.at(seed, fold, n_train)
+        here = setup.at(seed, fold)
         if recipe.family == "baseline":
             return _score_baseline(here, recipe, seed)
         return train(here, recipe, seed, fit=fit)[1]
@@ -238,28 +220,24 @@ def run_grid(
     seeds: int,
     *,
     epochs: int = 0,
-    n_train: int = 0,
     map: Callable[[Callable, Iterable], Iterable] = map,
     on_run: Callable[[Recipe, dict, pd.DataFrame, pd.DataFrame], None] | None = None,
     fit: Callable[..., pd.DataFrame] = training.fit,
 ) -> Outcome:
     """Train every run that is missing from ``runs.csv``.
 
-    Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``n_train``
-    limits the training pictures a motif; such runs go to the folder ``learning`` of the split.
-    ``map`` yields what `compute` gives for each unit, in order, as that of `scale.ray_cluster`;
+    Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``map``
+    yields what `compute` gives for each unit, in order, as that of `scale.ray_cluster`;
     ``on_run`` is called with the recipe and what a finished run wrote.
     """
-    units, reused = _units(setup, names, seeds, epochs, n_train)
-    store = setup.at(0, 0, n_train).store
+    units, reused = _units(setup, names, seeds, epochs)
     if units:
-        store.check_writable()
+        setup.store.check_writable()
     for recipe, *_ in units:  # decoded here: a worker elsewhere opens no file of the data set
         if recipe.family == "baseline":
             setup.described(recipe.architecture)
         else:
-            for _, seen in models.stages(recipe):
-                setup.pixels(seen)
+            setup.pixels(models.preprocessing_of(recipe))
     trained, not_run, failed, sent = [], {}, {}, []
 
     def wanted() -> Iterator[tuple]:
@@ -281,7 +259,7 @@ def run_grid(
             log.warning("%s: %s", name, result)
             failed[name] = str(result)
         else:
-            store.add(*result)
+            setup.store.add(*result)
             trained.append(name)
             if recipe.family != "baseline":
                 setup.store.note_not_run(recipe.name)
@@ -290,10 +268,10 @@ def run_grid(
     return Outcome(tuple(trained), tuple(reused), not_run, failed)
 
 
-def _units(setup, names, seeds, epochs, n_train) -> tuple[list[tuple], list[str]]:
+def _units(setup, names, seeds, epochs) -> tuple[list[tuple], list[str]]:
     """Return the runs of a grid that are missing, and the names of those that are there."""
-    if seeds < 1 or n_train < 0:
-        raise BatikError(f"SEEDS must be 1 or more, n_train 0 or more, not {seeds} and {n_train}.")
+    if seeds < 1:
+        raise BatikError(f"SEEDS must be 1 or more, not {seeds}.")
     if setup.folds is not None and seeds > splits.n_repeats(setup.folds):
         raise BatikError(
             f"{setup.store.folder / 'folds.csv'} has {splits.n_repeats(setup.folds)} repeats, "
@@ -302,9 +280,9 @@ def _units(setup, names, seeds, epochs, n_train) -> tuple[list[tuple], list[str]
     chosen = [recipes.with_epochs(recipe, epochs) for recipe in recipes.select(names)]
     # seed by seed, so that a stopped grid has every recipe about equally often
     folds = range(setup.n_folds)
-    units = [(r, seed, fold, n_train) for seed in range(seeds) for r in chosen for fold in folds]
+    units = [(r, seed, fold) for seed in range(seeds) for r in chosen for fold in folds]
     runs = [run_name(*unit) for unit in units]
-    there = setup.at(0, 0, n_train).store.finished(setup.dataset.digest, runs)
+    there = setup.store.finished(setup.dataset.digest, runs)
     missing = [unit for unit, run in zip(units, runs, strict=True) if run not in there]
     return missing, [run for run in runs if run in there]
 

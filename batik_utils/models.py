@@ -10,13 +10,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from batik_utils import weights as pretrained
 from batik_utils.errors import BatikError
 from batik_utils.images.resize import IMAGENET, Preprocessing
 from batik_utils.recipes import Recipe
-from batik_utils.transforms import DIRECTIONS, PATTERNS, gabor_filters, local_patterns
 
 FROZEN = ("no", "parameters", "backbone")
 
@@ -110,67 +108,6 @@ class MeanAndMaximum(nn.Module):
         return torch.cat([maps.mean((2, 3)), maps.amax((2, 3))], 1)
 
 
-class TextureNet(Classifier):
-    """Statistics of texture by fixed filters, and one linear layer that learns.
-
-    Source: Bruna and Mallat, 2013 (https://arxiv.org/abs/1203.1513).
-    """
-
-    def __init__(self, n_classes: int):
-        super().__init__()
-        self.backbone = TextureStatistics().requires_grad_(False)
-        self.head = nn.Linear(4 * 3 * (2 * DIRECTIONS + PATTERNS), n_classes)
-
-
-class TextureStatistics(nn.Module):
-    """Strength of edges by direction and shares of small patterns: (N, 3, S, S) to (N, F)."""
-
-    def __init__(self):
-        super().__init__()
-        # brightness and two opponent colours from red, green and blue
-        colours = ((1 / 3, 1 / 3, 1 / 3), (1 / 2, -1 / 2, 0.0), (1 / 4, 1 / 4, -1 / 2))
-        self.opponent = nn.Conv2d(3, 3, 1, bias=False)
-        self.opponent.weight.data = torch.tensor(colours).view(3, 3, 1, 1)
-        self.energies = nn.ModuleList(OrientedEnergy() for _ in range(4))
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Return float32 features of normalised pictures."""
-        maps = self.opponent(batch).float().contiguous()
-        parts = []
-        for energies in self.energies:  # each octave has half the side of the one before
-            energy = energies(maps)
-            deviation = (energy.flatten(2).var(2, unbiased=False) + 1e-10).sqrt()
-            # light multiplies a strength, so it only shifts its logarithm; 4e-3 is hardly any
-            parts += [(energy.mean((2, 3)) + 4e-3).log(), (deviation + 4e-3).log()]
-            parts.append(local_patterns(maps).sqrt())
-            maps = functional.avg_pool2d(maps, 2)
-        return torch.cat(parts, 1)
-
-
-class OrientedEnergy(nn.Module):
-    """Strength of edges in each direction: (N, C, H, W) to (N, C * ``DIRECTIONS``, H, W).
-
-    The length of the answers of two Gabor filters, a quarter wave apart (Adelson and Bergen, 1985).
-    """
-
-    def __init__(self):
-        super().__init__()
-        filters = gabor_filters()
-        settings = {"padding": "same", "padding_mode": "replicate", "bias": False}
-        self.filters = nn.Conv2d(1, len(filters), filters.shape[-1], **settings)
-        self.filters.weight.data = filters
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Return the strengths, float32."""
-        _, channels, height, width = maps.shape
-        strengths = []
-        for part in maps.split(4):  # the answers take 24 times the memory of the maps
-            answers = self.filters(part.reshape(-1, 1, height, width)).float()
-            pairs = answers.reshape(-1, channels * DIRECTIONS, 2, height, width)
-            strengths.append((pairs.square().sum(2) + 1e-8).sqrt())
-        return torch.cat(strengths)
-
-
 class TransferClassifier(Classifier):
     """A pretrained backbone with a new head."""
 
@@ -222,10 +159,10 @@ def _efficientnet_pytorch(name: str, n_features: int) -> tuple[nn.Module, int]:
     return backbone, n_features
 
 
-def _timm(name: str, **settings: float) -> tuple[nn.Module, int]:
+def _timm(name: str) -> tuple[nn.Module, int]:
     import timm
 
-    backbone = timm.create_model(name, pretrained=False, num_classes=0, **settings)
+    backbone = timm.create_model(name, pretrained=False, num_classes=0)
     return backbone, backbone.num_features
 
 
@@ -239,11 +176,11 @@ HEADS: dict[str, Callable[[int, int, float], nn.Module]] = {
 }
 
 
-def transfer(backbone: Callable[..., tuple[nn.Module, int]], *arguments, **settings):
+def transfer(backbone: Callable[..., tuple[nn.Module, int]], *arguments):
     """Return a row of ``ARCHITECTURES``: a backbone with F features and the recipe's head."""
 
     def build_transfer(recipe: Recipe, n_classes: int) -> TransferClassifier:
-        network, n_features = backbone(*arguments, **settings)
+        network, n_features = backbone(*arguments)
         head = HEADS[recipe.head](n_features, n_classes, recipe.dropout)
         return TransferClassifier(network, head, recipe.frozen)
 
@@ -251,8 +188,7 @@ def transfer(backbone: Callable[..., tuple[nn.Module, int]], *arguments, **setti
 
 
 #: Networks by name: a recipe and the number of motifs K to a module. Sources: Sandler et al., 2018
-#: (https://arxiv.org/abs/1801.04381); Tan and Le, 2019 (https://arxiv.org/abs/1905.11946); Xie et
-#: al., Noisy Student, 2020 (https://arxiv.org/abs/1911.04252).
+#: (https://arxiv.org/abs/1801.04381); Tan and Le, 2019 (https://arxiv.org/abs/1905.11946).
 ARCHITECTURES: dict[str, Callable[[Recipe, int], nn.Module]] = {
     "scratch1": lambda recipe, k: TwoConvNet(k, (16, 32), 512, recipe.dropout),
     "scratch2": lambda recipe, k: SmallResNet(k, recipe.dropout),
@@ -261,13 +197,10 @@ ARCHITECTURES: dict[str, Callable[[Recipe, int], nn.Module]] = {
         k, (32, 64), 128, recipe.dropout, 0.2 if recipe.dropout else 0.0
     ),
     "scratch_ours": lambda recipe, k: OurConvNet(k, recipe.dropout),
-    "scratch_texture": lambda recipe, k: TextureNet(k),
     "mobilenet_v2": transfer(_torchvision, "mobilenet_v2", 1280),
     "efficientnet_b0": transfer(_efficientnet_pytorch, "efficientnet-b0", 1280),
     "efficientnet_b2": transfer(_efficientnet_pytorch, "efficientnet-b2", 1408),
     "efficientnet_b2_torchvision": transfer(_torchvision, "efficientnet_b2", 1408),
-    # drop-connect and batch-norm momentum as in efficientnet_b2, so that only weights differ
-    "noisy_student_b2": transfer(_timm, "tf_efficientnet_b2", drop_path_rate=0.2, bn_momentum=0.01),
     "efficientnet_lite0": transfer(_timm, "tf_efficientnet_lite0"),
     "efficientnet_lite2": transfer(_timm, "tf_efficientnet_lite2"),
 }
@@ -289,26 +222,10 @@ def build_untrained(recipe: Recipe, n_classes: int) -> nn.Module:
     return ARCHITECTURES[recipe.architecture](recipe, n_classes)
 
 
-def stages(recipe: Recipe) -> list[tuple[Recipe, Preprocessing]]:
-    """Return the steps of training in order, each with what the network sees in it.
-
-    With ``fine_tune_epochs`` a second step follows at ``fine_tune_size``, where only the head and
-    the batch-norm statistics learn (Touvron et al., 2019, https://arxiv.org/abs/1906.06423).
-    """
-    # the published 224 px ImageNet one without any weights
-    expected = pretrained.WEIGHTS[recipe.weights].preprocessing if recipe.weights else IMAGENET
-    if recipe.size:
-        expected = replace(expected, size=recipe.size)
-    first = (replace(recipe, fine_tune_size=0, fine_tune_epochs=0), expected)
-    if not recipe.fine_tune_epochs:
-        return [first]
-    second = replace(first[0], epochs=recipe.fine_tune_epochs, frozen="parameters")
-    return [first, (second, replace(expected, size=recipe.fine_tune_size))]
-
-
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
-    """Return what the finished network expects."""
-    return stages(recipe)[-1][1]
+    """Return what the network expects: as its weights, without any the published 224 px."""
+    expected = pretrained.WEIGHTS[recipe.weights].preprocessing if recipe.weights else IMAGENET
+    return replace(expected, size=recipe.size) if recipe.size else expected
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
@@ -318,7 +235,7 @@ def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
 
 def _load_backbone(backbone: nn.Module, state: dict[str, Tensor], key_style: str) -> None:
     """Fill a backbone with all but the file's own ImageNet classifier."""
-    classifier = {"torchvision": "classifier.1.", "timm": "classifier."}.get(key_style, "_fc.")
+    classifier = "classifier.1." if key_style == "torchvision" else "_fc."
     given = {k: v for k, v in state.items() if not k.startswith(classifier)}
     wanted = backbone.state_dict()
     if key_style == "lite":  # other names, the same order

@@ -51,13 +51,8 @@ class Recipe:
     #: Key of ``training.SCHEDULES``.
     schedule: str = "constant"
     label_smoothing: float = 0.0
-    #: If positive, the head is fitted in closed form (`baselines.fit_head`) with this ridge.
-    ridge: float = 0.0
     #: Side of the input (px) in place of what the weights expect; 0 for that.
     size: int = 0
-    #: Side (px) and passes of a second stage, see `models.stages`; 0 for none.
-    fine_tune_size: int = 0
-    fine_tune_epochs: int = 0
     #: Test accuracy in the published project, or None.
     published: float | None = None
 
@@ -118,12 +113,10 @@ def _with(
 
 
 _SMALL = Recipe("", "ours", "scratch_ours", batch_size=16, schedule="cosine", size=128)
-_TEXTURE = {"frozen": "backbone", "epochs": 1, "augment": 0.6, "ridge": 0.3, "size": 256}
 _PROBE = _transfer("mobilenet_v2_probe", "mobilenet_v2", "linear", "backbone", 0.2)
 
 _OURS = (
     replace(_with(_SMALL, "scratch_ours", 0.5, 60, 1e-3, 1e-4, 0.3), label_smoothing=0.1),
-    Recipe("scratch_texture", "ours", "scratch_texture", **_TEXTURE),
     _with(_SMALL, "scratch_small", 0.3, 30, 2e-3, 1e-4, 0.3),
     # the values of trial 27 of 30 of its search
     _with(_SMALL, "scratch_tuned", 0.472, 50, 7.63e-4, 2.56e-3, 0.0332),
@@ -131,14 +124,6 @@ _OURS = (
     _PROBE,
     # the values of trial 27 of 40 of its search
     _with(_PROBE, "mobilenet_v2_tuned", 0.181, 30, 8.96e-4, 1.28e-4, 0.75),
-    # frozen as in noisy_student_b2, so that the two differ in their weights only
-    _transfer("noisy_student_b2_true", "noisy_student_b2", "linear", "parameters", 0.3),
-    # 288 px as the weights' makers; ten epochs renew the batch-norm statistics
-    replace(
-        _transfer("fix_efficientnet_b2_fixres", "efficientnet_b2_torchvision", "linear", "no", 0.3),
-        fine_tune_size=288,
-        fine_tune_epochs=10,
-    ),
     _transfer("efficientnet_lite0", "efficientnet_lite0", "linear", "backbone", 0.2),
     _transfer("efficientnet_lite0_modified", "efficientnet_lite0", "modified", "no", 0.5),
     _transfer("efficientnet_lite2", "efficientnet_lite2", "linear", "backbone", 0.3),
@@ -189,12 +174,9 @@ def select(names: str) -> list[Recipe]:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """Return the recipe with another number of epochs; 0 keeps its own.
-
-    A second stage never takes longer than that. A baseline and a head in closed form have none.
-    """
+    """Return the recipe with another number of epochs; 0 keeps its own. A baseline has none."""
     if epochs < 0:
         raise BatikError(f"EPOCHS must be 0 (as the recipe says) or positive, not {epochs}.")
-    if not epochs or recipe.family == "baseline" or recipe.ridge:
+    if not epochs or recipe.family == "baseline":
         return recipe
-    return replace(recipe, epochs=epochs, fine_tune_epochs=min(recipe.fine_tune_epochs, epochs))
+    return replace(recipe, epochs=epochs)

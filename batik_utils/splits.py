@@ -75,15 +75,6 @@ def of_fold(table: pd.DataFrame, repeat: int, fold: int) -> pd.DataFrame:
     return table[["path", "motif"]].assign(subset=subset, dataset=table["dataset"])
 
 
-def thin(table: pd.DataFrame, n_train: int, seed: int) -> pd.DataFrame:
-    """Draw at most so many training pictures of each motif; smaller draws are part of larger."""
-    if n_train < 1:
-        raise BatikError(f"At least one training picture a motif is needed, not {n_train}.")
-    order = table[table["subset"] == "train"].sample(frac=1, random_state=seed)
-    kept = order.groupby("motif").head(n_train).index
-    return table[(table["subset"] != "train") | table.index.isin(kept)].reset_index(drop=True)
-
-
 def n_repeats(table: pd.DataFrame) -> int:
     """Return the number of divisions in a table of `make_folds`."""
     return sum(column.startswith("repeat_") for column in table.columns)

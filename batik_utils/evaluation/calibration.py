@@ -6,7 +6,7 @@ All functions take out-of-fold predictions as `out_of_fold.pooled` returns them.
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import log_softmax
 from sklearn.calibration import calibration_curve
 
 from batik_utils import metrics
@@ -62,43 +62,6 @@ def temperature_of(logits: np.ndarray, labels: np.ndarray) -> float:
 
     found = minimize_scalar(loss, bounds=(-5, 5), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))
-
-
-def scaled(pooled: pd.DataFrame) -> pd.DataFrame:
-    """The same rows with each fold's probabilities scaled by a temperature from the other folds.
-
-    They are those of the same recipe and repeat, so a fold's own labels do not enter, and
-    near-duplicates share a fold.
-    """
-    pooled = pooled.reset_index(drop=True)
-    labels, probabilities, classes = arrays(pooled)
-    # clipped as in scikit-learn's log_loss
-    logits = np.log(np.clip(probabilities, np.finfo(np.float64).eps, None))
-    temperature = np.ones(len(pooled))
-    fold = pooled["fold"].to_numpy()
-    for rows in pooled.groupby(["recipe", "repeat"]).indices.values():
-        for held in np.unique(fold[rows]):
-            others = rows[fold[rows] != held]
-            temperature[rows[fold[rows] == held]] = temperature_of(logits[others], labels[others])
-    values = softmax(logits / temperature[:, None], axis=1)
-    columns = {f"p_{name}": values[:, k] for k, name in enumerate(classes)}
-    return pooled.assign(**columns, temperature=temperature)
-
-
-def before_and_after(pooled: pd.DataFrame) -> pd.DataFrame:
-    """One row a recipe: median ``temperature``; ``nll, nll_scaled`` and so on."""
-    rows = []
-    for recipe, before in pooled.groupby("recipe", sort=False):
-        after = scaled(before)
-        row = {"recipe": recipe, "temperature": after["temperature"].median()}
-        own, corrected = (
-            metrics.scores(*arrays(table)[:2]) | {"ece": expected_calibration_error(table)}
-            for table in (before, after)
-        )
-        for name in ("nll", "brier", "ece"):
-            row |= {name: own[name], f"{name}_scaled": corrected[name]}
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def _answers(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

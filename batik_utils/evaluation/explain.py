@@ -18,8 +18,8 @@ def heat_map(model: nn.Module, preprocessing: Preprocessing, pixels: Tensor) -> 
     """Grad-CAM of uint8 pictures (N, 3, S, S): float32 (N, S, S), each from 0 to 1.
 
     Explained is the predicted class, by what the backbone's last convolution or batch norm gives,
-    which must run once a pass (not so in `scratch_texture`). A map without any evidence is 0
-    everywhere. The network is copied and not changed. Source: Selvaraju et al., Grad-CAM, 2017.
+    which must run once a pass. A map without any evidence is 0 everywhere. The network is copied
+    and not changed. Source: Selvaraju et al., Grad-CAM, 2017.
     """
     from pytorch_grad_cam import GradCAM
 

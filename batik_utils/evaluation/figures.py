@@ -95,26 +95,6 @@ def reliability(table: pd.DataFrame, title: str = "") -> Figure:
 
 
 @plots.style()
-def learning_curve(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy over training pictures, of `out_of_fold.learning`; the band spans the repeats."""
-    figure, [[axes]] = plots.new(title, 7, 3.8)
-    full = table[table["n_train"] > 0.9 * table["n_train"].max()]
-    names = full.groupby("recipe")["accuracy"].mean().sort_values(ascending=False).index
-    for k, name in enumerate(names):
-        colour, line = ((plots.ACCENT, "-"), (plots.SECOND, "--"), (plots.GREY, ":"))[k % 3]
-        by_size = table[table["recipe"] == name].groupby("n_train")["accuracy"]
-        mean = by_size.mean()
-        axes.fill_between(mean.index, by_size.min(), by_size.max(), color=colour, alpha=0.15,
-                          linewidth=0)  # fmt: skip
-        axes.plot(mean.index, mean, line, color=colour, marker="o", markersize=4)
-        axes.text(mean.index[-1] + 2, mean.iloc[-1], name, color=colour, va="center", fontsize=9)
-    axes.set(xlabel="training pictures", xlim=(0, table["n_train"].max() * 1.3))
-    axes.set_ylabel("accuracy")
-    plots.percent(axes.yaxis)
-    return figure
-
-
-@plots.style()
 def search_history(trials: pd.DataFrame) -> Figure:
     """Loss of every complete trial of a search by its number (the index), and the best so far."""
     complete = trials.loc[trials["state"] == "COMPLETE", "value"]

@@ -54,7 +54,7 @@ def pooled(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
     for _, row in table[table.duplicated(["recipe", "repeat", "path"])].iterrows():
         raise BatikError(
             f"Recipe '{row['recipe']}' predicts {row['path']} twice in repeat {row['repeat']}: "
-            f"keep one number of epochs a recipe, and leave out the runs of a learning curve."
+            f"keep one number of epochs a recipe."
         )
     for (recipe, repeat), missing in _gaps(table).items():
         raise BatikError(
@@ -70,27 +70,6 @@ def shares_right(table: pd.DataFrame) -> pd.DataFrame:
     return table.pivot_table("right", "path", "recipe", aggfunc="mean", sort=False, observed=True)
 
 
-def difficulty(table: pd.DataFrame) -> pd.DataFrame:
-    """How often each picture is taken for another motif, hardest first.
-
-    ``wrong``: mean over recipes of the share of repeats; ``recipes_wrong``: recipes wrong in more
-    than half of their repeats; ``mostly_called``: their most frequent wrong answer, or "".
-    """
-    wrong = 1 - shares_right(table)
-    mistakes = table[~table["right"]].groupby("path")["predicted"]
-    result = pd.DataFrame(
-        {
-            "label": table.groupby("path")["label"].first(),
-            "recipes": wrong.notna().sum(axis=1),
-            "wrong": wrong.mean(axis=1),
-            "recipes_wrong": (wrong > 0.5).sum(axis=1),
-            "mostly_called": mistakes.agg(lambda answers: answers.mode().iloc[0]),
-        }
-    )
-    result = result.fillna({"mostly_called": ""}).reset_index()
-    return result.sort_values(["wrong", "path"], ascending=[False, True], ignore_index=True)
-
-
 def split_duplicates(results: Path) -> pd.DataFrame:
     """Accuracy by recipe with near-duplicates split and together, over repeats with both."""
     tables = (pooled(*read(results, name)[:2]) for name in ("cv-ungrouped", "cv"))
@@ -99,24 +78,6 @@ def split_duplicates(results: Path) -> pd.DataFrame:
     both = split.mean().to_frame("split").join(together.mean().rename("together"), how="inner")
     found = both.groupby("recipe", sort=False).mean()
     return found.assign(inflated_by=found["split"] - found["together"])
-
-
-def learning(results: Path) -> pd.DataFrame:
-    """Accuracy by ``recipe, n_train, seed``, from ``train --grid cv --n-train`` and full folds."""
-    thin, full = Store(results / "cv" / "learning").read("runs"), read(results)[0]
-    full = full[full["recipe"].isin(thin["recipe"]) & full["seed"].isin(thin["seed"])]
-    runs = pd.concat([thin, full], ignore_index=True)
-    size = runs["run"].str.extract(r"-n(\d+)$", expand=False).fillna("all")
-    keyed = runs.assign(size=size, n_right=runs["accuracy"] * runs["n_test"])
-    sums = keyed.groupby(["recipe", "size", "seed"], sort=False).agg(
-        n_train=("n_train", "mean"), n_right=("n_right", "sum"), n_test=("n_test", "sum")
-    )
-    sums = sums[sums["n_test"] == sums["n_test"].max()]  # without unfinished repeats
-    sums["accuracy"] = sums["n_right"] / sums["n_test"]
-    # the full folds differ in size by a picture or so from repeat to repeat
-    sums["n_train"] = sums.groupby(["recipe", "size"])["n_train"].transform("mean")
-    table = sums.reset_index()[["recipe", "n_train", "seed", "accuracy"]]
-    return table.sort_values(["recipe", "n_train", "seed"], ignore_index=True)
 
 
 def label_kinds(table: pd.DataFrame, results: Path) -> pd.DataFrame:

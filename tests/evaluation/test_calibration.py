@@ -57,26 +57,7 @@ def test_bins_hold_equally_many_and_intervals_count_repeats_once():
 
 
 @pytest.mark.parametrize("factor", [0.4, 3.0])
-def test_scaling_corrects_what_was_planted(factor):
+def test_a_temperature_undoes_what_stretched_the_logits(factor):
     labels, probabilities = calibrated(1000)
-    stretched = table_of(labels, softmax(np.log(probabilities) * factor, axis=1))
-    row = calibration.before_and_after(stretched).iloc[0]
-    assert row["temperature"] == pytest.approx(factor, rel=0.2)
-    for score in ("nll", "brier", "ece"):
-        assert row[f"{score}_scaled"] < row[score]
-    truth = metrics.scores(labels, probabilities)["nll"]
-    assert row["nll_scaled"] == pytest.approx(truth, rel=0.02)
-
-
-def test_a_temperature_comes_from_the_other_folds_of_its_recipe_and_repeat():
-    labels, probabilities = calibrated(200)
-    table = table_of(labels, probabilities)
-    # the labels of fold 2 are spoilt: every temperature changes but its own
-    spoilt = table.copy()
-    mine = spoilt["fold"] == 2
-    spoilt.loc[mine, "label"] = np.array(MOTIFS)[probabilities[mine].argmin(axis=1)]
-    before, after = (calibration.scaled(t)["temperature"] for t in (table, spoilt))
-    assert (before[mine] == after[mine]).all()
-    assert (before[~mine] != after[~mine]).all()
-    together = calibration.scaled(pd.concat([table, spoilt.assign(repeat=1)]))["temperature"]
-    assert together[: len(table)].to_numpy() == pytest.approx(before.to_numpy())
+    found = calibration.temperature_of(np.log(probabilities) * factor, labels)
+    assert found == pytest.approx(factor, rel=0.2)

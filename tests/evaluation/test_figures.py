@@ -30,8 +30,6 @@ def test_rows_and_lines_carry_their_names_and_values():
     table = pd.DataFrame({"before": [0.6, 0.3], "after": [0.8, 0.2]}, index=["one", "two"])
     figure = figures.pairs(table, ["before", "after"])
     assert {"one", "two", "before", "after", "60%", "80%", "30%", "20%"} <= words(figure)
-    curve = pd.DataFrame({"recipe": list("aabb"), "n_train": [1, 2] * 2, "accuracy": [0.3] * 4})
-    assert {"a", "b"} <= words(figures.learning_curve(curve))
     bins = {"confidence": [0.5, 0.9], "accuracy": [0.4, 1], "lower": [0.2, 0.8], "upper": [0.6, 1]}
     figure = figures.reliability(pd.DataFrame(bins))
     assert figure.axes[0].lines[-1].get_ydata().tolist() == [0.4, 1]

@@ -58,22 +58,12 @@ def test_what_does_not_fit_together_is_refused(tables):
             out_of_fold.pooled(*odd)
 
 
-def test_difficulty_counts_recipes_alike(tables):
-    table = out_of_fold.difficulty(out_of_fold.pooled(*tables)).round(3)
-    # 3.jpg: a is always wrong, b never; 1.jpg: a is wrong once in three
-    assert table.drop(columns=["label", "recipes"]).to_numpy().tolist() == [
-        ["0.jpg", 0.5, 1, "tambal"], ["3.jpg", 0.5, 1, "betawi"],
-        ["1.jpg", 0.167, 0, "tambal"], ["2.jpg", 0.167, 0, "betawi"],
-    ]  # fmt: skip
-
-
 def store(folder, recipe, right, *, left_out=(), **changes):
     """Write runs of a recipe with three folds as a grid does."""
     runs, predictions = run_rows(recipe, right, folds=3)
     for run in runs.drop(index=[*left_out]).to_dict("records"):
         own = predictions[predictions["run"] == run["run"]].drop(columns="run")
         row = dict.fromkeys(RUN_COLUMNS, 1) | run | changes
-        row["run"] += changes.get("suffix", "")
         Store(folder).add(row, own, pd.DataFrame({"epoch": [1]}))
 
 
@@ -106,12 +96,6 @@ def test_accuracy_with_duplicates_split_and_together(results):
     store(results / "cv-ungrouped", "texture", [[1, 1, 1, 1, 1, 0]])
     table = out_of_fold.split_duplicates(results)
     assert table.loc["texture"].tolist() == pytest.approx([5 / 6, 1 / 2, 1 / 3])
-
-
-def test_a_learning_curve_ends_with_the_full_runs(results):
-    store(results / "cv" / "learning", "texture", [[1, 1, 0, 0, 0, 0]], suffix="-n1", n_train=1)
-    table = out_of_fold.learning(results)
-    assert table.to_numpy().tolist() == [["texture", 1.0, 0, 1 / 3], ["texture", 4.0, 0, 1 / 2]]
 
 
 def test_errors_by_who_doubts_the_label(tmp_path):

@@ -4,9 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from sklearn.datasets import make_moons
-from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
-from sklearn.svm import SVC
 from test_out_of_fold import joined, run_rows
 
 from batik_utils import metrics
@@ -16,22 +13,6 @@ from batik_utils.evaluation import out_of_fold, significance
 
 def sign_flip(differences, groups, n=10_000):
     return significance.group_sign_flip(np.asarray(differences, float)[:, None], groups, n)[0]
-
-
-def test_corrected_t_as_published():
-    # scikit-learn's example "Statistical comparison of models using grid search": corrected
-    # p-value 0.227 (one-sided)
-    x, y = make_moons(noise=0.352, random_state=1, n_samples=100)
-    folds = RepeatedStratifiedKFold(n_splits=10, n_repeats=10, random_state=0)
-    rbf, linear = (
-        cross_val_score(SVC(kernel=kernel, random_state=0), x, y, cv=folds, scoring="roc_auc")
-        for kernel in ("rbf", "linear")
-    )
-    p = significance.corrected_t(rbf - linear, n_train=90, n_test=10)
-    assert p / 2 == pytest.approx(0.227, abs=5e-4)
-    assert significance.corrected_t([0.0] * 5, 90, 10) == 1
-    # 0.1 + 0.2 and 0.3 differ in their last bits only
-    assert significance.corrected_t([-(0.1 + 0.2), -0.3], 90, 10) == 0
 
 
 def test_holm_as_published():
@@ -94,9 +75,6 @@ def test_pairwise_puts_each_test_in_its_place(grid):
     ends = significance.group_bootstrap(difference, group)
     assert [row["lower"], row["upper"]] == pytest.approx(ends)
     assert row["p_groups"] == sign_flip(difference, group)
-    folds = runs.pivot(index=["seed", "fold"], columns="recipe", values="accuracy")
-    p = significance.corrected_t(folds["b"] - folds["a"], n_train=32, n_test=8)
-    assert row["p_corrected_t"] == pytest.approx(p)
     assert table["p_groups_holm"].tolist() == pytest.approx(significance.holm(table["p_groups"]))
 
 
