@@ -1,8 +1,5 @@
 """Classifiers without a network, and linear discriminants in closed form.
 
-    >>> sorted(baselines.BASELINES)
-    ['colour_histogram', 'file_facts', 'majority', 'texture']
-
 A network should beat what a file's size, a picture's colours or its texture tell. See notebook 01.
 """
 

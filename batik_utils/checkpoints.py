@@ -223,7 +223,7 @@ def save(path: Path, saved: Checkpoint) -> Path:
         "format": _FORMAT,
         "recipe": asdict(saved.recipe),
         "classes": list(saved.classes),
-        "preprocessing": saved.preprocessing.as_dict(),
+        "preprocessing": asdict(saved.preprocessing),
         "dataset": saved.dataset,
         "state": {k: v.cpu().contiguous() for k, v in saved.model.state_dict().items()},
     }
@@ -235,8 +235,7 @@ def save(path: Path, saved: Checkpoint) -> Path:
 def load(path: Path) -> Checkpoint:
     """Open a checkpoint; nothing in the file is executed.
 
-    CheckpointError: it is missing, damaged, foreign, of another version, or holds more than plain
-    values and tensors, as a malicious one does.
+    CheckpointError: it is missing, damaged, of another version, or more than values and tensors.
     """
     if not path.is_file():
         raise CheckpointError(f"No checkpoint at {path}: train one first (notebook 03 saves it).")
@@ -247,13 +246,14 @@ def load(path: Path) -> Checkpoint:
             content = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(content, dict) or "batik-checkpoint" not in content["format"]:
             raise ValueError("a file of another project")
-        known = set(content["recipe"]) == {f.name for f in fields(Recipe)}
-        if content["format"] != _FORMAT or not known:
+        parts = {"recipe": Recipe, "preprocessing": Preprocessing}
+        known = [set(content[k]) == {f.name for f in fields(kind)} for k, kind in parts.items()]
+        if content["format"] != _FORMAT or not all(known):
             raise ValueError("saved by another version of this project")
         recipe, classes = Recipe(**content["recipe"]), tuple(content["classes"])
         model = models.build_untrained(recipe, len(classes))
         model.load_state_dict(content["state"])
-        seen = Preprocessing.from_dict(content["preprocessing"])
+        seen = Preprocessing(**content["preprocessing"])
         return Checkpoint(model.eval(), recipe, classes, seen, content["dataset"])
     except pickle.UnpicklingError as error:
         # torch's own text advises to switch the protection off, so it is not repeated

@@ -1,6 +1,5 @@
 """Find a data set, prove that its pictures open, name it; read and write tables as CSV.
 
->>> from batik_utils import data
 >>> data.load("folder", "indonesian-batik-motifs").name
 'kaggle'
 """

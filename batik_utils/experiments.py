@@ -226,9 +226,8 @@ def run_grid(
 ) -> Outcome:
     """Train every run that is missing from ``runs.csv``.
 
-    Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``map``
-    yields what `compute` gives for each unit, in order, as that of `scale.ray_cluster`;
-    ``on_run`` is called with the recipe and what a finished run wrote.
+    Each recipe has the seeds 0 to ``seeds`` - 1; of ``cv``, so many of its repeats. ``map`` yields
+    what `compute` gives for each unit, in order; ``on_run`` gets recipe and tables of a run.
     """
     units, reused = _units(setup, names, seeds, epochs)
     if units:

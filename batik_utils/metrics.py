@@ -16,8 +16,7 @@ from batik_utils.errors import BatikError
 def scores(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]:
     """Return every score that a run records, from class indices (N,) and probabilities (N, K).
 
-    ``nll`` is the mean negative log-likelihood (nats), ``brier`` the mean squared distance to the
-    one-hot label summed over classes, 0 to 2.
+    ``nll``: mean negative log-likelihood (nats); ``brier``: sum over classes, 0 to 2.
     """
     labels, predicted = np.asarray(labels), probabilities.argmax(1)
     classes = np.arange(probabilities.shape[1])
@@ -85,21 +84,14 @@ def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def reproduction(runs: pd.DataFrame, published: dict[str, float]) -> pd.DataFrame:
-    """Return published accuracies, by recipe, beside those of our runs.
-
-    ``lower`` and ``upper`` are the 95 % Wilson interval of all runs' predictions pooled: too
-    narrow, since every run scores the same pictures.
-    """
+    """Return published accuracies, by recipe, beside those of our runs."""
     rows = []
     for recipe in [name for name in published if (runs["recipe"] == name).any()]:
         group, value = runs[runs["recipe"] == recipe], published[recipe]
-        right = round((group["accuracy"] * group["n_test"]).sum())
-        lower, upper = wilson(right, group["n_test"].sum())
         share = (group["accuracy"] >= value - 1e-4).mean()  # published with four digits
-        spread = _spread(group, "mean")
-        rows.append((recipe, value, len(group), *spread.values(), lower, upper, share))
-    columns = ("recipe", "published", "runs", "mean", "sd", "min", "max", "lower", "upper")
-    return pd.DataFrame(rows, columns=[*columns, "share_at_or_above"])
+        rows.append((recipe, value, len(group), *_spread(group, "mean").values(), share))
+    columns = ["recipe", "published", "runs", "mean", "sd", "min", "max", "share_at_or_above"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _spread(group: pd.DataFrame, name: str) -> dict[str, float]:

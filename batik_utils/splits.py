@@ -1,6 +1,5 @@
 """Which picture is for training, which for validation, which for the test.
 
->>> from batik_utils import splits
 >>> table = splits.make("course", dataset)
 """
 

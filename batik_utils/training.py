@@ -259,8 +259,7 @@ def views_of(
 ) -> Tensor:
     """Return a frozen backbone's features (V, N, F) of every view from which its head learns.
 
-    Without augmentation the picture and its mirror image, so that the head learns exactly what it
-    would learn from pixels; else views drawn beforehand.
+    Without augmentation the picture and its mirror image, as from pixels; else views drawn before.
     """
     plain, given = _normaliser(preprocessing), {"recipe": recipe, "generator": generator}
     drawn = partial(transforms.augment, preprocessing=preprocessing, **given)

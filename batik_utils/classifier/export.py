@@ -78,8 +78,7 @@ class FinalNetwork(Refusal):
 def to_onnx(network: FinalNetwork, path: Path, notes: dict[str, str]) -> Path:
     """Write a network that takes uint8 ``pixels`` (N, S, S, 3), any N; see `features.build`.
 
-    Convolution kernels are stored as float16 and turned into float32 when the file is opened, so
-    that the arithmetic is float32.
+    Kernels are stored as float16 and cast to float32, for the arithmetic, when the file is opened.
     """
     import onnx
     from onnx_ir.passes import common

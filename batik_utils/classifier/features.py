@@ -130,8 +130,7 @@ def evidence(maps: Sequence[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
 def build(branches: Sequence[Branch], *, filled: bool = True) -> Features:
     """Build the network; ``filled=False`` leaves random weights, to be filled from a saved model.
 
-    Kernels are rounded to float16 (they stay float32 numbers), as they are stored in the exported
-    model: so both give the same features.
+    Kernels are rounded to float16 (still float32 numbers), as the exported model stores them.
     """
     built, provenance = [], []
     for branch in branches:

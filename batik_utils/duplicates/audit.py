@@ -106,8 +106,7 @@ def groups_of(dataset: Dataset, results: Path) -> Path:
 def doubted(folder: Path, *, by_any: bool = False) -> set[str] | None:
     """Return the paths with doubtful labels; None where there was no audit.
 
-    Confident learning counts with ``by_any`` only: it doubts what models get wrong, so an accuracy
-    without such pictures is inflated.
+    Confident learning counts with ``by_any`` only, as it doubts what models get wrong.
     """
     path = folder / "doubtful_labels.csv"
     if not path.is_file():

@@ -7,7 +7,6 @@ repeats itself, so inliers must also spread over the overlap, and its blocks mus
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isqrt
 
 import cv2
 import numpy as np
@@ -18,8 +17,9 @@ from batik_utils.errors import BatikError
 
 #: Longest side that pictures are looked at with (px), small ones enlarged; strongest points kept.
 SIDE, POINTS = 448, 500
-#: Words of the vocabulary, and points it is learned from.
-WORDS, SAMPLE = 2048, 60_000
+#: Words of the vocabulary, points it is learned from, and strongest points that a picture is
+#: shortlisted by: comparing points costs their square.
+WORDS, SAMPLE, VOTING = 2048, 60_000, 200
 #: Two points may be the same if their descriptors' cosine is at least this.
 ALIKE = 0.88
 #: A block of the overlap counts as alike from this correlation on; its side in px.
@@ -79,17 +79,14 @@ def extract(picture: Image.Image) -> Features:
 
 
 class Index:
-    """Finds the pictures that share rare points with a picture, whose descriptors it stores."""
+    """Finds the pictures, given by their descriptors, that share rare points with a picture."""
 
     def __init__(self, pictures: Sequence[np.ndarray]):
-        self.n_pictures, lengths = len(pictures), [len(part) for part in pictures]
-        self._all = np.concatenate(pictures)
+        self.n_pictures = len(pictures)
+        self._all, self._owner = _strongest(pictures)
         if not len(self._all):
             raise BatikError("There is nothing to compare: all pictures are of one colour.")
-        self.descriptors = np.split(self._all, np.cumsum(lengths)[:-1])
-        self._owner = np.repeat(np.arange(len(pictures)), lengths)
-        # more words for more than 8,000 pictures: finding words costs as much as comparing points
-        words = max(1, min(max(WORDS, isqrt(len(self._all))), len(self._all) // 20))
+        words = max(1, min(WORDS, len(self._all) // 20))
         sample = np.random.default_rng(0).permutation(len(self._all))[:SAMPLE]
         how = {"batch_size": 8192, "max_iter": 20, "n_init": 1, "init": "random"}
         kmeans = MiniBatchKMeans(words, random_state=0, **how)
@@ -101,8 +98,7 @@ class Index:
 
     def votes(self, queries: Sequence[np.ndarray]) -> np.ndarray:
         """Return shared points, each divided by its owners, as (queries, pictures)."""
-        descriptors = np.concatenate(queries)
-        asker = np.repeat(np.arange(len(queries)), [len(part) for part in queries])
+        descriptors, asker = _strongest(queries)
         words = self._words(descriptors, 2)
         # the rows of each word, without looking through all of them for every word
         flat = np.argsort(words, axis=None, kind="stable")
@@ -129,6 +125,12 @@ class Index:
             # a copy, as a view would keep the distances to all words in memory
             found.append(np.argpartition(distances, count - 1, axis=1)[:, :count].copy())
         return np.concatenate(found)
+
+
+def _strongest(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the strongest descriptors of all pictures, and whose each is."""
+    parts = [part[:VOTING] for part in pictures]
+    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
 def match(a: Features, b: Features) -> np.ndarray:

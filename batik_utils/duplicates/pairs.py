@@ -8,7 +8,7 @@ piece of one laid on the other). Thresholds: see ``results/kaggle/duplicates_*.c
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 
 import cv2
 import imagehash
@@ -28,8 +28,8 @@ EDGE_COLUMNS += ("correlation", "inliers", "spread", "aligned", "overlap")
 #: From here on a pair is the same picture: share of equal hash bits, correlation. High, as two
 #: shirts before one white wall agree in 0.87 of the bits and correlate by 0.98.
 MIN_HASH, MIN_CORRELATION = 0.90, 0.99
-#: From here on a pair is worth a closer look.
-LOOK_HASH, LOOK_CORRELATION = 0.70, 0.75
+#: From here on a pair may be compared closely.
+NEAR_HASH, NEAR_CORRELATION = 0.70, 0.75
 #: Pictures looked at closely because they share the most rare points, of each flip; and at most so
 #: many others because hash or correlation is near.
 SHORTLIST, NEAR = 12, 50
@@ -42,7 +42,7 @@ _HASHES = (imagehash.phash, imagehash.dhash, imagehash.whash)
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
+class Fingerprint:
     """What is stored of a picture to compare it."""
 
     sha256: str  # of its file; "" if it has none
@@ -62,7 +62,7 @@ class Comparison:
     verification: local_features.Verification
 
 
-def look(picture: Image.Image, sha256: str = "") -> Look:
+def fingerprint(picture: Image.Image, sha256: str = "") -> Fingerprint:
     """Return what is stored of an RGB picture, whose file has this SHA-256."""
     grey = picture.convert("L").resize((_SMALL, _SMALL), Image.Resampling.LANCZOS)
     turned = [grey if turn is None else grey.transpose(turn) for turn in _TURNS]
@@ -72,51 +72,45 @@ def look(picture: Image.Image, sha256: str = "") -> Look:
     small -= small.mean(1, keepdims=True)
     small /= np.maximum(np.linalg.norm(small, axis=1, keepdims=True), 1e-6)
     hashes = np.where(bits, 1, -1).astype(np.int8)
-    return Look(sha256, hashes, small, local_features.extract(picture))
+    return Fingerprint(sha256, hashes, small, local_features.extract(picture))
 
 
-class Gallery:
-    """Pictures to find duplicates in; their descriptors are stored once, in its index."""
+def candidates(pictures: Sequence[Fingerprint]) -> list[tuple[int, int]]:
+    """Return the pairs of positions, ascending, that are worth comparing."""
+    # a vocabulary learned in the order of the content depends on no file's name
+    order = sorted(range(len(pictures)), key=lambda i: pictures[i].sha256)
+    place, points = np.argsort(order), [picture.features for picture in pictures]
+    index = local_features.Index([points[i].descriptors for i in order])
+    found = _near(pictures)
+    for start in tqdm(range(0, len(pictures), BLOCK), desc="Shortlisting", unit="block"):
+        block = points[start : start + BLOCK]
+        for seen in (block, [features.mirrored() for features in block]):
+            votes = index.votes([features.descriptors for features in seen])
+            for i, row in enumerate(votes, start):
+                # one more, as it finds itself
+                best = np.argsort(-row[place], kind="stable")[: SHORTLIST + 1]
+                found[i] = np.union1d(found[i], best)
+    pairs = ((i, j) for i, others in enumerate(found) for j in others.tolist() if i != j)
+    return sorted({(min(pair), max(pair)) for pair in pairs})
 
-    def __init__(self, looks: Sequence[Look]):
-        # a vocabulary learned in the order of the content depends on no file's name
-        order = sorted(range(len(looks)), key=lambda i: looks[i].sha256)
-        self._place = np.argsort(order)
-        self._index = local_features.Index([looks[i].features.descriptors for i in order])
-        shared = [self._index.descriptors[k] for k in self._place]
-        self.looks = [
-            replace(entry, features=replace(entry.features, descriptors=part))
-            for entry, part in zip(looks, shared, strict=True)
-        ]
-        self._digests = np.array([entry.sha256 for entry in looks])
-        self._hashes = np.stack([entry.hashes[0] for entry in looks]).astype(np.float32)
-        self._small = np.stack([entry.small[0] for entry in looks])
 
-    def candidates(self, queries: Sequence[Look]) -> list[np.ndarray]:
-        """Return, for each query, the positions to compare it with, ascending, its own too."""
-        found = [self._near(query) for query in queries]
-        for start in tqdm(range(0, len(queries), BLOCK), desc="Shortlisting", unit="block"):
-            block = [query.features for query in queries[start : start + BLOCK]]
-            for seen in (block, [features.mirrored() for features in block]):
-                votes = self._index.votes([features.descriptors for features in seen])
-                for i, row in enumerate(votes, start):
-                    # one more, as it may find itself
-                    best = np.argsort(-row[self._place], kind="stable")[: SHORTLIST + 1]
-                    found[i] = np.union1d(found[i], best)
-        return found
-
-    def _near(self, query: Look) -> np.ndarray:
-        """Return the positions near by hash or correlation, at most ``NEAR`` that are not sure."""
-        bits = query.hashes.astype(np.float32) @ self._hashes.T / self._hashes.shape[1]
-        bits, correlation = (1 + bits.max(0)) / 2, (query.small @ self._small.T).max(0)
+def _near(pictures: Sequence[Fingerprint]) -> list[np.ndarray]:
+    """Return the positions near each by hash or correlation, at most ``NEAR`` not sure ones."""
+    hashes = np.stack([picture.hashes[0] for picture in pictures]).astype(np.float32)
+    small = np.stack([picture.small[0] for picture in pictures])
+    digests, found = np.array([picture.sha256 for picture in pictures]), []
+    for picture in pictures:
+        bits = picture.hashes.astype(np.float32) @ hashes.T / hashes.shape[1]
+        bits, correlation = (1 + bits.max(0)) / 2, (picture.small @ small.T).max(0)
         sure = (bits >= MIN_HASH) | (correlation >= MIN_CORRELATION)
-        sure |= (self._digests == query.sha256) & (query.sha256 != "")
-        near = np.flatnonzero(((bits >= LOOK_HASH) | (correlation >= LOOK_CORRELATION)) & ~sure)
+        sure |= (digests == picture.sha256) & (picture.sha256 != "")
+        near = np.flatnonzero(((bits >= NEAR_HASH) | (correlation >= NEAR_CORRELATION)) & ~sure)
         nearest = np.argsort(-np.maximum(bits, correlation)[near], kind="stable")[:NEAR]
-        return np.union1d(np.flatnonzero(sure), near[nearest])
+        found.append(np.union1d(np.flatnonzero(sure), near[nearest]))
+    return found
 
 
-def compare(a: Look, b: Look) -> Comparison:
+def compare(a: Fingerprint, b: Fingerprint) -> Comparison:
     """Compare two pictures by every method; their order makes no difference."""
     a, b = sorted((a, b), key=lambda entry: entry.sha256)
     bits = a.hashes.astype(np.float32) @ b.hashes[0].astype(np.float32) / len(b.hashes[0])
@@ -136,15 +130,12 @@ def find(dataset: Dataset) -> pd.DataFrame:
     """Return every pair of pictures that a method calls duplicates, with ``EDGE_COLUMNS``."""
     files = list(zip(dataset.paths, dataset.manifest["sha256"], strict=True))
 
-    def look_at(file: tuple) -> Look:
-        return look(open_image(file[0], at_least=local_features.SIDE), file[1])
+    def described(file: tuple) -> Fingerprint:
+        return fingerprint(open_image(file[0], at_least=local_features.SIDE), file[1])
 
-    gallery = Gallery(list(_in_threads(look_at, files, "Looking at pictures")))
-    looks = gallery.looks
-    candidates = enumerate(gallery.candidates(looks))
-    jobs = {(min(i, j), max(i, j)) for i, others in candidates for j in others.tolist() if i != j}
-    jobs = sorted(jobs)
-    compared = _in_threads(lambda pair: compare(*(looks[k] for k in pair)), jobs, "Comparing")
+    pictures = list(_in_threads(described, files, "Describing pictures"))
+    jobs = candidates(pictures)
+    compared = _in_threads(lambda pair: compare(*(pictures[k] for k in pair)), jobs, "Comparing")
     names = dataset.manifest[["path", "motif"]].to_numpy()
     rows = []
     for (i, j), found in zip(jobs, compared, strict=True):

@@ -100,8 +100,6 @@ def pairwise(
 
     One row a pair: ``recipe_a, recipe_b, repeats``; ``difference`` in accuracy, A less B, with
     ``lower, upper`` (95 %, paired group bootstrap); ``p_groups``, and that after Holm's correction.
-    Of equally good recipes it calls some 5 % different at the 5 % level, a plain t-test over folds
-    14 %.
     """
     table = out_of_fold.pooled(runs, predictions)
     precision = runs.drop_duplicates("recipe").set_index("recipe")["precision"]

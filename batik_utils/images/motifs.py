@@ -70,8 +70,7 @@ def from_folder(name: str) -> str:
 def of_folders(names: Iterable[str]) -> dict[str, str]:
     """Return the motif of each of several folders.
 
-    A spelling is mended only where one folder alone means that motif: of ``Parang 1`` and
-    ``Parang 2`` both keep their numbers.
+    A spelling is mended only where one folder alone means it: ``Parang 1``, ``Parang 2`` stay two.
     """
     meant = {name: (plain(name), from_folder(name)) for name in names}
     count = Counter(motif for both in meant.values() for motif in {*both})

@@ -1,6 +1,6 @@
 """From an image to the pixels that a network expects, in training and deployed; without torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -26,19 +26,6 @@ class Preprocessing:
             raise BatikError(f"Unknown interpolation '{self.interpolation}': use one of {known}.")
         if not 1 <= self.size <= 4096:
             raise BatikError(f"The input size must be 1 to 4096 px, not {self.size}.")
-
-    def as_dict(self) -> dict:
-        """Return plain values for JSON and checkpoints."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Preprocessing":
-        """Rebuild from `as_dict`; BatikError where a key is missing or a value is impossible."""
-        try:
-            mean, std = (tuple(values[name]) for name in ("mean", "std"))
-            return cls(int(values["size"]), mean, std, values["interpolation"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BatikError(f"Preprocessing is incomplete or damaged ({error!r}).") from error
 
 
 IMAGENET = Preprocessing()

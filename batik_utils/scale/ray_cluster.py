@@ -26,9 +26,8 @@ RETRIES = 10
 def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
     """Connect to Ray for as long as the block runs, and yield the module ``ray``.
 
-    ``auto`` is the cluster that ``RAY_ADDRESS`` or ``ray start`` names, and where there is none, a
-    Ray of this machine that ends with the block; ``local`` the latter in any case; or
-    ``HOST:PORT``, ``ray://HOST:PORT``.
+    ``auto`` is the cluster of ``RAY_ADDRESS`` or ``ray start``, else ``local``: a Ray of this
+    machine that ends with the block; or ``HOST:PORT``, ``ray://HOST:PORT``.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray = need("ray", "--ray")
@@ -67,8 +66,7 @@ def connected(address: str, *, cpus: int | None = None) -> Iterator[Any]:
 def ray_map(function: Callable[[Any], Any], units: Iterable, *, gpus: int = 0) -> Iterator:
     """Compute like `map`, but on the connected cluster; ``gpus`` are those of one unit.
 
-    Results come in the order of the units, and the next unit is taken when there is room. The
-    function travels once to each worker process.
+    Results come in the order of the units. The function travels once to each worker process.
     """
     ray = need("ray", "--ray")
     task = ray.remote(_work).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)

@@ -56,8 +56,8 @@ def sources() -> dict[str, Image.Image]:
 
 
 @pytest.fixture(scope="module")
-def gallery(sources) -> pairs.Gallery:
-    return pairs.Gallery([pairs.look(image, name) for name, image in sources.items()])
+def prints(sources) -> list[pairs.Fingerprint]:
+    return [pairs.fingerprint(image, name) for name, image in sources.items()]
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +80,16 @@ def edges(dataset) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_each_kind_of_copy_is_found_and_nothing_else(kind, sources, gallery):
+def test_each_kind_of_copy_is_found_and_nothing_else(kind, sources, prints):
     i = len(kind) % len(sources)
-    query = pairs.look(COPIES[kind](list(sources.values())[i]))
-    shortlist = gallery.candidates([query])[0]
-    assert [j for j in shortlist if pairs.compare(query, gallery.looks[j]).method] == [i]
+    every = [*prints, pairs.fingerprint(COPIES[kind](list(sources.values())[i]))]
+    close = [(a, b) for a, b in pairs.candidates(every) if pairs.compare(every[a], every[b]).method]
+    assert close == [(i, len(prints))]
 
 
 def test_a_shared_watermark_is_not_a_shared_cloth(sources):
     """Two shops' pictures with one band across: many equal points, in one place."""
-    a, b = (pairs.look(watermark(sources[name])) for name in ("betawi/1", "betawi/2"))
+    a, b = (pairs.fingerprint(watermark(sources[name])) for name in ("betawi/1", "betawi/2"))
     found = pairs.compare(a, b)
     assert found.verification.inliers >= local_features.MIN_INLIERS
     assert found.method == ""
@@ -175,8 +175,8 @@ def test_known_pairs_of_the_real_pictures_are_found(real_root):
         ("batik-lasem/50.jpg", "batik-tambal/29.jpg"): False,
     }
     for pair, same in known.items():
-        looks = [pairs.look(open_image(real_root / path), path) for path in pair]
-        assert bool(pairs.compare(*looks).method) == same, pair
+        both = [pairs.fingerprint(open_image(real_root / path), path) for path in pair]
+        assert bool(pairs.compare(*both).method) == same, pair
 
 
 # --- the audit --------------------------------------------------------------------------------
