@@ -84,14 +84,19 @@ def summarise(runs: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def reproduction(runs: pd.DataFrame, published: dict[str, float]) -> pd.DataFrame:
-    """Return published accuracies, by recipe, beside those of our runs."""
+    """Return published accuracies, by recipe, beside those of our runs.
+
+    ``lower, upper``: 95 % Wilson interval of all answers, as if runs had pictures of their own.
+    """
     rows = []
     for recipe in [name for name in published if (runs["recipe"] == name).any()]:
         group, value = runs[runs["recipe"] == recipe], published[recipe]
+        right = round((group["accuracy"] * group["n_test"]).sum())
+        ends = wilson(right, group["n_test"].sum())
         share = (group["accuracy"] >= value - 1e-4).mean()  # published with four digits
-        rows.append((recipe, value, len(group), *_spread(group, "mean").values(), share))
-    columns = ["recipe", "published", "runs", "mean", "sd", "min", "max", "share_at_or_above"]
-    return pd.DataFrame(rows, columns=columns)
+        rows.append((recipe, value, len(group), *_spread(group, "mean").values(), *ends, share))
+    columns = ("recipe", "published", "runs", "mean", "sd", "min", "max", "lower", "upper")
+    return pd.DataFrame(rows, columns=[*columns, "share_at_or_above"])
 
 
 def _spread(group: pd.DataFrame, name: str) -> dict[str, float]:

@@ -99,4 +99,5 @@ def test_reproductions_stand_beside_the_published_values():
     assert list(table["recipe"]) == ["toy"]
     row = table.iloc[0]
     assert (row["mean"], row["share_at_or_above"]) == (pytest.approx(12.5 / 15), 0.5)
+    assert (row["lower"], row["upper"]) == pytest.approx(metrics.wilson(25, 30))
     assert metrics.reproduction(runs.iloc[:0], {"toy": 0.5}).empty

@@ -28,9 +28,7 @@ def run_rows(recipe, right, *, folds=2):
     table[[f"p_{motif}" for motif in MOTIFS]] = np.stack([said, 1 - said], axis=1)
     runs = table.groupby(["run", "seed", "fold"], as_index=False, sort=False)["right"]
     runs = runs.agg(accuracy="mean", n_test="size").assign(recipe=recipe, family="ours", params=7)
-    runs = runs.assign(
-        train_seconds=2.0, precision="float32", n_train=len(right.T) - runs["n_test"]
-    )
+    runs = runs.assign(train_seconds=2.0, precision="float32")
     return runs, table.drop(columns=["seed", "fold", "right"])
 
 
@@ -46,7 +44,7 @@ def tables():
 
 def test_what_does_not_fit_together_is_refused(tables):
     runs, predictions = tables
-    again = [table[table["run"] == "a-e1-f0-s0"].assign(run="a-e1-f0-s0-n20") for table in tables]
+    again = [table[table["run"] == "a-e1-f0-s0"].assign(run="a-e2-f0-s0") for table in tables]
     twice = [pd.concat(both) for both in zip(tables, again, strict=True)]
     with pytest.raises(BatikError, match=r"'a' predicts 0\.jpg twice in repeat 0"):
         out_of_fold.pooled(*twice)
@@ -58,13 +56,12 @@ def test_what_does_not_fit_together_is_refused(tables):
             out_of_fold.pooled(*odd)
 
 
-def store(folder, recipe, right, *, left_out=(), **changes):
+def store(folder, recipe, right, *, left_out=()):
     """Write runs of a recipe with three folds as a grid does."""
     runs, predictions = run_rows(recipe, right, folds=3)
     for run in runs.drop(index=[*left_out]).to_dict("records"):
         own = predictions[predictions["run"] == run["run"]].drop(columns="run")
-        row = dict.fromkeys(RUN_COLUMNS, 1) | run | changes
-        Store(folder).add(row, own, pd.DataFrame({"epoch": [1]}))
+        Store(folder).add(dict.fromkeys(RUN_COLUMNS, 1) | run, own, pd.DataFrame({"epoch": [1]}))
 
 
 @pytest.fixture
