@@ -22,7 +22,7 @@ from batik_utils.app.sources import Upload, printable
 from batik_utils.errors import expanded
 from batik_utils.images import files
 from batik_utils.images.files import ImageError
-from batik_utils.images.resize import to_pixels
+from batik_utils.images.resize import squash
 
 #: A smaller picture shows no motif (px, the shorter side).
 MIN_SIDE = 32
@@ -133,7 +133,7 @@ class Predictor:
         if min(picture.size) < MIN_SIDE:
             size = f"{picture.width} × {picture.height} px is too small to show a motif"
             raise ImageError(f"{size}, {MIN_SIDE} px a side are needed", "small")
-        pixels = to_pixels(picture, self.size, self.interpolation).transpose(1, 2, 0)
+        pixels = squash(picture, self.size, self.interpolation)
         # a network names a motif for anything, even an empty page
         if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
             raise ImageError("it shows hardly anything but one colour", "plain")

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from batik_utils import models, recipes
 from batik_utils.images import cache, changes, files
-from batik_utils.images.resize import Preprocessing, to_pixels
+from batik_utils.images.resize import Preprocessing, squash
 from batik_utils.weights import WEIGHTS
 
 INTERPOLATION = "bicubic"
@@ -162,7 +162,7 @@ def _stages(backbone: nn.Module) -> list[nn.Module]:
 
 def pixels_of(image: Image.Image, size: int) -> np.ndarray:
     """Return uint8 pixels (size, size, 3) of an upright RGB picture, squashed to a square."""
-    return np.ascontiguousarray(to_pixels(image, size, INTERPOLATION).transpose(1, 2, 0))
+    return squash(image, size, INTERPOLATION)
 
 
 def changed(image: Image.Image, change: str, number: int) -> Image.Image:

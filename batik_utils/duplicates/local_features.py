@@ -17,9 +17,8 @@ from batik_utils.errors import BatikError
 
 #: Longest side that pictures are looked at with (px), small ones enlarged; strongest points kept.
 SIDE, POINTS = 448, 500
-#: Words of the vocabulary, points it is learned from, and strongest points that a picture is
-#: shortlisted by: comparing points costs their square.
-WORDS, SAMPLE, VOTING = 2048, 60_000, 200
+#: Words of the vocabulary, and points it is learned from.
+WORDS, SAMPLE = 2048, 60_000
 #: Two points may be the same if their descriptors' cosine is at least this.
 ALIKE = 0.88
 #: A block of the overlap counts as alike from this correlation on; its side in px.
@@ -83,7 +82,7 @@ class Index:
 
     def __init__(self, pictures: Sequence[np.ndarray]):
         self.n_pictures = len(pictures)
-        self._all, self._owner = _strongest(pictures)
+        self._all, self._owner = _joined(pictures)
         if not len(self._all):
             raise BatikError("There is nothing to compare: all pictures are of one colour.")
         words = max(1, min(WORDS, len(self._all) // 20))
@@ -98,7 +97,7 @@ class Index:
 
     def votes(self, queries: Sequence[np.ndarray]) -> np.ndarray:
         """Return shared points, each divided by its owners, as (queries, pictures)."""
-        descriptors, asker = _strongest(queries)
+        descriptors, asker = _joined(queries)
         words = self._words(descriptors, 2)
         # the rows of each word, without looking through all of them for every word
         flat = np.argsort(words, axis=None, kind="stable")
@@ -109,28 +108,29 @@ class Index:
             rows = flat[starts[word] : starts[word + 1]] // words.shape[1]
             alike = descriptors[rows] @ self._all[here].T >= ALIKE
             row, column = np.nonzero(alike)
-            # a picture that repeats the point a hundred times still has it once
-            pairs = np.unique(row * self.n_pictures + self._owner[here][column])
-            row, picture = np.divmod(pairs, self.n_pictures)
+            # a picture that repeats the point a hundred times still has it once; they are sorted
+            pairs = row * self.n_pictures + self._owner[here][column]
+            row, picture = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], self.n_pictures)
             share = 1 / np.bincount(row, minlength=len(rows))[row]
             np.add.at(votes, asker[rows[row]] * self.n_pictures + picture, share)
         return votes.reshape(len(queries), self.n_pictures)
 
     def _words(self, descriptors: np.ndarray, count: int) -> np.ndarray:
-        """Return the nearest words of each descriptor, (N, count), in no order."""
-        count = min(count, len(self._centres))
+        """Return the nearest words of each descriptor, (N, count)."""
         found = []
         for part in np.array_split(descriptors, max(1, len(descriptors) // 4096)):
-            distances = -(part @ self._centres.T)
-            # a copy, as a view would keep the distances to all words in memory
-            found.append(np.argpartition(distances, count - 1, axis=1)[:, :count].copy())
+            cosine, words = part @ self._centres.T, []
+            for _ in range(min(count, len(self._centres))):
+                words.append(cosine.argmax(1))
+                np.put_along_axis(cosine, words[-1][:, None], -1, axis=1)
+            found.append(np.stack(words, axis=1))
         return np.concatenate(found)
 
 
-def _strongest(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the strongest descriptors of all pictures, and whose each is."""
-    parts = [part[:VOTING] for part in pictures]
-    return np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+def _joined(pictures: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the descriptors of all pictures, and whose each is."""
+    owner = np.repeat(np.arange(len(pictures)), [len(part) for part in pictures])
+    return np.concatenate(pictures), owner
 
 
 def match(a: Features, b: Features) -> np.ndarray:

@@ -229,7 +229,7 @@ def _lean_jpeg(data: bytes) -> tuple[bytes, int, bool]:
     Return the number of scans too, and whether there is an end.
     """
     # inside coded data a byte FF is followed by 00 or a restart marker
-    marker = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+    marker = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
     kept, begin, place, scans = [], 0, 2, 0
     while found := marker.search(data, place):
         kind, place = found[1][0], found.end()

@@ -31,7 +31,11 @@ class Preprocessing:
 IMAGENET = Preprocessing()
 
 
+def squash(image: Image.Image, size: int, interpolation: str = "bilinear") -> np.ndarray:
+    """Squash an RGB image of any size into a square: uint8 (size, size, 3)."""
+    return np.array(image.resize((size, size), INTERPOLATIONS[interpolation]))
+
+
 def to_pixels(image: Image.Image, size: int, interpolation: str = "bilinear") -> np.ndarray:
-    """Squash an RGB image of any size into a square: uint8 (3, size, size)."""
-    small = image.resize((size, size), INTERPOLATIONS[interpolation])
-    return np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1))
+    """Return the same with channels first: uint8 (3, size, size)."""
+    return np.ascontiguousarray(squash(image, size, interpolation).transpose(2, 0, 1))
