@@ -27,9 +27,7 @@ LBP_SCALES = ((8, 1), (16, 2), (24, 3))
 GLCM_PROPERTIES = ("contrast", "dissimilarity", "homogeneity", "energy", "correlation")
 
 
-# --- descriptions of pictures: manifest rows (N) and uint8 pixels (N, 3, S, S) to (N, F) ----------
-
-
+# manifest rows (N) and uint8 pixels (N, 3, S, S) to descriptions (N, F)
 def file_facts(manifest: pd.DataFrame, pixels: np.ndarray) -> np.ndarray:
     """Return bytes, width, height, their ratio and bytes a pixel."""
     size, width, height = (manifest[c].to_numpy(float) for c in ("size", "width", "height"))
