@@ -1,7 +1,7 @@
 """Figures: data in, a matplotlib ``Figure`` out, all in one style.
 
 A new figure is one function with ``@style()``; titles and captions are the notebook's. One accent
-colour for what matters, labels beside the marks, nothing told by colour alone.
+colour for what matters, labels beside the marks, nothing shown by colour alone.
 """
 
 import io

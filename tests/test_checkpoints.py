@@ -180,9 +180,9 @@ def test_a_folder_that_cannot_be_written_is_told_before_and_loses_no_run(
     trouble(store, monkeypatch)
     with pytest.raises(BatikError, match=str(store.folder)):
         store.check_writable()
-    with pytest.raises(BatikError, match=r"'toy-s0' is kept in (\S+):") as told:
+    with pytest.raises(BatikError, match=r"'toy-s0' is kept in (\S+):") as caught:
         store.add(*run_of("toy-s0"))
-    rescue = Store(re.search(r"kept in (\S+):", str(told.value))[1])
+    rescue = Store(re.search(r"kept in (\S+):", str(caught.value))[1])
     assert rescue.finished(DIGEST, ["toy-s0"])
     assert len(rescue.read("predictions")) == len(rescue.read("history")) == 2
 

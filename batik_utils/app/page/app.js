@@ -1,6 +1,6 @@
 // The page: the same for the application and for the static page. `backend` (server.js or
 // browser.js) answers about a file; everything that is said comes from en.json and id.json, which
-// stand in the page as data. State is in `state`; `render` draws it anew in the chosen language.
+// stand in the page as data. State is in `state`; `render` draws it again in the chosen language.
 "use strict";
 
 const data = JSON.parse(document.getElementById("data").textContent);
