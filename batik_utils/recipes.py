@@ -2,7 +2,7 @@
 
 Names and published accuracies follow the course project that this one repeats. Where the settings
 of family ``ours`` come from is said in results/README.md. To add a recipe of a known architecture,
-add a row below. Introduced in notebooks 02 and 03, section "The recipes".
+add a row below. Introduced in notebook 02, section "The recipes".
 """
 
 import difflib
