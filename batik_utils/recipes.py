@@ -94,7 +94,6 @@ _TRANSFER = (
     _transfer("fix_efficientnet_b2_modified", "efficientnet_b2", "modified", "no", 0.5, 0.7333),
 )
 
-
 _SMALL = Recipe(
     "scratch_small", "ours", "scratch_ours", dropout=0.3, epochs=30, batch_size=16,
     learning_rate=2e-3, weight_decay=1e-4, augment=0.3, schedule="cosine", size=128,

@@ -89,6 +89,8 @@ def _process(fabric, folder: Path) -> None:
         trained = error
     if fabric.global_rank == 0:
         torch.save(trained, folder / "trained.pt")
+    fabric.barrier()  # a process that ends with open connections may be aborted
+    torch.distributed.destroy_process_group()
 
 
 def _shared_step(fabric, model, batch, labels, optimiser, *, label_smoothing, precision):
