@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageStat
 
 from batik_utils.app import model_folder
 from batik_utils.app.model_folder import Rules, default_folder
@@ -135,7 +135,7 @@ class Predictor:
             raise ImageError(f"{size}, {MIN_SIDE} px a side are needed", "small")
         pixels = squash(picture, self.size, self.interpolation)
         # a network names a motif for anything, even an empty page
-        if pixels.std(axis=(0, 1)).max() < MIN_SPREAD:
+        if max(ImageStat.Stat(Image.fromarray(pixels)).stddev) < MIN_SPREAD:
             raise ImageError("it shows hardly anything but one colour", "plain")
         return pixels
 

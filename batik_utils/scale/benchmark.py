@@ -36,7 +36,7 @@ from batik_utils.data import Dataset
 from batik_utils.evaluation import cost
 from batik_utils.images import cache
 from batik_utils.images.files import open_image
-from batik_utils.images.resize import to_pixels
+from batik_utils.images.resize import squash, to_pixels
 from batik_utils.scale import ray_cluster, ray_jobs
 
 #: Times that a row is measured; folds and repeats of the protocol; pictures, and those with Ray.
@@ -89,8 +89,8 @@ def _prediction(dataset: Dataset, model: str) -> list[tuple]:
 
     def bare(path: str, predictor: Predictor = shared) -> None:
         with Image.open(path) as picture:
-            pixels = picture.convert("RGB").resize([alone.size] * 2, Image.Resampling.BILINEAR)
-        predictor.run(np.asarray(pixels)[None])
+            pixels = squash(picture.convert("RGB"), alone.size, alone.interpolation)
+        predictor.run(pixels[None])
 
     return [
         ("predict", lambda: [bare(p, alone) for p in paths], partial(alone.predict, paths)),
