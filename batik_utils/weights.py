@@ -161,6 +161,8 @@ def load(name: str) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
 
     path = find(name)
     file = next(file for file in WEIGHTS[name].files if file.filename == path.name)
+    tried = [f"{path} is refused, as it is no plain state dict (tensors by name)"]
+    refused = WeightsNotFound(name, tried, f"delete {path} and fetch it again")
     try:
         if path.suffix == ".safetensors":
             state_dict = load_file(path, device="cpu")
@@ -177,9 +179,8 @@ def load(name: str) -> "tuple[dict[str, Tensor], WeightsFile, Path]":
         ValueError,
         LookupError,
     ):
-        pass  # refused below; torch's own text advises to switch weights_only off
-    tried = [f"{path} is refused, as it is no plain state dict (tensors by name)"]
-    raise WeightsNotFound(name, tried, f"delete {path} and fetch it again")
+        raise refused from None  # torch's own text advises to switch weights_only off
+    raise refused
 
 
 def label(file: WeightsFile) -> str:

@@ -185,7 +185,7 @@ def make_room() -> Path:
     """Return a private folder, deleted at the end, and delete those of killed processes."""
     place = Path(tempfile.gettempdir())
     for old in place.glob(f"{ROOM}*"):
-        # other users' folders cannot be locked, and those in use are
+        # other users' folders cannot be locked, those in use are, and without locks none is deleted
         with contextlib.suppress(OSError, NotImplementedError):
             with FileLock(old / "lock", timeout=0):
                 pass
